@@ -1,0 +1,81 @@
+// Internal: steps of the backward graph, and the one place where opaque ops are dispatched.
+#pragma once
+#include <atomic>
+#include <functional>
+
+#include "flame/tensor/op.h"
+
+namespace flame {
+
+// The n-th node made has sequence number n, so consumers always have a higher one than producers.
+class Node : public RefCounted {
+ public:
+  Node(const char* name, Loc where, uint32_t outputs);
+  const char* name;
+  Loc where;
+  const uint64_t sequence;
+  uint32_t outputs;
+  std::vector<GradEdge> next;  // one per input; null where no gradient flows
+
+  // Gives each needed input's gradient, through `v`. `v` holds the incoming gradients.
+  virtual void backward(class BackwardContext& v) = 0;
+  virtual void release_saved() {}  // after backward without retain_graph
+  virtual bool is_leaf() const { return false; }
+
+  using Hook = std::function<Tensor(const Tensor&)>;
+  std::vector<std::pair<uint32_t, Hook>> hooks;  // output index, function
+  uint64_t run_id = 0;                           // of the backward pass that has `slot`
+  uint32_t slot = 0;
+
+ protected:
+  ~Node() override = default;
+  void dispose() override;  // iterative, so that a chain of a million nodes needs no deep stack
+};
+
+// A tensor that the user or a Parameter asked gradients of.
+class LeafNode final : public Node {
+ public:
+  explicit LeafNode(Loc where) : Node("leaf", where, 1) {}
+  void backward(BackwardContext&) override;
+  bool is_leaf() const override { return true; }
+  Tensor grad;
+  bool enabled = true;
+};
+
+// What Node::backward sees.
+class BackwardContext {
+ public:
+  std::vector<Tensor> grads;                  // one per output; undefined if none arrived
+  std::vector<Tensor> given;                  // one per input
+  bool create_graph = false;
+  bool needs(const Node& n, size_t input) const { return static_cast<bool>(n.next[input]) && (mask.empty() || mask[input]); }
+  std::vector<bool> mask;                     // grad(outputs, inputs): which inputs lead anywhere wanted
+};
+
+// Thread-local modes.
+bool grad_enabled();
+void set_grad_enabled(bool on);
+
+// Runs `op` on `in`: infers, materialises, prepares or finds the plan, allocates, launches, and records the gradient.
+std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc loc);
+Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc);
+Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc);
+// Launches `op` writing the given states in place instead of new outputs; for optimizers and running statistics.
+void dispatch_into(const Op& op, std::span<const Tensor> in, std::span<const State> out, Loc loc);
+
+// A composed op with its own rule: `out` was computed from `in` without a graph; `rule` gives the gradients.
+// `saved` is freed with the graph. Rules run with the graph on if create_graph is set.
+struct CustomContext {
+  std::vector<Tensor> saved;
+  std::vector<Tensor> grads;    // incoming, one per output; zeros where nothing arrived
+  std::vector<bool> needs;      // one per input
+  bool create_graph;
+};
+using Rule = std::function<std::vector<Tensor>(const CustomContext&)>;  // one gradient per input, undefined = none
+std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,
+                              std::vector<Tensor> saved, Rule rule, Loc loc);
+
+// True if a graph is to be built for these inputs.
+bool any_requires_grad(std::span<const Tensor> in);
+
+}  // namespace flame

@@ -1,0 +1,201 @@
+// The device interface: memory, plans, the one checked launcher, and library services as plain descriptions.
+// A plan is prepared once per (op, attributes, metadata), holds no pointers, and is run with buffers.
+#pragma once
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "flame/core/dtype.h"
+#include "flame/core/error.h"
+#include "flame/core/ref.h"
+#include "flame/core/shape.h"
+
+namespace flame {
+
+class Device;
+class Recorder;
+
+// What a kernel is told about a tensor before it has a pointer. Strides count elements.
+struct Meta {
+  DType dtype = DType::f32;
+  Shape shape;
+  Strides strides;
+  bool operator==(const Meta&) const = default;
+};
+inline Meta contiguous_meta(DType t, const Shape& s) { return {t, s, contiguous_strides(s)}; }
+
+// One allocation on a device, shared by every tensor that views it.
+class Storage final : public RefCounted {
+ public:
+  Storage(Device& device, size_t bytes, Loc where);  // throws OutOfMemory
+  ~Storage() override;
+  Device& device() const { return device_; }
+  void* data() const { return data_; }
+  size_t bytes() const { return bytes_; }
+  uint64_t id() const { return id_; }  // unique in the process, increasing
+
+ private:
+  Device& device_;
+  void* data_;
+  size_t bytes_;
+  uint64_t id_;
+};
+
+// A kernel argument that is no tensor: a number, or the address of a host block read at launch.
+union Word {
+  double f;
+  int64_t i;
+  uint64_t u;
+  const void* p;
+};
+inline Word word(double v) { return {.f = v}; }
+inline Word word(int64_t v) { return {.i = v}; }
+inline Word word(const void* v) { return {.p = v}; }
+
+struct Run {
+  void* const* buffers;  // reads first, then writes, offsets applied
+  const Word* scalars;
+  void* workspace;  // 64-byte aligned
+};
+
+class Plan : public RefCounted {
+ public:
+  Plan(std::string op, std::function<void(const Run&)> body, size_t workspace = 0)
+      : op(std::move(op)), workspace(workspace), body(std::move(body)) {}
+  const std::string op;          // for reports and errors
+  const size_t workspace;        // bytes
+  const std::function<void(const Run&)> body;
+};
+
+struct Buffer {
+  Storage* storage;
+  int64_t offset;  // bytes
+};
+
+struct Launch {
+  const Ref<Plan>& plan;
+  std::span<const Buffer> reads;
+  std::span<const Buffer> writes;
+  std::span<const Word> scalars;
+};
+
+// c[..., m, n] = a[..., m, k] @ b[..., k, n] (+ bias[n]); batch strides may be 0; a and b may be transposed by strides.
+struct GemmDesc {
+  Meta a, b, c;
+  bool bias = false;  // buffers: a, b, (bias), then c
+};
+
+// 2-d convolution. x: [N, C, H, W], w: [O, C / groups, R, S], y: [N, O, H', W'].
+// Buffers: forward (x, w, bias?) -> y; backward_data (dy, w) -> dx; backward_weight (x, dy) -> dw.
+struct ConvDesc {
+  enum class Pass : uint8_t { forward, backward_data, backward_weight } pass;
+  Meta x, w, y;
+  int64_t stride[2], padding[2], dilation[2], groups;
+  bool bias = false;
+};
+
+// Bytes that identify a plan: op, attributes, metadata. Compared whole, so no two plans are ever confused.
+class Key {
+ public:
+  template <class T>
+    requires std::is_arithmetic_v<T> || std::is_enum_v<T> || std::is_pointer_v<T>
+  Key& operator<<(T v) {
+    put(&v, sizeof v);
+    return *this;
+  }
+  Key& operator<<(const Dims& d) {
+    *this << static_cast<uint8_t>(d.rank());
+    put(d.begin(), sizeof(int64_t) * static_cast<size_t>(d.rank()));
+    return *this;
+  }
+  Key& operator<<(const Meta& m) { return *this << m.dtype << m.shape << m.strides; }
+  void put(const void* data, size_t n);
+  uint64_t hash() const;
+  std::string_view bytes() const { return {size_ <= inline_.size() ? inline_.data() : spill_.data(), size_}; }
+
+ private:
+  std::array<char, 1024> inline_;
+  std::string spill_;
+  size_t size_ = 0;
+};
+
+class PlanCache {
+ public:
+  PlanCache();
+  ~PlanCache();
+  // The cached plan of `key`, or the one that `make` prepares, which is then kept. Thread-safe.
+  Ref<Plan> get(const Key& key, const std::function<Ref<Plan>()>& make);
+  size_t size() const;
+  void clear();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+class Device {
+ public:
+  enum class Kind : uint8_t { cpu, cuda, trace };
+  Device(Kind kind, std::string name);
+  virtual ~Device();
+  Kind kind() const { return kind_; }
+  const std::string& name() const { return name_; }
+  virtual bool host_accessible() const = 0;
+
+  // Memory is 64-byte aligned and cached; allocate throws OutOfMemory with a report.
+  virtual void* allocate(size_t bytes, Loc where) = 0;
+  virtual void deallocate(void* p, size_t bytes) noexcept = 0;
+  virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;
+  virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  virtual void synchronize() = 0;
+
+  // Library services: prepared once, launched like any plan.
+  virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
+  virtual Ref<Plan> conv2d(const ConvDesc& d) = 0;
+
+  // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
+  void launch(const Launch& l, Loc where = Loc::current());
+  PlanCache& plans() { return plans_; }
+
+ protected:
+  virtual void run(const Plan& plan, const Launch& l, const Run& run) = 0;
+  friend class Recorder;
+
+ private:
+  Kind kind_;
+  std::string name_;
+  PlanCache plans_;
+};
+
+Device& cpu();                                  // always there
+Device& default_device();                       // cpu() unless set
+void set_default_device(Device& d);
+Device& device(std::string_view name);          // "cpu", "cuda:0"; throws DeviceError
+void register_device(std::unique_ptr<Device> d);  // for plugins and tests
+void set_num_threads(int n);                    // of the CPU device; default: all cores
+int num_threads();
+
+// Counters of this process since start; the difference of two snapshots is what a piece of code did.
+struct Stats {
+  uint64_t launches = 0;             // plans run
+  uint64_t island_launches = 0;      // of these, islands
+  uint64_t island_ops = 0;           // pointwise ops and reductions run inside islands of two or more
+  uint64_t pointwise_ops = 0;        // pointwise ops and reductions in all
+  uint64_t plans_prepared = 0;       // plan cache misses
+  uint64_t system_allocations = 0;   // memory asked from the operating system or driver
+  uint64_t host_copies = 0;          // tensors read on the host or written from it
+  uint64_t replays = 0;              // recorded steps replayed
+  uint64_t recording_misses = 0;     // recorded steps that ran eagerly after the warm-up
+};
+Stats stats();
+
+struct MemoryStats {
+  size_t allocated = 0, peak = 0, reserved = 0;  // bytes: live, most ever live, held from the system
+};
+MemoryStats memory_stats();
+void reset_peak_memory();
+void empty_cache();  // gives cached blocks back to the system
+
+}  // namespace flame

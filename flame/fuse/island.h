@@ -1,0 +1,50 @@
+// Islands: pointwise ops and reductions are noted here as pending values and run together, one kernel an island.
+// An island belongs to its thread. Boundaries depend on the op sequence and handle lifetimes alone.
+#pragma once
+#include <array>
+
+#include "flame/tensor/tensor.h"
+
+namespace flame {
+
+// One code per row of pointwise.def, in its order, then the built-in ones.
+enum class Code : uint16_t {
+#define FLAME_POINTWISE(name, ...) name,
+#include "flame/fuse/pointwise.def"
+#undef FLAME_POINTWISE
+  copy,  // y = a, with a cast to the output dtype
+  iota,  // y = s0 + s1 * (index along axis); no inputs
+  count
+};
+enum class Reduce : uint8_t { sum, prod, max, min, any, all };  // max and min propagate NaN
+
+// An input of a pending op: a tensor's value, or a number (an argument, never part of a kernel's key).
+struct Operand {
+  const Ref<Value>* value = nullptr;
+  Scalar scalar = 0.0;
+  Operand(const Ref<Value>& v) : value(&v) {}
+  Operand(const Tensor& t) : value(&t.value_ref()) {}
+  Operand(const Scalar& s) : scalar(s) {}
+};
+
+// A pending elementwise op over the broadcast of its inputs. All inputs have dtype `compute` (cast them first; `where`'s
+// condition is bool); the result has dtype `out`. 16-bit results are rounded at every op. Shapes must fit (checked by callers).
+Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d);
+// A cast or a copy to the given layout (contiguous unless `strides` is given).
+Ref<Value> pend_copy(const Ref<Value>& x, DType out, const Strides* strides = nullptr);
+// start + step * index along `axis`.
+Ref<Value> pend_iota(const Shape& shape, DType t, int axis, Scalar start, Scalar step, Device& d);
+// A reduction over the axes whose bit is set; they stay with size 1. Empty reductions give the identity (callers check max, min).
+Ref<Value> pend_reduce(Reduce r, const Ref<Value>& x, uint32_t axis_mask);
+// The same elements under another shape, size-1 axes added or dropped; works on pending values without running them.
+Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape);
+
+// Fusion off: every op is its own launch. For tests and for looking at one op at a time. Thread-local.
+void set_fusion(bool on);
+bool fusion_enabled();
+
+// Why islands ended on this thread since the last call: "matmul reads it", "64 ops", "host read", …, with counts.
+std::string explain();
+void note_flush_reason(const char* reason);  // literal; the cause of the next flush
+
+}  // namespace flame
