@@ -35,22 +35,28 @@ class Node : public RefCounted {
 // A tensor that the user or a Parameter asked gradients of.
 class LeafNode final : public Node {
  public:
-  explicit LeafNode(Loc where) : Node("leaf", where, 1) {}
-  void backward(BackwardContext&) override;
+  LeafNode(Loc where, const Shape& shape) : Node("leaf", where, 1), shape(shape) {}
+  void backward(BackwardContext& v) override;  // adds to grad
   bool is_leaf() const override { return true; }
+  const Shape shape;
   Tensor grad;
-  bool enabled = true;
 };
 
 // What Node::backward sees.
 class BackwardContext {
  public:
-  std::vector<Tensor> grads;                  // one per output; undefined if none arrived
-  std::vector<Tensor> given;                  // one per input
+  std::vector<Tensor> grads;  // one per output; undefined if none arrived
+  std::vector<Tensor> given;  // one per input, undefined where nothing flows
   bool create_graph = false;
-  bool needs(const Node& n, size_t input) const { return static_cast<bool>(n.next[input]) && (mask.empty() || mask[input]); }
-  std::vector<bool> mask;                     // grad(outputs, inputs): which inputs lead anywhere wanted
+  uint64_t oldest = 0;        // grad(outputs, inputs): nodes made before this one lead nowhere wanted
+  bool needs(const Node& n, size_t input) const { return n.next[input] && n.next[input].node()->sequence >= oldest; }
 };
+
+// Implemented by ops; gradients that meet are added by it.
+Tensor add(const Tensor& a, const Tensor& b, Loc loc);
+
+// A tensor of one number, pending until read.
+Tensor filled(const Meta& m, Device& d, double value);
 
 // Thread-local modes.
 bool grad_enabled();

@@ -13,6 +13,13 @@ class RefCounted {
   RefCounted& operator=(const RefCounted&) = delete;
   uint32_t ref_count() const { return count_.load(std::memory_order_acquire); }
   void retain() const { count_.fetch_add(1, std::memory_order_relaxed); }
+  // For those who know the object by a plain pointer: false if its last handle is already gone.
+  bool try_retain() const {
+    uint32_t n = count_.load(std::memory_order_relaxed);
+    while (n != 0)
+      if (count_.compare_exchange_weak(n, n + 1, std::memory_order_acq_rel)) return true;
+    return false;
+  }
   void release() const {
     if (count_.fetch_sub(1, std::memory_order_acq_rel) == 1) const_cast<RefCounted*>(this)->dispose();
   }
@@ -51,6 +58,11 @@ class Ref {
   T* get() const { return p_; }
   T* operator->() const { return p_; }
   T& operator*() const { return *p_; }
+  static Ref adopt(T* p) {  // takes over a count already held
+    Ref r;
+    r.p_ = p;
+    return r;
+  }
   explicit operator bool() const { return p_ != nullptr; }
   bool operator==(const Ref& o) const { return p_ == o.p_; }
 

@@ -116,7 +116,7 @@ class Key {
   std::string_view bytes() const { return {size_ <= inline_.size() ? inline_.data() : spill_.data(), size_}; }
 
  private:
-  std::array<char, 1024> inline_;
+  std::array<char, 4096> inline_;
   std::string spill_;
   size_t size_ = 0;
 };

@@ -23,7 +23,7 @@ class Vjp {
   virtual bool has_grad(int output) const = 0;
   virtual bool create_graph() const = 0;           // the gradients will be differentiated again
   virtual void give(int input, const Tensor& g) = 0;
-  virtual const Loc& where() const = 0;            // the forward call's line
+  virtual const Loc& call_site() const = 0;        // the forward call's line
 };
 
 enum class Layout : uint8_t { any, contiguous, channels_last };
@@ -35,6 +35,8 @@ class Op : public RefCounted {
   virtual std::vector<Meta> infer(std::span<const Tensor> in, Loc loc) const = 0;
   // The layout an input must have for the bodies; asked once a call, and made in one place.
   virtual Layout layout(int /*input*/, const Meta&) const { return Layout::any; }
+  // Where an op without inputs runs; null: the default device.
+  virtual Device* device() const { return nullptr; }
   // Attributes that a plan depends on.
   virtual void key(Key&) const {}
   // Host numbers and addresses handed to the body at every launch; no part of the plan.

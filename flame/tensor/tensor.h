@@ -1,5 +1,6 @@
 // Tensor, a value: writing through one handle is never seen through another. State, the one mutable cell.
 #pragma once
+#include <atomic>
 #include <memory>
 #include <string>
 #include <vector>
@@ -9,6 +10,7 @@
 namespace flame {
 
 struct Expr;       // a pending computation, see fuse/island.h
+class Island;      // a thread's pending computations
 struct StateCell;  // what a State handle shares
 
 // The bytes behind a tensor, or the pending expression that will make them. Shared, immutable once materialised.
@@ -23,13 +25,14 @@ class Value final : public RefCounted {
   Strides strides;        // in elements
   int64_t offset = 0;     // in elements
   Ref<Storage> storage;   // null while pending
-  Expr* expr = nullptr;   // owned; null once materialised
+  std::atomic<Expr*> expr{nullptr};  // owned; null once materialised
+  Island* island = nullptr;          // where it was noted, if it ever was pending
   StateCell* cell = nullptr;  // set while the storage is a State's
 
   // A tensor over the same storage; knows of the State, if any. `base` must be materialised.
   static Ref<Value> view(const Value& base, const Shape& shape, const Strides& strides, int64_t offset);
 
-  bool pending() const { return expr != nullptr; }
+  bool pending() const { return expr.load(std::memory_order_acquire) != nullptr; }
   Meta meta() const { return {dtype, shape, strides}; }
   Buffer buffer() const { return {storage.get(), offset * static_cast<int64_t>(size_of(dtype))}; }
 };
@@ -73,7 +76,12 @@ class Tensor {
   template <class T>
   static Tensor from(const std::vector<T>& data, const Shape& shape, Device& d = default_device(),
                      Loc loc = Loc::current()) {
-    return from_host(data.data(), data.size(), dtype_of<T>(), shape, d, loc);
+    if constexpr (std::is_same_v<T, bool>) {
+      const std::vector<uint8_t> bytes(data.begin(), data.end());
+      return from_host(bytes.data(), bytes.size(), DType::boolean, shape, d, loc);
+    } else {
+      return from_host(data.data(), data.size(), dtype_of<T>(), shape, d, loc);
+    }
   }
   static Tensor from_host(const void* data, size_t count, DType dtype, const Shape& shape, Device& d = default_device(),
                           Loc loc = Loc::current());
@@ -93,9 +101,15 @@ class Tensor {
   // Host reads: run what is pending, wait, copy. Counted in stats().host_copies. T must be the tensor's dtype.
   template <class T>
   std::vector<T> to_vector(Loc loc = Loc::current()) const {
-    std::vector<T> out(static_cast<size_t>(numel()));
-    copy_to_host(out.data(), dtype_of<T>(), loc);
-    return out;
+    if constexpr (std::is_same_v<T, bool>) {
+      std::vector<uint8_t> bytes(static_cast<size_t>(numel()));
+      copy_to_host(bytes.data(), DType::boolean, loc);
+      return {bytes.begin(), bytes.end()};
+    } else {
+      std::vector<T> out(static_cast<size_t>(numel()));
+      copy_to_host(out.data(), dtype_of<T>(), loc);
+      return out;
+    }
   }
   double item(Loc loc = Loc::current()) const;  // one element, any dtype, as double; else ShapeError
   void copy_to_host(void* dst, DType expected, Loc loc = Loc::current()) const;  // row-major
@@ -148,7 +162,12 @@ void flush_pending();
 // Writing it first runs pending readers; whoever still shares the old bytes gets them in a new buffer.
 class State {
  public:
-  State() = default;
+  State() noexcept;
+  State(const State&) noexcept;
+  State(State&&) noexcept;
+  State& operator=(const State&) noexcept;
+  State& operator=(State&&) noexcept;
+  ~State();
   explicit State(const Tensor& initial, Loc loc = Loc::current());  // copies the bytes
   bool defined() const { return static_cast<bool>(cell_); }
   Tensor tensor() const;

@@ -1,0 +1,47 @@
+# The commands a person types. The build itself is CMake's: see CMakePresets.json for build types.
+JOBS ?= $(shell nproc)
+DEVICE ?= auto
+PYTHON ?= .deps/pytest-venv/bin/python
+CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
+
+.PHONY: quickstart test check-all bench golden-check build-report format clean deps test-deps configure
+
+# Trains a small network on Fashion-MNIST and leaves its results in runs/.
+quickstart: configure
+	$(call CMAKE_BUILD,build,--target fashion_mnist)
+	build/examples/fashion_mnist --device $(DEVICE) $(ARGS)
+
+test: test-deps configure
+	$(call CMAKE_BUILD,build)
+	@tools/run-tests build
+
+# Everything at full size, under every sanitizer; the counts go to bench/results/check.json.
+check-all: test-deps configure
+	tools/check-all
+
+bench: configure
+	$(call CMAKE_BUILD,build)
+	bench/run $(ARGS)
+
+# Makes the golden values again and compares: PYTHON must have PyTorch, as in make golden-check PYTHON=/opt/torch/bin/python
+golden-check:
+	$(PYTHON) tools/golden.py --check
+
+build-report: configure
+	tools/build-report
+
+format:
+	git ls-files '*.h' '*.cpp' | xargs clang-format-16 -i
+
+clean:
+	rm -rf build build-*
+
+deps:
+	@tools/install-deps
+
+test-deps:
+	@tools/install-deps --test
+
+# Ninja configures again by itself when a CMake file or a list of sources changed.
+configure: deps
+	@test -f build/build.ninja || cmake --preset release

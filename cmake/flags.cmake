@@ -1,0 +1,37 @@
+# Compiler and linker settings of this build. None of them reach users of the installed library.
+include(CheckLinkerFlag)
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_CXX_FLAGS_RELEASE "-O2 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O0 -g")
+if(NOT CMAKE_BUILD_TYPE)
+  set(CMAKE_BUILD_TYPE Release)
+endif()
+
+find_program(FLAME_CCACHE ccache)
+if(FLAME_CCACHE AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER "${FLAME_CCACHE}")
+endif()
+
+check_linker_flag(CXX -fuse-ld=mold FLAME_HAS_MOLD)
+if(FLAME_HAS_MOLD)
+  add_link_options(-fuse-ld=mold)
+endif()
+
+# Multiply and add never contract on their own: fused and unfused islands must give the same bits.
+add_compile_options(-ffp-contract=off -Wall -Wextra $<$<BOOL:${FLAME_WERROR}>:-Werror>)
+
+if(FLAME_SANITIZE)
+  add_compile_options(-fsanitize=${FLAME_SANITIZE} -fno-omit-frame-pointer)
+  add_link_options(-fsanitize=${FLAME_SANITIZE})
+  if(FLAME_SANITIZE MATCHES "undefined")
+    add_compile_options(-fno-sanitize-recover=undefined)
+  endif()
+  if(FLAME_SANITIZE MATCHES "thread")
+    add_compile_definitions(FLAME_TSAN=1)
+  endif()
+endif()

@@ -1,0 +1,21 @@
+# Run at install time: installs flame/flame.h and the closure of the project headers it includes, so that an internal
+# header is installed only when a public one needs it.
+set(waiting "${FLAME_UMBRELLA}")
+set(installed "")
+while(waiting)
+  list(POP_FRONT waiting file)
+  file(STRINGS "${file}" includes REGEX "^ *# *include *\"flame/")
+  foreach(line IN LISTS includes)
+    string(REGEX REPLACE ".*\"(flame/[^\"]+)\".*" "\\1" header "${line}")
+    if(NOT header IN_LIST installed)
+      list(APPEND installed "${header}")
+      list(APPEND waiting "${FLAME_SOURCE}/${header}")
+    endif()
+  endforeach()
+endwhile()
+
+file(INSTALL "${FLAME_UMBRELLA}" DESTINATION "${FLAME_INCLUDE_DESTINATION}/flame")
+foreach(header IN LISTS installed)
+  get_filename_component(folder "${header}" DIRECTORY)
+  file(INSTALL "${FLAME_SOURCE}/${header}" DESTINATION "${FLAME_INCLUDE_DESTINATION}/${folder}")
+endforeach()

@@ -1,0 +1,238 @@
+// The dispatcher of opaque ops: infer, materialise, plan, allocate, launch, and note the gradient. And custom rules.
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/fuse/island.h"
+#include "flame/tensor/internal.h"
+
+namespace flame {
+
+Tensor filled(const Meta& m, Device& d, double value) {
+  const Scalar v = is_float(m.dtype) ? Scalar(value) : Scalar(static_cast<int64_t>(value));
+  return Tensor(pend_iota(m.shape, m.dtype, 0, v, Scalar(0), d));
+}
+
+namespace {
+
+class OpNode final : public Node, private Vjp {
+ public:
+  OpNode(Ref<Op> op, std::span<const Tensor> in, Loc loc, uint32_t outputs, Device& d)
+      : Node(op->name(), loc, outputs), op_(std::move(op)), device_(d) {
+    for (size_t i = 0; i < in.size(); ++i) {
+      input_metas_.push_back(in[i].defined() ? in[i].value().meta() : Meta{});
+      inputs_.push_back(op_->saves_input(static_cast<int>(i)) ? in[i] : Tensor());
+      next.push_back(in[i].defined() ? in[i].edge() : GradEdge());
+    }
+  }
+  void save_outputs(const std::vector<Tensor>& out) {
+    for (size_t i = 0; i < out.size(); ++i) {
+      output_metas_.push_back(out[i].value().meta());
+      outputs_.push_back(op_->saves_output(static_cast<int>(i)) ? out[i].detach() : Tensor());
+    }
+  }
+  void backward(BackwardContext& c) override {
+    if (released_)
+      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
+    context_ = &c;
+    op_->vjp(*this);
+    context_ = nullptr;
+  }
+  void release_saved() override {
+    released_ = true;
+    inputs_.clear();
+    outputs_.clear();
+  }
+
+ private:
+  Ref<Op> op_;
+  Device& device_;
+  std::vector<Tensor> inputs_, outputs_;
+  std::vector<Meta> input_metas_, output_metas_;
+  BackwardContext* context_ = nullptr;
+  bool released_ = false;
+
+  bool needs(int i) const override { return context_->needs(*this, static_cast<size_t>(i)); }
+  Tensor input(int i) const override { return inputs_[static_cast<size_t>(i)]; }
+  Tensor output(int i) const override {
+    const Tensor& t = outputs_[static_cast<size_t>(i)];
+    return Tensor(t.value_ref(), GradEdge(const_cast<OpNode*>(this), static_cast<uint32_t>(i)));
+  }
+  const Meta& input_meta(int i) const override { return input_metas_[static_cast<size_t>(i)]; }
+  const Meta& output_meta(int i) const override { return output_metas_[static_cast<size_t>(i)]; }
+  bool has_grad(int i) const override { return context_->grads[static_cast<size_t>(i)].defined(); }
+  Tensor grad(int i) const override {
+    const Tensor& g = context_->grads[static_cast<size_t>(i)];
+    return g.defined() ? g : filled(output_meta(i), device_, 0);
+  }
+  bool create_graph() const override { return context_->create_graph; }
+  void give(int i, const Tensor& g) override {
+    if (!g.defined()) return;
+    if (g.shape() != input_meta(i).shape)
+      fail<AutogradError>(where, "backward of {}: the rule gave input {} of shape {} a gradient of shape {}", name, i,
+                          to_string(input_meta(i).shape), to_string(g.shape()));
+    context_->given[static_cast<size_t>(i)] = g;
+  }
+  const Loc& call_site() const override { return where; }
+};
+
+Strides layout_strides(Layout l, const Meta& m) {
+  if (l == Layout::contiguous && !is_contiguous(m.shape, m.strides)) return contiguous_strides(m.shape);
+  if (l == Layout::channels_last && !is_channels_last(m.shape, m.strides)) return channels_last_strides(m.shape);
+  return m.strides;
+}
+
+Device& common_device(const Op& op, std::span<const Tensor> in, Loc loc) {
+  Device* d = nullptr;
+  for (const Tensor& t : in) {
+    if (!t.defined()) continue;
+    if (d && d != &t.device())
+      fail<DeviceError>(loc, "{}: expected all tensors on one device, got {} and {}", op.name(), d->name(), t.device().name());
+    d = &t.device();
+  }
+  return d ? *d : op.device() ? *op.device() : default_device();
+}
+
+// Inputs as the bodies want them: run, in the layout asked for. Undefined inputs are left out.
+std::vector<Ref<Value>> ready(const Op& op, std::span<const Tensor> in) {
+  std::vector<Ref<Value>> out;
+  out.reserve(in.size());
+  for (size_t i = 0; i < in.size(); ++i) {
+    if (!in[i].defined()) continue;
+    const Ref<Value>& v = in[i].value_ref();
+    const Layout l = op.layout(static_cast<int>(i), v->meta());
+    out.push_back(l == Layout::any ? v : converted(v, v->dtype, layout_strides(l, v->meta())));
+  }
+  for (const Ref<Value>& v : out)
+    if (v->pending()) {
+      note_flush_reason(op.name());
+      materialize(*v);
+    }
+  return out;
+}
+
+Ref<Plan> plan_for(const Op& op, Device& d, std::span<const Meta> in, std::span<const Meta> out) {
+  Key key;
+  const std::string_view name = op.name();
+  key.put(name.data(), name.size());
+  key << in.size() << out.size();
+  for (const Meta& m : in) key << m;
+  for (const Meta& m : out) key << m;
+  op.key(key);
+  return d.plans().get(key, [&] { return op.prepare(d, in, out); });
+}
+
+}  // namespace
+
+std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc loc) {
+  Device& d = common_device(*op, in, loc);
+  const bool wants_graph = any_requires_grad(in);
+  if (wants_graph && !op->differentiable())
+    fail<NotDifferentiable>(loc, "{}: has no gradient; detach its inputs or use no_grad", op->name());
+  std::vector<Meta> out_metas = op->infer(in, loc);
+  const std::vector<Ref<Value>> values = ready(*op, in);
+  std::vector<Meta> in_metas;
+  std::vector<Buffer> reads, writes;
+  for (const Ref<Value>& v : values) {
+    in_metas.push_back(v->meta());
+    reads.push_back(v->buffer());
+  }
+  const Ref<Plan> plan = plan_for(*op, d, in_metas, out_metas);
+  std::vector<Tensor> out;
+  for (const Meta& m : out_metas) {
+    Ref<Value> v = make_ref<Value>(d, m.dtype, m.shape, m.strides);
+    v->storage = make_ref<Storage>(d, static_cast<size_t>(numel(m.shape)) * size_of(m.dtype), loc);
+    writes.push_back(v->buffer());
+    out.push_back(Tensor(std::move(v)));
+  }
+  const std::vector<Word> scalars = op->scalars();
+  d.launch({plan, reads, writes, scalars}, loc);
+  if (wants_graph) {
+    auto* node = new OpNode(op, in, loc, static_cast<uint32_t>(out.size()), d);
+    const Ref<Node> keep(node);
+    node->save_outputs(out);
+    for (size_t i = 0; i < out.size(); ++i)
+      if (is_float(out[i].dtype())) out[i] = Tensor(out[i].value_ref(), GradEdge(node, static_cast<uint32_t>(i)));
+  }
+  return out;
+}
+
+Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc) { return std::move(dispatch_multi(std::move(op), in, loc)[0]); }
+Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc) {
+  return dispatch(std::move(op), std::span<const Tensor>(in.begin(), in.size()), loc);
+}
+
+void dispatch_into(const Op& op, std::span<const Tensor> in, std::span<const State> out, Loc loc) {
+  Device& d = common_device(op, in, loc);
+  const std::vector<Ref<Value>> values = ready(op, in);
+  std::vector<Meta> in_metas, out_metas;
+  std::vector<Buffer> reads, writes;
+  for (const Ref<Value>& v : values) {
+    in_metas.push_back(v->meta());
+    reads.push_back(v->buffer());
+  }
+  for (const State& s : out) {
+    const Value& v = s.begin_write(loc);
+    out_metas.push_back(v.meta());
+    writes.push_back(v.buffer());
+  }
+  const std::vector<Word> scalars = op.scalars();
+  d.launch({plan_for(op, d, in_metas, out_metas), reads, writes, scalars}, loc);
+}
+
+namespace {
+
+class RuleNode final : public Node {
+ public:
+  RuleNode(const char* name, Loc loc, std::span<const Tensor> in, const std::vector<Tensor>& out, std::vector<Tensor> saved, Rule rule)
+      : Node(name, loc, static_cast<uint32_t>(out.size())), device_(out[0].device()), rule_(std::move(rule)) {
+    context_.saved = std::move(saved);
+    for (const Tensor& t : in) next.push_back(t.defined() ? t.edge() : GradEdge());
+    for (const Tensor& t : out) metas_.push_back(t.value().meta());
+  }
+  void backward(BackwardContext& c) override {
+    if (released_)
+      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
+    CustomContext now{context_.saved, {}, {}, c.create_graph};
+    for (size_t i = 0; i < metas_.size(); ++i) now.grads.push_back(c.grads[i].defined() ? c.grads[i] : filled(metas_[i], device_, 0));
+    for (size_t i = 0; i < next.size(); ++i) now.needs.push_back(c.needs(*this, i));
+    std::vector<Tensor> given = rule_(now);
+    if (given.size() != next.size())
+      fail<AutogradError>(where, "backward of {}: expected {} gradients, got {}", name, next.size(), given.size());
+    c.given = std::move(given);
+  }
+  void release_saved() override {
+    released_ = true;
+    context_.saved.clear();
+  }
+
+ private:
+  Device& device_;
+  Rule rule_;
+  CustomContext context_;
+  std::vector<Meta> metas_;
+  bool released_ = false;
+};
+
+}  // namespace
+
+std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out, std::vector<Tensor> saved,
+                              Rule rule, Loc loc) {
+  if (!any_requires_grad(in)) return out;
+  const Ref<Node> node(new RuleNode(name, loc, in, out, std::move(saved), std::move(rule)));
+  for (size_t i = 0; i < out.size(); ++i)
+    if (is_float(out[i].dtype())) out[i] = Tensor(out[i].value_ref(), GradEdge(node.get(), static_cast<uint32_t>(i)));
+  return out;
+}
+
+std::vector<Tensor> apply(const Function& f, const std::vector<Tensor>& inputs, Loc loc) {
+  auto context = std::make_shared<FunctionContext>();
+  std::vector<Tensor> out = no_grad([&] { return f.forward(*context, inputs); });
+  if (out.empty()) fail<ValueError>(loc, "{}: expected at least one output, got none", f.name);
+  std::vector<Tensor> saved = context->saved;
+  return with_rule(f.name, inputs, std::move(out), std::move(saved),
+                   [backward = f.backward](const CustomContext& c) {
+                     return backward(FunctionContext{c.saved}, c.grads);
+                   }, loc);
+}
+
+}  // namespace flame

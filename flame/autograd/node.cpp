@@ -1,0 +1,110 @@
+// Graph nodes: life and death, leaves, modes, and the Tensor and Parameter methods that speak of gradients.
+#include "flame/autograd/node.h"
+
+#include "flame/autograd/autograd.h"
+#include "flame/core/format.h"
+#include "flame/tensor/internal.h"
+
+namespace flame {
+
+namespace {
+std::atomic<uint64_t> next_sequence{1};
+thread_local bool grad_on = true;
+}  // namespace
+
+void retain_node(Node* n) { n->retain(); }
+void release_node(Node* n) { n->release(); }
+
+Node::Node(const char* name, Loc where, uint32_t outputs)
+    : name(name), where(where), sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)), outputs(outputs) {}
+
+void Node::dispose() {
+  thread_local std::vector<Node*>* queue = nullptr;
+  if (queue) {
+    queue->push_back(this);
+    return;
+  }
+  std::vector<Node*> mine{this};
+  queue = &mine;
+  while (!mine.empty()) {
+    Node* n = mine.back();
+    mine.pop_back();
+    delete n;
+  }
+  queue = nullptr;
+}
+
+bool grad_enabled() { return grad_on; }
+void set_grad_enabled(bool on) { grad_on = on; }
+NoGrad::NoGrad() : before_(grad_on) { grad_on = false; }
+NoGrad::~NoGrad() { grad_on = before_; }
+
+bool any_requires_grad(std::span<const Tensor> in) {
+  if (!grad_on) return false;
+  for (const Tensor& t : in)
+    if (t.requires_grad()) return true;
+  return false;
+}
+
+void LeafNode::backward(BackwardContext& v) {
+  const Tensor& g = v.grads[0];
+  if (g.shape() != shape) fail<AutogradError>(where, "backward: a leaf of shape {} got a gradient of shape {}", shape, g.shape());
+  const Tensor kept = v.create_graph ? g : g.detach();
+  grad = grad.defined() ? add(grad, kept, where) : kept;
+}
+
+namespace {
+LeafNode* leaf_of(const GradEdge& e) { return e && e.node()->is_leaf() ? static_cast<LeafNode*>(e.node()) : nullptr; }
+void check_grad(const char* op, const Tensor& g, const Shape& shape, DType t, Loc loc) {
+  if (!g.defined()) return;
+  if (g.shape() != shape) fail<ShapeError>(loc, "{}: expected shape {}, got {}", op, shape, g.shape());
+  if (g.dtype() != t) fail<DTypeError>(loc, "{}: expected {}, got {}", op, t, g.dtype());
+}
+}  // namespace
+
+Tensor& Tensor::requires_grad_(Loc loc) {
+  if (!is_float(dtype())) fail<DTypeError>(loc, "requires_grad_: expected a floating dtype, got {}", dtype());
+  if (!edge_) edge_ = GradEdge(new LeafNode(loc, shape()), 0);
+  return *this;
+}
+Tensor Tensor::grad() const {
+  const LeafNode* leaf = leaf_of(edge_);
+  return leaf ? leaf->grad : Tensor();
+}
+void Tensor::set_grad(const Tensor& g, Loc loc) const {
+  LeafNode* leaf = leaf_of(edge_);
+  if (!leaf) fail<AutogradError>(loc, "set_grad: expected a leaf (requires_grad_), got {}", edge_ ? edge_.node()->name : "a tensor without gradient");
+  check_grad("set_grad", g, shape(), dtype(), loc);
+  leaf->grad = g;
+}
+void Tensor::register_hook(std::function<Tensor(const Tensor&)> fn, Loc loc) const {
+  if (!edge_) fail<AutogradError>(loc, "register_hook: the tensor has no gradient");
+  edge_.node()->hooks.emplace_back(edge_.index(), std::move(fn));
+}
+
+Parameter::Parameter(const Tensor& initial, Loc loc) : State(initial, loc) {
+  if (!is_float(dtype())) fail<DTypeError>(loc, "parameter: expected a floating dtype, got {}", dtype());
+  cell_->leaf = GradEdge(new LeafNode(loc, shape()), 0);
+}
+namespace {
+LeafNode& leaf_of(const StateCell& c) { return static_cast<LeafNode&>(*(c.leaf ? c.leaf : c.frozen).node()); }
+}  // namespace
+Tensor Parameter::grad() const {
+  value();
+  return leaf_of(*cell_).grad;
+}
+void Parameter::set_grad(const Tensor& g, Loc loc) const {
+  check_grad("set_grad", g, shape(), dtype(), loc);
+  leaf_of(*cell_).grad = g;
+}
+void Parameter::zero_grad() const { leaf_of(*cell_).grad = Tensor(); }
+bool Parameter::requires_grad() const {
+  value();
+  return static_cast<bool>(cell_->leaf);
+}
+void Parameter::requires_grad_(bool on) const {
+  value();
+  if (on != static_cast<bool>(cell_->leaf)) std::swap(cell_->leaf, cell_->frozen);
+}
+
+}  // namespace flame

@@ -1,0 +1,174 @@
+// Workers take batch numbers in order and put results into a ring of `prefetch` places; the caller takes them in order.
+// One Epoch object is one run of threads: leaving early, an error or a new state simply destroys it.
+#include "flame/data/loader.h"
+
+#include <algorithm>
+#include <condition_variable>
+#include <exception>
+#include <mutex>
+#include <numeric>
+#include <optional>
+#include <thread>
+
+#include "flame/core/format.h"
+#include "flame/core/philox.h"
+
+namespace flame::data {
+namespace {
+
+constexpr uint64_t shuffle_key = 0x73687566'666c6521;  // keeps shuffling apart from other uses of the same seed
+
+}  // namespace
+
+// Fisher and Yates, from the back. The bias of the 64-bit product is below size / 2^64.
+std::vector<int64_t> permutation(uint64_t seed, uint64_t epoch, int64_t size) {
+  std::vector<int64_t> order(static_cast<size_t>(size));
+  std::iota(order.begin(), order.end(), int64_t{0});
+  for (size_t i = order.size(); i > 1; --i) {
+    const PhiloxBlock r = philox(seed ^ shuffle_key, i, epoch);
+    const uint64_t bits = static_cast<uint64_t>(r[1]) << 32 | r[0];
+    const auto j = static_cast<size_t>(static_cast<unsigned __int128>(bits) * i >> 64);
+    std::swap(order[i - 1], order[j]);
+  }
+  return order;
+}
+
+class BatchStream::Epoch {
+ public:
+  Epoch(const Dataset& dataset, const LoaderOptions& options, int64_t size, int64_t first, int64_t batches, uint64_t epoch)
+      : dataset_(dataset), batch_(options.batch), batches_(batches), taken_(first), given_(first) {
+    if (options.shuffle) {
+      order_ = permutation(options.seed, epoch, size);
+    } else {
+      order_.resize(static_cast<size_t>(size));
+      std::iota(order_.begin(), order_.end(), int64_t{0});
+    }
+    if (options.workers == 0) return;
+    slots_.resize(static_cast<size_t>(options.prefetch));
+    const int64_t threads = std::min<int64_t>({options.workers, options.prefetch, batches - first});
+    try {
+      for (int64_t i = 0; i < threads; ++i) workers_.emplace_back([this] { work(); });
+    } catch (...) {
+      stop();
+      throw;
+    }
+  }
+  ~Epoch() { stop(); }
+  Epoch(const Epoch&) = delete;
+  Epoch& operator=(const Epoch&) = delete;
+
+  std::vector<Tensor> next() {
+    if (slots_.empty()) return make(given_++);
+    std::optional<Result> result;
+    {
+      std::unique_lock lock(mutex_);
+      auto& slot = slots_[static_cast<size_t>(given_) % slots_.size()];
+      ready_.wait(lock, [&] { return slot.has_value(); });
+      result.swap(slot);
+      ++given_;
+    }
+    room_.notify_one();
+    if (result->error) std::rethrow_exception(result->error);
+    return std::move(result->tensors);
+  }
+
+ private:
+  struct Result {
+    std::vector<Tensor> tensors;
+    std::exception_ptr error;
+  };
+
+  std::vector<Tensor> make(int64_t number) const {
+    const auto from = static_cast<size_t>(number * batch_);
+    const std::span<const int64_t> all(order_);
+    return dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)));
+  }
+
+  void work() {
+    for (;;) {
+      int64_t number;
+      {
+        std::unique_lock lock(mutex_);
+        room_.wait(lock, [&] { return stopping_ || taken_ == batches_ || taken_ < given_ + static_cast<int64_t>(slots_.size()); });
+        if (stopping_ || taken_ == batches_) return;
+        number = taken_++;
+      }
+      Result result;
+      try {
+        result.tensors = make(number);
+      } catch (...) {
+        result.error = std::current_exception();
+      }
+      {
+        const std::lock_guard lock(mutex_);
+        slots_[static_cast<size_t>(number) % slots_.size()] = std::move(result);
+      }
+      ready_.notify_one();
+    }
+  }
+
+  void stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    room_.notify_all();
+    for (auto& t : workers_) t.join();
+    workers_.clear();
+  }
+
+  const Dataset& dataset_;
+  const int64_t batch_, batches_;
+  std::vector<int64_t> order_;
+  std::mutex mutex_;
+  std::condition_variable ready_, room_;
+  std::vector<std::optional<Result>> slots_;  // batch n in place n % prefetch
+  int64_t taken_, given_;                     // the next batch to make, and to hand out
+  bool stopping_ = false;
+  std::vector<std::thread> workers_;
+};
+
+BatchStream::BatchStream(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options, Loc loc)
+    : dataset_(std::move(dataset)), options_(options) {
+  if (!dataset_) fail<ValueError>(loc, "DataLoader: no dataset");
+  if (options.batch < 1) fail<ValueError>(loc, "DataLoader: batch is {}, expected at least 1", options.batch);
+  if (options.workers < 0) fail<ValueError>(loc, "DataLoader: workers is {}, expected at least 0", options.workers);
+  if (options.prefetch < 1) fail<ValueError>(loc, "DataLoader: prefetch is {}, expected at least 1", options.prefetch);
+  size_ = dataset_->size();
+  if (size_ < 0) fail<ValueError>(loc, "DataLoader: the dataset's size is {}", size_);
+  batches_ = size_ / options.batch + (!options.drop_last && size_ % options.batch != 0 ? 1 : 0);
+}
+
+BatchStream::~BatchStream() = default;
+
+bool BatchStream::next(std::vector<Tensor>& out) {
+  if (state_.position == batches_) {
+    running_.reset();
+    state_ = {state_.epoch + 1, 0};
+    return false;
+  }
+  if (!running_)
+    running_ = std::make_unique<Epoch>(*dataset_, options_, size_, state_.position, batches_, static_cast<uint64_t>(state_.epoch));
+  try {
+    out = running_->next();
+  } catch (...) {
+    running_.reset();
+    throw;
+  }
+  ++state_.position;
+  return true;
+}
+
+void BatchStream::load_state(const LoaderState& s, Loc loc) {
+  if (s.epoch < 0 || s.position < 0 || s.position > batches_)
+    fail<ValueError>(loc, "DataLoader: state is epoch {} position {}, expected a position of 0 to {}", s.epoch, s.position,
+                     batches_);
+  running_.reset();
+  state_ = s;
+}
+
+void fail_batch_width(size_t got, size_t expected, Loc loc) {
+  fail<ShapeError>(loc, "DataLoader: the dataset gives {} tensors a batch, expected {}", got, expected);
+}
+
+}  // namespace flame::data

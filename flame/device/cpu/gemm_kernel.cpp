@@ -1,0 +1,211 @@
+// Inner kernels of the own matrix product: a register tile over packed panels, and two loops for small products.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "flame/device/cpu/gemm_kernel.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target.h comes first
+#include <algorithm>
+
+#include "flame/device/cpu/gemm_kernel.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace flame {
+namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
+
+// Two vectors of columns, and as many rows as the registers hold accumulators for.
+constexpr int tile_vectors = 2;
+constexpr int tile_rows = HWY_TARGET == HWY_AVX3 ? 12 : 6;
+template <class Acc>
+constexpr int tile_columns = tile_vectors * static_cast<int>(hn::MaxLanes(hn::ScalableTag<Acc>()));
+
+template <class V>
+HWY_INLINE V multiply_add(V a, V b, V c) {
+  if constexpr (hwy::IsFloat<hn::TFromV<V>>()) return hn::MulAdd(a, b, c);
+  else return hn::Add(a * b, c);
+}
+
+template <class T, class Acc, int width>
+void pack(const void* px, int64_t across, int64_t along, int64_t count, int64_t depth, void* pout) {
+  const T* x = static_cast<const T*>(px);
+  Acc* out = static_cast<Acc*>(pout);
+  if (count == width && across == 1) {
+    for (int64_t p = 0; p < depth; ++p)
+      for (int i = 0; i < width; ++i) out[p * width + i] = static_cast<Acc>(x[p * along + i]);
+    return;
+  }
+  // Blocks of depth that stay in L1 while they are filled row after row.
+  constexpr int64_t block = 64;
+  for (int64_t p0 = 0; p0 < depth; p0 += block) {
+    const int64_t p1 = std::min(depth, p0 + block);
+    for (int64_t i = 0; i < count; ++i)
+      for (int64_t p = p0; p < p1; ++p) out[p * width + i] = static_cast<Acc>(x[i * across + p * along]);
+    for (int64_t i = count; i < width; ++i)
+      for (int64_t p = p0; p < p1; ++p) out[p * width + i] = Acc{};
+  }
+}
+
+template <class Acc>
+void tile(const void* pa, const void* pb, int64_t depth, void* pacc, int64_t ld, bool add) {
+  const hn::ScalableTag<Acc> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr int lanes = static_cast<int>(hn::MaxLanes(d)), columns = tile_columns<Acc>;
+  const Acc* HWY_RESTRICT a = static_cast<const Acc*>(pa);
+  const Acc* HWY_RESTRICT b = static_cast<const Acc*>(pb);
+  Acc* HWY_RESTRICT acc = static_cast<Acc*>(pacc);
+  V c[tile_rows][tile_vectors];
+  for (int i = 0; i < tile_rows; ++i)
+    for (int v = 0; v < tile_vectors; ++v) c[i][v] = add ? hn::LoadU(d, acc + i * ld + v * lanes) : hn::Zero(d);
+  for (int64_t p = 0; p < depth; ++p, a += tile_rows, b += columns) {
+    V row[tile_vectors];
+    for (int v = 0; v < tile_vectors; ++v) row[v] = hn::LoadU(d, b + v * lanes);
+    for (int i = 0; i < tile_rows; ++i) {
+      const V x = hn::Set(d, a[i]);
+      for (int v = 0; v < tile_vectors; ++v) c[i][v] = multiply_add(x, row[v], c[i][v]);
+    }
+  }
+  for (int i = 0; i < tile_rows; ++i)
+    for (int v = 0; v < tile_vectors; ++v) hn::StoreU(c[i][v], d, acc + i * ld + v * lanes);
+}
+
+template <class T, class Acc>
+void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void* pbias, void* py, int64_t rs, int64_t cs) {
+  const Acc* acc = static_cast<const Acc*>(pacc);
+  const T* bias = static_cast<const T*>(pbias);
+  T* y = static_cast<T*>(py);
+  for (int64_t i = 0; i < rows; ++i)
+    for (int64_t j = 0; j < cols; ++j)
+      y[i * rs + j * cs] = static_cast<T>(bias ? acc[i * ld + j] + static_cast<Acc>(bias[j]) : acc[i * ld + j]);
+}
+
+template <class T, class Acc>
+GemmKernel make() {
+  constexpr int columns = tile_columns<Acc>;
+  return {tile_rows,          columns,   sizeof(Acc),  pack<T, Acc, tile_rows>, pack<T, Acc, columns>,
+          tile<Acc>,          store<T, Acc>};
+}
+
+GemmKernel kernel_of(DType t) {
+  switch (t) {
+    case DType::f16: return make<float16, float>();
+    case DType::bf16: return make<bfloat16, float>();
+    case DType::f64: return make<double, double>();
+    case DType::u8: return make<uint8_t, uint32_t>();
+    case DType::i32: return make<uint32_t, uint32_t>();  // unsigned: integer products wrap
+    case DType::i64: return make<uint64_t, uint64_t>();
+    default: return make<float, float>();
+  }
+}
+
+// `rows` rows times `vectors` vectors of columns at column j, kept in registers over the whole of k.
+template <int rows, int vectors, class D, class T>
+HWY_INLINE void row_block(D d, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c) {
+  using V = hn::Vec<D>;
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(d));
+  V acc[rows][vectors];
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) acc[i][v] = bias ? hn::LoadU(d, bias + v * lanes) : hn::Zero(d);
+  for (int64_t p = 0; p < g.k; ++p) {
+    V row[vectors];
+    for (int v = 0; v < vectors; ++v) row[v] = hn::LoadU(d, b + p * g.b_rs + v * lanes);
+    for (int i = 0; i < rows; ++i) {
+      const V x = hn::Set(d, a[i * g.a_rs + p * g.a_cs]);
+      for (int v = 0; v < vectors; ++v) acc[i][v] = hn::MulAdd(x, row[v], acc[i][v]);
+    }
+  }
+  for (int i = 0; i < rows; ++i)
+    for (int v = 0; v < vectors; ++v) hn::StoreU(acc[i][v], d, c + i * g.c_rs + v * lanes);
+}
+
+// All rows for the columns at j; advances j.
+template <int vectors, class D, class T>
+HWY_INLINE void column_block(D d, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c, int64_t& j) {
+  constexpr int rows = 4;
+  int64_t i = 0;
+  const T* bias_j = bias ? bias + j : nullptr;
+  for (; i + rows <= g.m; i += rows) row_block<rows, vectors>(d, g, a + i * g.a_rs, b + j, bias_j, c + i * g.c_rs + j);
+  for (; i < g.m; ++i) row_block<1, vectors>(d, g, a + i * g.a_rs, b + j, bias_j, c + i * g.c_rs + j);
+  j += vectors * static_cast<int64_t>(hn::MaxLanes(d));
+}
+
+template <class T>
+void rows(const SmallGemm& g, const void* pa, const void* pb, const void* pbias, void* pc) {
+  const T* a = static_cast<const T*>(pa);
+  const T* b = static_cast<const T*>(pb);
+  const T* bias = static_cast<const T*>(pbias);
+  T* c = static_cast<T*>(pc);
+  const hn::ScalableTag<T> full;
+  const hn::CappedTag<T, 8> eight;
+  const hn::CappedTag<T, 4> four;
+  const hn::CappedTag<T, 1> one;
+  const auto lanes = [](auto d) { return static_cast<int64_t>(hn::MaxLanes(d)); };
+  int64_t j = 0;
+  while (j + 4 * lanes(full) <= g.n) column_block<4>(full, g, a, b, bias, c, j);
+  while (j + 2 * lanes(full) <= g.n) column_block<2>(full, g, a, b, bias, c, j);
+  while (j + lanes(full) <= g.n) column_block<1>(full, g, a, b, bias, c, j);
+  while (j + lanes(eight) <= g.n) column_block<1>(eight, g, a, b, bias, c, j);
+  while (j + lanes(four) <= g.n) column_block<1>(four, g, a, b, bias, c, j);
+  while (j < g.n) column_block<1>(one, g, a, b, bias, c, j);
+}
+
+// `count` columns of one row, each a dot product along k.
+template <int count, class T>
+HWY_INLINE void dot_block(const SmallGemm& g, const T* a, const T* b, const T* bias, T* c) {
+  const hn::ScalableTag<T> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(d));
+  V acc[count];
+  for (int j = 0; j < count; ++j) acc[j] = hn::Zero(d);
+  int64_t p = 0;
+  for (; p + lanes <= g.k; p += lanes) {
+    const V x = hn::LoadU(d, a + p);
+    for (int j = 0; j < count; ++j) acc[j] = hn::MulAdd(x, hn::LoadU(d, b + j * g.b_cs + p), acc[j]);
+  }
+  for (int j = 0; j < count; ++j) {
+    T sum = hn::GetLane(hn::SumOfLanes(d, acc[j]));
+    for (int64_t q = p; q < g.k; ++q) sum += a[q] * b[j * g.b_cs + q];
+    c[j * g.c_cs] = bias ? sum + bias[j] : sum;
+  }
+}
+
+template <class T>
+void dots(const SmallGemm& g, const void* pa, const void* pb, const void* pbias, void* pc) {
+  const T* bias = static_cast<const T*>(pbias);
+  constexpr int count = 4;
+  for (int64_t i = 0; i < g.m; ++i) {
+    const T* a = static_cast<const T*>(pa) + i * g.a_rs;
+    T* c = static_cast<T*>(pc) + i * g.c_rs;
+    const T* b = static_cast<const T*>(pb);
+    int64_t j = 0;
+    for (; j + count <= g.n; j += count) dot_block<count>(g, a, b + j * g.b_cs, bias ? bias + j : nullptr, c + j * g.c_cs);
+    for (; j < g.n; ++j) dot_block<1>(g, a, b + j * g.b_cs, bias ? bias + j : nullptr, c + j * g.c_cs);
+  }
+}
+
+SmallGemmFn rows_of(DType t) {
+  if (t == DType::f32) return rows<float>;
+  return t == DType::f64 ? rows<double> : nullptr;
+}
+SmallGemmFn dots_of(DType t) {
+  if (t == DType::f32) return dots<float>;
+  return t == DType::f64 ? dots<double> : nullptr;
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace flame
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace flame {
+
+HWY_EXPORT(kernel_of);
+HWY_EXPORT(rows_of);
+HWY_EXPORT(dots_of);
+
+GemmKernel gemm_kernel(DType t) { return HWY_DYNAMIC_DISPATCH(kernel_of)(t); }
+SmallGemmFn small_gemm_rows(DType t) { return HWY_DYNAMIC_DISPATCH(rows_of)(t); }
+SmallGemmFn small_gemm_dots(DType t) { return HWY_DYNAMIC_DISPATCH(dots_of)(t); }
+
+}  // namespace flame
+#endif

@@ -1,0 +1,182 @@
+// The checked launcher, the plan cache, the device list and the counters.
+#include "flame/device/device.h"
+
+#include <cstring>
+#include <mutex>
+#include <shared_mutex>
+#include <unordered_map>
+
+#include "flame/core/format.h"
+#include "flame/device/counters.h"
+#include "flame/device/cpu/cpu_device.h"
+#include "flame/device/recorder.h"
+
+namespace flame {
+
+Counters& counters() {
+  static Counters all;
+  return all;
+}
+Stats stats() {
+  const Counters& c = counters();
+  return {c.launches,           c.island_launches, c.island_ops, c.pointwise_ops,   c.plans_prepared,
+          c.system_allocations, c.host_copies,     c.replays,    c.recording_misses};
+}
+
+namespace {
+std::atomic<uint64_t> next_storage_id{1};
+thread_local Recorder* recorder = nullptr;
+}  // namespace
+
+Storage::Storage(Device& device, size_t bytes, Loc where)
+    : device_(device), data_(device.allocate(bytes, where)), bytes_(bytes), id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {}
+Storage::~Storage() { device_.deallocate(data_, bytes_); }
+
+void Key::put(const void* data, size_t n) {
+  if (size_ + n > inline_.size()) {
+    if (spill_.empty()) spill_.assign(inline_.data(), size_);
+    spill_.append(static_cast<const char*>(data), n);
+  } else {
+    std::memcpy(inline_.data() + size_, data, n);
+  }
+  size_ += n;
+}
+
+uint64_t Key::hash() const {
+  const std::string_view b = bytes();
+  uint64_t h = 0x9e3779b97f4a7c15ull ^ b.size();
+  const auto mix = [&](uint64_t w) {
+    h = (h ^ w) * 0xff51afd7ed558ccdull;
+    h ^= h >> 32;
+  };
+  size_t i = 0;
+  for (; i + 8 <= b.size(); i += 8) {
+    uint64_t w;
+    std::memcpy(&w, b.data() + i, 8);
+    mix(w);
+  }
+  uint64_t tail = 0;
+  std::memcpy(&tail, b.data() + i, b.size() - i);
+  mix(tail);
+  return h;
+}
+
+struct PlanCache::Impl {
+  struct Entry {
+    std::string bytes;
+    Ref<Plan> plan;
+  };
+  std::shared_mutex mutex;
+  std::unordered_multimap<uint64_t, Entry> map;
+
+  Ref<Plan> find(uint64_t h, std::string_view bytes) {
+    const auto [first, last] = map.equal_range(h);
+    for (auto it = first; it != last; ++it)
+      if (it->second.bytes == bytes) return it->second.plan;
+    return {};
+  }
+};
+PlanCache::PlanCache() : impl_(std::make_unique<Impl>()) {}
+PlanCache::~PlanCache() = default;
+
+Ref<Plan> PlanCache::get(const Key& key, const std::function<Ref<Plan>()>& make) {
+  const uint64_t h = key.hash();
+  {
+    std::shared_lock lock(impl_->mutex);
+    if (Ref<Plan> p = impl_->find(h, key.bytes())) return p;
+  }
+  Ref<Plan> made = make();
+  counters().plans_prepared += 1;
+  std::unique_lock lock(impl_->mutex);
+  if (Ref<Plan> p = impl_->find(h, key.bytes())) return p;  // another thread was faster
+  impl_->map.emplace(h, Impl::Entry{std::string(key.bytes()), made});
+  return made;
+}
+size_t PlanCache::size() const {
+  std::shared_lock lock(impl_->mutex);
+  return impl_->map.size();
+}
+void PlanCache::clear() {
+  std::unique_lock lock(impl_->mutex);
+  impl_->map.clear();
+}
+
+Device::Device(Kind kind, std::string name) : kind_(kind), name_(std::move(name)) {}
+Device::~Device() = default;
+
+void Device::launch(const Launch& l, Loc where) {
+  constexpr size_t few = 24;
+  void* small[few];
+  std::vector<void*> large;
+  const size_t n = l.reads.size() + l.writes.size();
+  void** pointers = small;
+  if (n > few) {
+    large.resize(n);
+    pointers = large.data();
+  }
+  size_t i = 0;
+  for (const Buffer& b : l.reads) pointers[i++] = static_cast<char*>(b.storage->data()) + b.offset;
+  for (const Buffer& b : l.writes) pointers[i++] = static_cast<char*>(b.storage->data()) + b.offset;
+  Ref<Storage> workspace;
+  if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where);
+  counters().launches += 1;
+  run(*l.plan, l, Run{pointers, l.scalars.data(), workspace ? workspace->data() : nullptr});
+  if (recorder) recorder->note(l, where);
+}
+
+Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed)), previous_(recorder) { recorder = this; }
+Recorder::~Recorder() { recorder = previous_; }
+Recorder* Recorder::current() { return recorder; }
+
+void Recorder::note(const Launch& l, Loc where) {
+  RecordedLaunch r{l.plan, {}, static_cast<uint32_t>(l.reads.size()), {l.scalars.begin(), l.scalars.end()}, where};
+  const auto add = [&](const Buffer& b) {
+    r.buffers.push_back({b.storage->id(), b.storage->bytes(), b.offset});
+    if (!made_here(b.storage->id())) {
+      for (const Ref<Storage>& s : outside)
+        if (s.get() == b.storage) return;
+      outside.push_back(Ref<Storage>(b.storage));
+    }
+    device = &b.storage->device();
+  };
+  for (const Buffer& b : l.reads) add(b);
+  for (const Buffer& b : l.writes) add(b);
+  launches.push_back(std::move(r));
+}
+
+namespace {
+struct DeviceList {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Device>> devices;
+  std::atomic<Device*> chosen{nullptr};
+};
+DeviceList& list() {
+  static DeviceList* all = new DeviceList;  // never destroyed: tensors in static objects may outlive it
+  return *all;
+}
+}  // namespace
+
+Device& cpu() {
+  static CpuDevice* d = new CpuDevice;  // never destroyed, as above
+  return *d;
+}
+Device& default_device() {
+  Device* d = list().chosen.load(std::memory_order_acquire);
+  return d ? *d : cpu();
+}
+void set_default_device(Device& d) { list().chosen.store(&d, std::memory_order_release); }
+Device& device(std::string_view name) {
+  if (name == "cpu") return cpu();
+  std::lock_guard lock(list().mutex);
+  for (const auto& d : list().devices)
+    if (d->name() == name) return *d;
+  std::string known = "cpu";
+  for (const auto& d : list().devices) known += ", " + d->name();
+  fail<DeviceError>(Loc::current(), "device: expected one of {}; got '{}'", known, name);
+}
+void register_device(std::unique_ptr<Device> d) {
+  std::lock_guard lock(list().mutex);
+  list().devices.push_back(std::move(d));
+}
+
+}  // namespace flame

@@ -1,0 +1,80 @@
+// Internal: the pending graph of one thread.
+#pragma once
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <unordered_map>
+#include <utility>
+#include <vector>
+
+#include "flame/fuse/program.h"
+
+namespace flame {
+
+struct Slot {
+  Ref<Value> value;  // null: a scalar
+  Word scalar{};
+};
+
+struct Expr {
+  ~Expr();
+  bool is_reduce = false;
+  bool free_of_charge = false;  // bookkeeping, not an op of the user's
+  Code code{};
+  Reduce reduce{};
+  DType compute{};
+  uint8_t inputs = 0;
+  int axis = 0;             // iota
+  int index = 0;            // in the island
+  int depth = 1;
+  uint32_t axis_mask = 0;   // reduce
+  uint32_t uses = 0;        // pending readers
+  Slot in[3];
+};
+
+// What an island runs, once its shape has been seen: launches in order, with the places of their buffers.
+struct IslandPlan {
+  struct Group {
+    Ref<Plan> plan;
+    std::vector<int> leaves;             // into the island's leaves, then its nodes (negative: ~node)
+    std::vector<int> outputs;            // nodes
+    std::vector<std::pair<int, int>> scalars;  // node, input
+    int ops = 0;
+    int nodes = 0;
+  };
+  std::vector<Group> groups;
+};
+
+// Recursive, since dropping a value inside a flush comes back here. Never held while taking another island's.
+class Island {
+ public:
+  static constexpr int max_ops = 64, max_depth = 32;
+  static Island& current();
+  void lock();
+  void unlock();
+  void flush(const char* why);
+  void compact();  // forgets dropped nodes
+
+  std::vector<Value*> nodes;  // in order of creation; null: dropped
+  int live = 0;
+  Device* device = nullptr;
+  bool fusion = true;
+  const char* reason = nullptr;  // of the next flush, if someone said so
+  std::vector<std::pair<const char*, uint64_t>> reasons;
+
+ private:
+  void run(std::vector<Ref<Value>>& live_nodes);
+  struct Hash {
+    using is_transparent = void;
+    size_t operator()(std::string_view s) const { return std::hash<std::string_view>{}(s); }
+  };
+  std::unordered_map<std::string, std::shared_ptr<IslandPlan>, Hash, std::equal_to<>> plans_;
+  std::atomic<const void*> owner_{nullptr};
+  int depth_ = 0;
+};
+
+// Splits nodes into groups and prepares one plan each.
+IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted, const std::vector<Value*>& leaves);
+
+}  // namespace flame

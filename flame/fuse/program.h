@@ -1,0 +1,57 @@
+// Internal: one group of an island, as a device sees it: a loop space, leaves, nodes, outputs. No sizes of blocks, no pointers.
+#pragma once
+#include <vector>
+
+#include "flame/fuse/island.h"
+
+namespace flame {
+
+// The loop space in order, slowest first: pointwise and row groups are [kept][reduced]; column groups are
+// [kept outer][reduced][kept inner].
+enum class Mode : uint8_t {
+  row,     // whole rows fit a tile: reductions and what follows from them stay in it
+  wide,    // long rows: chunks are reduced to partials, nothing follows
+  column,  // the fastest axis is kept: accumulators run down the reduced axes, nothing follows
+};
+constexpr int64_t widest_row = 4096;  // elements of a row in Mode::row
+
+struct Src {
+  enum class Kind : uint8_t { none, node, leaf, scalar } kind = Kind::none;
+  int index = 0;
+};
+struct LeafDesc {
+  DType dtype;
+  Strides strides;  // over the loop dims; of a row leaf: over the kept ones
+  bool row;         // one value a row
+};
+struct NodeDesc {
+  enum class Kind : uint8_t { pointwise, reduce, iota, copy } kind = Kind::pointwise;
+  Code code{};
+  Reduce reduce{};
+  DType compute{}, out{};
+  bool row = false;  // one value a row: a reduction or what is computed from it
+  Src in[3];
+  Strides iota_strides;  // 1 along the axis counted, 0 elsewhere
+  int output = -1;       // index among the outputs, or not written
+};
+struct OutputDesc {
+  DType dtype;
+  Strides strides;  // as for leaves
+  bool row;
+};
+struct Program {
+  Mode mode = Mode::row;
+  Dims dims;               // loop dims
+  int kept = 0;            // row, wide: dims [0, kept) are kept; column: the outer kept ones
+  int reduced = 0;         // dims [kept, kept + reduced) are reduced; column: the rest is inner
+  bool has_reduce = false;
+  std::vector<LeafDesc> leaves;
+  std::vector<NodeDesc> nodes;  // inputs come before their readers
+  std::vector<OutputDesc> outputs;
+  int scalars = 0;
+  int ops = 0;  // pointwise ops and reductions of the user's
+};
+
+Ref<Plan> prepare_cpu_program(Program p);
+
+}  // namespace flame

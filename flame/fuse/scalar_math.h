@@ -1,0 +1,95 @@
+// Internal: element functions that pointwise.def names in its `scalar` column, for every dtype the kernels compute in.
+// Integers wrap instead of overflowing, and dividing by zero gives zero, so that no input is undefined behaviour.
+#pragma once
+#include <cmath>
+#include <limits>
+#include <type_traits>
+
+namespace flame::kernels {
+
+template <class T>
+constexpr bool is_number = std::is_integral_v<T> && !std::is_same_v<T, bool>;
+
+template <class T>
+inline T plus(T a, T b) {
+  if constexpr (is_number<T>) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
+  else return static_cast<T>(a + b);
+}
+template <class T>
+inline T minus(T a, T b) {
+  if constexpr (is_number<T>) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) - static_cast<std::make_unsigned_t<T>>(b));
+  else return static_cast<T>(a - b);
+}
+template <class T>
+inline T times(T a, T b) {
+  // In 64 bits, since a product of two promoted uint8 or uint16 would be signed.
+  if constexpr (is_number<T>) return static_cast<T>(static_cast<unsigned long long>(a) * static_cast<unsigned long long>(b));
+  else return static_cast<T>(a * b);
+}
+template <class T>
+inline T fused(T a, T b, T c) {
+  if constexpr (std::is_floating_point_v<T>) return std::fma(a, b, c);
+  else return plus(times(a, b), c);
+}
+template <class T>
+inline T absolute(T a) {
+  if constexpr (std::is_floating_point_v<T>) return std::fabs(a);
+  else if constexpr (std::is_signed_v<T>) return a < 0 ? minus(T(0), a) : a;
+  else return a;
+}
+template <class T>
+inline T sign_of(T a) {
+  return static_cast<T>((T(0) < a) - (a < T(0)));
+}
+template <class T>
+inline T greater(T a, T b) {
+  return a < b ? b : a;
+}
+template <class T>
+inline T lesser(T a, T b) {
+  return b < a ? b : a;
+}
+template <class T>
+inline T inverted(T a) {
+  if constexpr (std::is_same_v<T, bool>) return !a;
+  else return static_cast<T>(~a);
+}
+template <class T>
+inline bool is_infinite(T a) {
+  if constexpr (std::is_floating_point_v<T>) return std::fabs(a) == std::numeric_limits<T>::infinity();
+  else return false;
+}
+template <class T>
+inline bool is_finite(T a) {
+  if constexpr (std::is_floating_point_v<T>) return std::fabs(a) <= std::numeric_limits<T>::max();
+  else return true;
+}
+// a - b trunc(a / b): the sign of a.
+template <class T>
+inline T truncated_modulo(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) return std::fmod(a, b);
+  else if constexpr (std::is_signed_v<T>) return b == 0 || b == -1 ? T(0) : static_cast<T>(a % b);
+  else return b == 0 ? T(0) : static_cast<T>(a % b);
+}
+// a - b floor(a / b): the sign of b, as Python's %.
+template <class T>
+inline T floored_modulo(T a, T b) {
+  const T r = truncated_modulo(a, b);
+  if constexpr (std::is_unsigned_v<T>) return r;
+  else return r != 0 && (r < 0) != (b < 0) ? plus(r, b) : r;
+}
+template <class T>
+inline T power(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    return std::pow(a, b);
+  } else {
+    if constexpr (std::is_signed_v<T>)
+      if (b < 0) return a == 1 ? T(1) : a == -1 ? (b & 1 ? T(-1) : T(1)) : T(0);
+    T y = 1;
+    for (; b != 0; b = static_cast<T>(b >> 1), a = times(a, a))
+      if (b & 1) y = times(y, a);
+    return y;
+  }
+}
+
+}  // namespace flame::kernels

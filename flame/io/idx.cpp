@@ -1,0 +1,135 @@
+// Inflates straight into the tensor. gzread is not used: it takes damaged tails and trailing bytes for the end.
+#include "flame/io/idx.h"
+
+#include <zlib.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "flame/core/format.h"
+#include "flame/io/file.h"
+
+namespace flame::io {
+namespace {
+
+// The content of a mapped file, inflated if it begins with gzip's magic number. read() gives fewer bytes only at the end.
+class Source {
+ public:
+  Source(const MappedFile& file, Loc loc) : file_(file), loc_(loc) {
+    const auto* p = reinterpret_cast<const unsigned char*>(file.data());
+    gzip_ = file.size() >= 2 && p[0] == 0x1f && p[1] == 0x8b;
+    if (!gzip_) return;
+    stream_.next_in = const_cast<unsigned char*>(p);
+    left_ = file.size();
+    if (inflateInit2(&stream_, 15 + 16) != Z_OK) fail<FormatError>(loc, "'{}': zlib cannot start", file.path());
+    open_ = true;
+  }
+  ~Source() {
+    if (open_) inflateEnd(&stream_);
+  }
+  Source(const Source&) = delete;
+  Source& operator=(const Source&) = delete;
+
+  // More than this cannot come out of the file: deflate expands at most 1032-fold.
+  uint64_t upper_bound() const { return gzip_ ? file_.size() * uint64_t{1032} : file_.size(); }
+
+  size_t read(void* dst, size_t size) {
+    if (!gzip_) {
+      const size_t n = std::min(size, file_.size() - plain_at_);
+      if (n > 0) std::memcpy(dst, file_.data() + plain_at_, n);
+      plain_at_ += n;
+      return n;
+    }
+    size_t done = 0;
+    while (done < size && !ended_) done += inflate_some(static_cast<unsigned char*>(dst) + done, size - done);
+    return done;
+  }
+
+ private:
+  static constexpr size_t chunk = size_t{1} << 30;  // zlib counts in 32 bits
+
+  size_t inflate_some(unsigned char* dst, size_t size) {
+    const uInt want = static_cast<uInt>(std::min(size, chunk)), have = static_cast<uInt>(std::min(left_, chunk));
+    stream_.next_out = dst;
+    stream_.avail_out = want;
+    stream_.avail_in = have;
+    const int r = inflate(&stream_, Z_NO_FLUSH);
+    left_ -= have - stream_.avail_in;
+    const size_t at = file_.size() - left_;
+    if (r == Z_STREAM_END) {
+      if (left_ == 0) ended_ = true;
+      else if (*stream_.next_in == 0x1f) inflateReset(&stream_);  // another member follows
+      else fail<FormatError>(loc_, "'{}': byte {}: {} stray bytes after the gzip data", file_.path(), at, left_);
+    } else if (r == Z_BUF_ERROR || (r == Z_OK && left_ == 0 && stream_.avail_out > 0)) {
+      fail<FormatError>(loc_, "'{}': byte {}: the gzip data is cut off", file_.path(), at);
+    } else if (r != Z_OK) {
+      fail<FormatError>(loc_, "'{}': byte {}: damaged gzip data ({})", file_.path(), at, stream_.msg ? stream_.msg : "zlib error");
+    }
+    return want - stream_.avail_out;
+  }
+
+  const MappedFile& file_;
+  Loc loc_;
+  z_stream stream_{};
+  bool gzip_ = false, open_ = false, ended_ = false;
+  size_t left_ = 0, plain_at_ = 0;
+};
+
+const char* element_name(int code) {
+  switch (code) {
+    case 0x09: return "int8";
+    case 0x0b: return "int16";
+    case 0x0c: return "int32";
+    case 0x0d: return "float32";
+    case 0x0e: return "float64";
+    default: return nullptr;
+  }
+}
+
+// The sizes, checked so far that the tensor can be allocated.
+Shape read_header(Source& source, const std::string& path, Loc loc) {
+  unsigned char magic[4];
+  if (const size_t n = source.read(magic, 4); n < 4)
+    fail<FormatError>(loc, "'{}': byte {}: the file ends inside the 4-byte magic number", path, n);
+  if (magic[0] != 0 || magic[1] != 0)
+    fail<FormatError>(loc, "'{}': byte 0: magic number {:02x} {:02x} {:02x} {:02x}, expected 00 00 08 and a rank", path,
+                      magic[0], magic[1], magic[2], magic[3]);
+  if (magic[2] != 0x08) {
+    const char* name = element_name(magic[2]);
+    if (name) fail<FormatError>(loc, "'{}': byte 2: elements are {}, only uint8 is read", path, name);
+    fail<FormatError>(loc, "'{}': byte 2: unknown element type {:#04x}, expected 0x08 (uint8)", path, magic[2]);
+  }
+  const int rank = magic[3];
+  if (rank < 1 || rank > max_rank) fail<FormatError>(loc, "'{}': byte 3: rank {}, expected 1 to {}", path, rank, max_rank);
+  Shape shape;
+  uint64_t total = 1;
+  for (int axis = 0; axis < rank; ++axis) {
+    unsigned char b[4];
+    if (const size_t n = source.read(b, 4); n < 4)
+      fail<FormatError>(loc, "'{}': byte {}: the file ends inside the sizes", path, 4 + 4 * static_cast<size_t>(axis) + n);
+    const uint64_t size = uint64_t{b[0]} << 24 | uint64_t{b[1]} << 16 | uint64_t{b[2]} << 8 | b[3];
+    shape.push_back(static_cast<int64_t>(size));
+    if (__builtin_mul_overflow(std::max<uint64_t>(total, 1), size, &total) || total > source.upper_bound())
+      fail<FormatError>(loc, "'{}': byte {}: sizes {} ask for more bytes than the file can hold", path, 4 + 4 * axis, shape);
+  }
+  return shape;
+}
+
+}  // namespace
+
+Tensor read_idx(const std::string& path, Loc loc) {
+  const MappedFile file(path, loc);
+  Source source(file, loc);
+  const Shape shape = read_header(source, path, loc);
+  Tensor out = Tensor::empty(shape, DType::u8, cpu(), loc);
+  const size_t expected = static_cast<size_t>(numel(shape)), start = 4 + 4 * static_cast<size_t>(shape.rank());
+  if (const size_t n = source.read(out.data(), expected); n < expected)
+    fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start + n, shape, start + expected);
+  unsigned char beyond;  // reading on also makes zlib check its checksum
+  if (source.read(&beyond, 1) > 0)
+    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} elements of sizes {}", path, start + expected, expected,
+                      shape);
+  return out;
+}
+
+}  // namespace flame::io

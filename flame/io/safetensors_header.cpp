@@ -1,0 +1,208 @@
+// A SAX reader: nothing is built but the entries themselves, depth is bounded, and duplicate keys are seen.
+#include "flame/io/safetensors_header.h"
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <set>
+#include <tuple>
+
+#include "flame/core/format.h"
+
+namespace flame::io {
+namespace {
+
+struct DTypeName {
+  DType dtype;
+  std::string_view name;
+};
+constexpr DTypeName dtype_names[] = {{DType::boolean, "BOOL"}, {DType::u8, "U8"},   {DType::i32, "I32"}, {DType::i64, "I64"},
+                                     {DType::f16, "F16"},      {DType::bf16, "BF16"}, {DType::f32, "F32"}, {DType::f64, "F64"}};
+static_assert(std::size(dtype_names) == num_dtypes);
+
+std::optional<DType> dtype_of_name(std::string_view name) {
+  for (const auto& n : dtype_names)
+    if (n.name == name) return n.dtype;
+  return {};
+}
+
+// Bytes of `shape`, or nothing if the product of its sizes does not fit, even where another size is 0.
+std::optional<uint64_t> byte_size(DType t, const Shape& shape) {
+  uint64_t n = size_of(t);
+  bool empty = false;
+  for (const int64_t d : shape) {
+    if (d == 0) empty = true;
+    else if (__builtin_mul_overflow(n, static_cast<uint64_t>(d), &n) || n > uint64_t{1} << 62) return {};
+  }
+  return empty ? 0 : n;
+}
+
+class HeaderReader : public nlohmann::json::json_sax_t {
+ public:
+  HeaderReader(const std::string& path, Loc loc) : path_(path), loc_(loc) {}
+  SafetensorsHeader out;
+
+  bool start_object(std::size_t) override {
+    if (where_ == Where::start) where_ = Where::top;
+    else if (where_ == Where::top && key_ == "__metadata__") where_ = Where::metadata;
+    else if (where_ == Where::top) begin_entry();
+    else refuse("an object");
+    return true;
+  }
+  bool end_object() override {
+    if (where_ == Where::entry) finish_entry();
+    where_ = where_ == Where::top ? Where::end : Where::top;
+    return true;
+  }
+  bool start_array(std::size_t) override {
+    if (where_ == Where::entry && key_ == "shape") where_ = Where::shape;
+    else if (where_ == Where::entry && key_ == "data_offsets") where_ = Where::offsets;
+    else refuse("a list");
+    return true;
+  }
+  bool end_array() override {
+    if (where_ == Where::offsets && offsets_.size() != 2)
+      bad("tensor '{}': data_offsets has {} numbers, expected 2", entry_.name, offsets_.size());
+    where_ = Where::entry;
+    return true;
+  }
+  bool key(std::string& k) override {
+    key_ = k;
+    if (where_ == Where::top) {
+      if (!names_.insert(k).second) bad("the name '{}' occurs twice", k);
+    } else if (where_ == Where::entry) {
+      if (k != "dtype" && k != "shape" && k != "data_offsets") bad("tensor '{}' has an unknown field '{}'", entry_.name, k);
+      if (!fields_.insert(k).second) bad("tensor '{}' has the field '{}' twice", entry_.name, k);
+    } else if (out.metadata.contains(k)) {
+      bad("the metadata name '{}' occurs twice", k);
+    }
+    return true;
+  }
+  bool string(std::string& v) override {
+    if (where_ == Where::metadata) {
+      out.metadata.emplace(key_, v);
+    } else if (where_ == Where::entry && key_ == "dtype") {
+      const auto t = dtype_of_name(v);
+      if (!t) bad("tensor '{}' has dtype '{}', expected one of BOOL U8 I32 I64 F16 BF16 F32 F64", entry_.name, v);
+      entry_.dtype = *t;
+    } else {
+      refuse("a string");
+    }
+    return true;
+  }
+  bool number_unsigned(uint64_t v) override {
+    if (where_ == Where::shape) {
+      if (v > uint64_t{1} << 62) bad("tensor '{}': size {} is out of range", entry_.name, v);
+      if (entry_.shape.rank() == max_rank) bad("tensor '{}' has more than {} axes", entry_.name, max_rank);
+      entry_.shape.push_back(static_cast<int64_t>(v));
+    } else if (where_ == Where::offsets) {
+      if (offsets_.size() == 2) bad("tensor '{}': data_offsets has more than 2 numbers", entry_.name);
+      offsets_.push_back(v);
+    } else {
+      refuse("a number");
+    }
+    return true;
+  }
+  bool number_integer(int64_t v) override {
+    if (where_ == Where::shape || where_ == Where::offsets) bad("tensor '{}': {} {} is negative", entry_.name, key_, v);
+    refuse("a number");
+  }
+  bool number_float(double, const std::string& text) override {
+    if (where_ == Where::shape || where_ == Where::offsets)
+      bad("tensor '{}': {} {} is no 64-bit integer", entry_.name, key_, text.substr(0, 40));
+    refuse("a number");
+  }
+  bool null() override { refuse("null"); }
+  bool boolean(bool) override { refuse("a boolean"); }
+  bool binary(nlohmann::json::binary_t&) override { refuse("binary data"); }
+  bool parse_error(std::size_t at, const std::string&, const nlohmann::json::exception& e) override {
+    fail<FormatError>(loc_, "'{}': the header is no valid JSON at byte {}: {}", path_, at + 7, e.what());
+  }
+
+ private:
+  enum class Where : uint8_t { start, top, metadata, entry, shape, offsets, end };
+
+  template <class... Args>
+  [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) {
+    fail<FormatError>(loc_, "'{}': header: {}", path_, fmt::format(format, std::forward<Args>(args)...));
+  }
+  [[noreturn]] void refuse(const char* what) {
+    switch (where_) {
+      case Where::metadata: bad("metadata '{}' is {}, expected a string", key_, what);
+      case Where::entry: bad("tensor '{}': {} must not be {}", entry_.name, key_, what);
+      case Where::shape:
+      case Where::offsets: bad("tensor '{}': {} contains {}, expected integers", entry_.name, key_, what);
+      case Where::top: bad("'{}' is {}, expected an object", key_, what);
+      default: bad("it is {}, expected an object", what);
+    }
+  }
+  void begin_entry() {
+    where_ = Where::entry;
+    entry_ = {};
+    entry_.name = key_;
+    offsets_.clear();
+    fields_.clear();
+  }
+  void finish_entry() {
+    for (const char* f : {"dtype", "shape", "data_offsets"})
+      if (!fields_.contains(f)) bad("tensor '{}' has no field '{}'", entry_.name, f);
+    entry_.begin = offsets_[0];
+    entry_.end = offsets_[1];
+    if (entry_.begin > entry_.end) bad("tensor '{}': data_offsets {}..{} run backwards", entry_.name, entry_.begin, entry_.end);
+    const auto bytes = byte_size(entry_.dtype, entry_.shape);
+    if (!bytes) bad("tensor '{}': shape {} of {} is too large", entry_.name, entry_.shape, entry_.dtype);
+    if (*bytes != entry_.end - entry_.begin)
+      bad("tensor '{}': shape {} of {} takes {} bytes, but data_offsets {}..{} hold {}", entry_.name, entry_.shape,
+          entry_.dtype, *bytes, entry_.begin, entry_.end, entry_.end - entry_.begin);
+    out.tensors.push_back(std::move(entry_));
+  }
+
+  const std::string& path_;
+  Loc loc_;
+  Where where_ = Where::start;
+  std::string key_;
+  TensorInfo entry_;
+  std::vector<uint64_t> offsets_;
+  std::set<std::string> names_, fields_;
+};
+
+void check_cover(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, const std::string& path, Loc loc) {
+  uint64_t at = 0;
+  const TensorInfo* before = nullptr;
+  for (const TensorInfo& t : tensors) {
+    if (t.end > data_bytes)
+      fail<FormatError>(loc, "'{}': tensor '{}' ends at byte {} of the data, but there are only {}", path, t.name, t.end,
+                        data_bytes);
+    if (t.begin < at)
+      fail<FormatError>(loc, "'{}': tensors '{}' and '{}' overlap at byte {} of the data", path, before->name, t.name, t.begin);
+    if (t.begin > at)
+      fail<FormatError>(loc, "'{}': bytes {}..{} of the data, before tensor '{}', belong to no tensor", path, at, t.begin,
+                        t.name);
+    at = t.end;
+    before = &t;
+  }
+  if (at != data_bytes)
+    fail<FormatError>(loc, "'{}': the tensors take {} bytes of data, but {} follow the header", path, at, data_bytes);
+}
+
+}  // namespace
+
+std::string_view safetensors_name(DType t) {
+  for (const auto& n : dtype_names)
+    if (n.dtype == t) return n.name;
+  return {};
+}
+
+SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes, const std::string& path, Loc loc) {
+  if (json.empty() || json[0] != '{') fail<FormatError>(loc, "'{}': byte 8: the header does not begin with '{{'", path);
+  HeaderReader reader(path, loc);
+  nlohmann::json::sax_parse(json.begin(), json.end(), &reader);
+  auto& tensors = reader.out.tensors;
+  std::sort(tensors.begin(), tensors.end(), [](const TensorInfo& a, const TensorInfo& b) {
+    return std::tie(a.begin, a.end, a.name) < std::tie(b.begin, b.end, b.name);
+  });
+  check_cover(tensors, data_bytes, path, loc);
+  return std::move(reader.out);
+}
+
+}  // namespace flame::io

@@ -1,0 +1,68 @@
+// Small layers without parameters, for Sequential.
+#pragma once
+#include "flame/nn/module.h"
+
+namespace flame::nn {
+
+struct DropoutOptions {
+  double p = 0.5;  // the probability of a zero
+};
+// Zeroes elements while training and scales the rest by 1 / (1 - p); the identity in eval mode.
+class Dropout : public Layer {
+ public:
+  using Options = DropoutOptions;
+  explicit Dropout(const Options& o = {}, Loc loc = Loc::current()) : Dropout(nullptr, {}, o, loc) {}
+  Dropout(Module& parent, std::string name, const Options& o = {}, Loc loc = Loc::current())
+      : Dropout(&parent, std::move(name), o, loc) {}
+  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
+  std::string kind() const override;
+
+  const Options options;
+
+ private:
+  Dropout(Module* parent, std::string name, const Options& o, Loc loc);
+};
+
+class ReLU : public Layer {
+ public:
+  using Layer::Layer;
+  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
+  std::string kind() const override { return "ReLU"; }
+};
+
+struct FlattenOptions {
+  int64_t from = 1, to = -1;  // the axes that become one
+};
+class Flatten : public Layer {
+ public:
+  using Options = FlattenOptions;
+  explicit Flatten(const Options& o = {}) : options(o) {}
+  Flatten(Module& parent, std::string name, const Options& o = {}, Loc loc = Loc::current())
+      : Layer(parent, std::move(name), loc), options(o) {}
+  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
+  std::string kind() const override;
+
+  const Options options;
+};
+
+struct MaxPool2dOptions {
+  int64_t kernel;      // the side of a square window
+  int64_t stride = 0;  // 0: the kernel's
+  int64_t padding = 0, dilation = 1;
+};
+class MaxPool2d : public Layer {
+ public:
+  using Options = MaxPool2dOptions;
+  explicit MaxPool2d(const Options& o, Loc loc = Loc::current()) : MaxPool2d(nullptr, {}, o, loc) {}
+  MaxPool2d(Module& parent, std::string name, const Options& o, Loc loc = Loc::current())
+      : MaxPool2d(&parent, std::move(name), o, loc) {}
+  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
+  std::string kind() const override;
+
+  const Options options;
+
+ private:
+  MaxPool2d(Module* parent, std::string name, const Options& o, Loc loc);
+};
+
+}  // namespace flame::nn

@@ -1,0 +1,148 @@
+// The module tree: registration, names, modes, moves. Loading is in load_state.cpp, the table in summary.cpp.
+#include "flame/nn/module.h"
+
+#include <algorithm>
+#include <atomic>
+
+#include "flame/core/format.h"
+#include "flame/nn/walk_internal.h"
+
+namespace flame::nn {
+namespace {
+
+struct Modes {
+  std::atomic<uint64_t> next_id{1};
+  std::atomic<uint64_t> signature{0};  // exclusive or of a mixed id per module in eval mode
+};
+Modes& modes() {
+  static Modes all;
+  return all;
+}
+
+uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
+  return x ^ (x >> 31);
+}
+
+template <class List, class T>
+void forget(List& list, const T* item) {
+  std::erase_if(list, [&](const auto& entry) { return entry.second == item; });
+}
+
+}  // namespace
+
+uint64_t mode_signature() { return modes().signature.load(std::memory_order_relaxed); }
+
+Param::Param(Module& owner, std::string name, const Tensor& initial, Loc loc) : owner_(owner) {
+  if (!initial.defined()) return;
+  owner.check_name(name, "parameter", loc);
+  static_cast<Parameter&>(*this) = Parameter(initial, loc);
+  owner.params_.emplace_back(std::move(name), this);
+}
+Param::~Param() {
+  if (defined()) forget(owner_.params_, this);
+}
+
+Buffer::Buffer(Module& owner, std::string name, const Tensor& initial, Loc loc) : owner_(owner) {
+  if (!initial.defined()) return;
+  owner.check_name(name, "buffer", loc);
+  static_cast<State&>(*this) = State(initial, loc);
+  owner.buffers_.emplace_back(std::move(name), this);
+}
+Buffer::~Buffer() {
+  if (defined()) forget(owner_.buffers_, this);
+}
+
+Module::Module(Module* parent, std::string name, Loc loc)
+    : id_(mix(modes().next_id.fetch_add(1, std::memory_order_relaxed))) {
+  if (!parent) return;
+  parent->check_name(name, "module", loc);
+  parent_ = parent;
+  parent->children_.emplace_back(std::move(name), this);
+  if (!parent->training_) train(false);
+}
+
+Module::~Module() {
+  if (parent_) forget(parent_->children_, this);
+  for (const auto& [name, child] : children_) child->parent_ = nullptr;
+  if (!training_) modes().signature.fetch_xor(id_, std::memory_order_relaxed);
+}
+
+void Module::check_name(const std::string& name, const char* what, Loc loc) const {
+  if (name.empty() || name.find('.') != std::string::npos)
+    fail<ValueError>(loc, "module: expected a {} name without dots, got '{}'", what, name);
+  const auto taken = [&](const auto& list) {
+    return std::any_of(list.begin(), list.end(), [&](const auto& e) { return e.first == name; });
+  };
+  if (taken(children_) || taken(params_) || taken(buffers_))
+    fail<ValueError>(loc, "module: expected a new {} name, got '{}', which is taken", what, name);
+}
+
+NamedParameters Module::named_parameters() const {
+  NamedParameters out;
+  walk("", [&](const std::string& prefix, const Module& m) {
+    for (const auto& [name, p] : m.params_) out.emplace_back(prefix + name, *p);
+  });
+  return out;
+}
+
+std::vector<Parameter> Module::parameters() const {
+  std::vector<Parameter> out;
+  walk("", [&](const std::string&, const Module& m) {
+    for (const auto& [name, p] : m.params_) out.push_back(*p);
+  });
+  return out;
+}
+
+NamedStates Module::named_buffers() const {
+  NamedStates out;
+  walk("", [&](const std::string& prefix, const Module& m) {
+    for (const auto& [name, b] : m.buffers_) out.emplace_back(prefix + name, *b);
+  });
+  return out;
+}
+
+std::vector<std::pair<std::string, Module*>> Module::named_modules() {
+  std::vector<std::pair<std::string, Module*>> out;
+  walk("", [&](const std::string& prefix, const Module& m) {
+    out.emplace_back(prefix.substr(0, prefix.size() - !prefix.empty()), const_cast<Module*>(&m));
+  });
+  return out;
+}
+
+NamedStates Module::state_dict() const {
+  NamedStates out;
+  walk("", [&](const std::string& prefix, const Module& m) {
+    for (const auto& [name, p] : m.params_) out.emplace_back(prefix + name, *p);
+    for (const auto& [name, b] : m.buffers_) out.emplace_back(prefix + name, *b);
+  });
+  return out;
+}
+
+void Module::train(bool on) {
+  if (training_ != on) modes().signature.fetch_xor(id_, std::memory_order_relaxed);
+  training_ = on;
+  for (const auto& [name, child] : children_) child->train(on);
+}
+
+void Module::to(Device& d, Loc loc) {
+  for (const auto& [name, p] : params_) {
+    if (&p->device() == &d) continue;
+    Parameter moved(p->tensor().detach().to(d, loc), loc);
+    moved.requires_grad_(p->requires_grad());
+    static_cast<Parameter&>(*p) = moved;
+  }
+  for (const auto& [name, b] : buffers_)
+    if (&b->device() != &d) static_cast<State&>(*b) = State(b->tensor().to(d, loc), loc);
+  for (const auto& [name, child] : children_) child->to(d, loc);
+}
+
+void Module::zero_grad() const {
+  for (const Parameter& p : parameters()) p.zero_grad();
+}
+void Module::requires_grad_(bool on) const {
+  for (const Parameter& p : parameters()) p.requires_grad_(on);
+}
+
+}  // namespace flame::nn

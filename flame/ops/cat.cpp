@@ -1,0 +1,142 @@
+// cat: one strided copy an input, straight into its place. split, chunk and stack are views and cat.
+#include "flame/ops/cat.h"
+
+#include <algorithm>
+
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/ops/samples_internal.h"
+#include "flame/ops/strided_internal.h"
+
+namespace flame {
+namespace {
+
+class Cat final : public Op {
+ public:
+  Cat(int axis, int inputs) : axis_(axis), inputs_(inputs) {}
+  const char* name() const override { return "cat"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc loc) const override {
+    Shape out = in[0].shape();
+    bool last = true;
+    out[axis_] = 0;
+    for (const Tensor& t : in) {
+      Shape rest = t.shape();
+      if (rest.rank() == out.rank()) rest[axis_] = out[axis_];
+      if (rest != out) fail<ShapeError>(loc, "cat: shapes {} and {} differ beside axis {}", in[0].shape(), t.shape(), axis_);
+      out[axis_] += t.shape()[axis_];
+      last &= is_channels_last(t.shape(), t.strides()) && !is_contiguous(t.shape(), t.strides());
+    }
+    return {{in[0].dtype(), out, last ? channels_last_strides(out) : contiguous_strides(out)}};
+  }
+  void key(Key& k) const override { k << axis_; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    struct Piece {
+      StridedCopy copy;
+      int64_t offset;
+    };
+    const size_t element = size_of(out[0].dtype);
+    std::vector<Piece> pieces;
+    int64_t at = 0;
+    for (const Meta& m : in) {
+      pieces.push_back({StridedCopy(m.shape, out[0].strides, m.strides, element),
+                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
+      at += m.shape[axis_];
+    }
+    return make_ref<Plan>(name(), [pieces](const Run& r) {
+      char* out = static_cast<char*>(r.buffers[pieces.size()]);
+      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
+    });
+  }
+  bool saves_input(int) const override { return false; }
+  void vjp(Vjp& v) const override {
+    const Tensor g = v.grad(0);
+    int64_t at = 0;
+    for (int i = 0; i < inputs_; ++i) {
+      const int64_t n = v.input_meta(i).shape[axis_];
+      if (v.needs(i)) v.give(i, g.narrow(axis_, at, n, v.where()));
+      at += n;
+    }
+  }
+
+ private:
+  int axis_, inputs_;
+};
+
+int64_t count_of(const char* op, const Tensor& x, int64_t size, int axis, Loc loc) {
+  if (size <= 0) fail<ValueError>(loc, "{}: expected a size of 1 or more, got {}", op, size);
+  return std::max<int64_t>(1, (x.shape()[axis] + size - 1) / size);
+}
+
+const RegisterOp registered({
+    .name = "cat",
+    .signature = "cat(tensors, axis)",
+    .formula = "the tensors one after another along axis",
+    .samples =
+        [](DType t) {
+          const auto along = [](int64_t axis) {
+            return [axis](const std::vector<Tensor>& in) { return std::vector<Tensor>{cat(in, axis)}; };
+          };
+          using namespace samples;
+          return std::vector<SampleCase>{
+              {{uniform({3, 4}, t, 1), uniform({2, 4}, t, 2), uniform({0, 4}, t, 3)}, along(0), "rows, one empty"},
+              {{uniform({3, 4, 5}, t, 1), transposed({3, 1, 5}, t, 2), strided({3, 7, 5}, t, 3)}, along(-2), "mixed layouts"},
+              {{uniform({1}, t, 1), strided({3}, t, 2)}, along(0), "vectors"},
+              {{channels_last({2, 3, 4, 5}, t, 1), channels_last({2, 2, 4, 5}, t, 2)}, along(1), "channels last"},
+              {{uniform({0, 3}, t, 1), uniform({0, 2}, t, 2)}, along(1), "empty"},
+          };
+        },
+});
+
+}  // namespace
+
+Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
+  if (tensors.empty()) fail<ValueError>(loc, "cat: expected at least one tensor, got none");
+  DType t = tensors[0].dtype();
+  for (const Tensor& x : tensors) t = promote(t, x.dtype());
+  if (tensors[0].rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
+  std::vector<Tensor> in;
+  for (const Tensor& x : tensors) in.push_back(x.to(t, loc));
+  return dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+}
+
+Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
+  if (tensors.empty()) fail<ValueError>(loc, "stack: expected at least one tensor, got none");
+  const int a = normalize_axis("stack", axis, tensors[0].rank() + 1, loc);
+  std::vector<Tensor> in;
+  for (const Tensor& x : tensors) {
+    if (x.shape() != tensors[0].shape())
+      fail<ShapeError>(loc, "stack: expected equal shapes, got {} and {}", tensors[0].shape(), x.shape());
+    in.push_back(x.unsqueeze(a, loc));
+  }
+  return cat(in, a, loc);
+}
+
+std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) {
+  const int a = normalize_axis("split", axis, x.rank(), loc);
+  const int64_t count = count_of("split", x, size, a, loc);
+  std::vector<Tensor> out;
+  for (int64_t i = 0; i < count; ++i) out.push_back(x.narrow(a, i * size, std::min(size, x.shape()[a] - i * size), loc));
+  return out;
+}
+
+std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
+  const int a = normalize_axis("split", axis, x.rank(), loc);
+  int64_t total = 0;
+  for (int64_t n : sizes) total += n;
+  if (total != x.shape()[a]) fail<ShapeError>(loc, "split: sizes {} add up to {}, axis {} of {} has {}", sizes, total, a, x.shape(), x.shape()[a]);
+  std::vector<Tensor> out;
+  int64_t at = 0;
+  for (int64_t n : sizes) {
+    out.push_back(x.narrow(a, at, n, loc));
+    at += n;
+  }
+  return out;
+}
+
+std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {
+  if (count <= 0) fail<ValueError>(loc, "chunk: expected a count of 1 or more, got {}", count);
+  const int a = normalize_axis("chunk", axis, x.rank(), loc);
+  return split(x, std::max<int64_t>(1, (x.shape()[a] + count - 1) / count), a, loc);
+}
+
+}  // namespace flame

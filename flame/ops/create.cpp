@@ -1,0 +1,89 @@
+// Constants and ranges as pending values, so that they cost no launch of their own.
+#include "flame/ops/create.h"
+
+#include <cmath>
+
+#include "flame/core/format.h"
+#include "flame/fuse/island.h"
+#include "flame/ops/pointwise.h"
+
+namespace flame {
+namespace {
+
+void check_sizes(const char* op, const Shape& shape, Loc loc) {
+  for (int64_t n : shape)
+    if (n < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more, got {}", op, shape);
+}
+
+Scalar converted(Scalar v, DType t) {
+  if (t != DType::boolean) return v;
+  return v.kind == Scalar::Kind::floating ? v.value != 0 : v.integral != 0;
+}
+
+double number(Scalar v) { return v.kind == Scalar::Kind::floating ? v.value : static_cast<double>(v.integral); }
+bool integral(Scalar v) { return v.kind != Scalar::Kind::floating; }
+
+}  // namespace
+
+Tensor full(const Shape& shape, Scalar value, DType dtype, Device& d, Loc loc) {
+  check_sizes("full", shape, loc);
+  return Tensor(pend_pointwise(Code::copy, dtype, shape, {converted(value, dtype)}, d));
+}
+Tensor zeros(const Shape& shape, DType dtype, Device& d, Loc loc) { return full(shape, 0, dtype, d, loc); }
+Tensor ones(const Shape& shape, DType dtype, Device& d, Loc loc) { return full(shape, 1, dtype, d, loc); }
+Tensor empty(const Shape& shape, DType dtype, Device& d, Loc loc) { return Tensor::empty(shape, dtype, d, loc); }
+
+Tensor full_like(const Tensor& x, Scalar value, Loc loc) { return full(x.shape(), value, x.dtype(), x.device(), loc); }
+Tensor zeros_like(const Tensor& x, Loc loc) { return full_like(x, 0, loc); }
+Tensor ones_like(const Tensor& x, Loc loc) { return full_like(x, 1, loc); }
+Tensor empty_like(const Tensor& x, Loc loc) { return empty(x.shape(), x.dtype(), x.device(), loc); }
+
+Tensor arange(Scalar start, Scalar stop, Scalar step, DType dtype, Device& d, Loc loc) {
+  const double a = number(start), b = number(stop), s = number(step);
+  if (s == 0 || !std::isfinite(a) || !std::isfinite(b) || !std::isfinite(s) || (b - a) * s < 0)
+    fail<ValueError>(loc, "arange: no walk from {} to {} by steps of {}", a, b, s);
+  int64_t n;
+  if (integral(start) && integral(stop) && integral(step)) {
+    const int64_t span = stop.integral - start.integral, by = step.integral;
+    n = (span + by - (by > 0 ? 1 : -1)) / by;
+  } else {
+    n = static_cast<int64_t>(std::ceil((b - a) / s));
+  }
+  // Fractions are walked in float64 and rounded once.
+  const bool direct = !is_float(dtype) || dtype == DType::f64 || (integral(start) && integral(step) && dtype == DType::f32);
+  return Tensor(pend_iota({n}, direct ? dtype : DType::f64, 0, start, step, d)).to(dtype, loc);
+}
+Tensor arange(Scalar start, Scalar stop, Scalar step, Loc loc) {
+  const bool integers = integral(start) && integral(stop) && integral(step);
+  return arange(start, stop, step, integers ? DType::i64 : DType::f32, default_device(), loc);
+}
+Tensor arange(Scalar stop, Loc loc) { return arange(0, stop, 1, loc); }
+
+Tensor linspace(double start, double stop, int64_t count, DType dtype, Device& d, Loc loc) {
+  if (count < 0) fail<ValueError>(loc, "linspace: expected 0 or more values, got {}", count);
+  if (!is_float(dtype)) fail<DTypeError>(loc, "linspace: expected a floating dtype, got {}", dtype);
+  if (count < 2) return full({count}, start, dtype, d, loc);
+  // Each half counts from its own end, so that both ends are exact.
+  const double step = (stop - start) / static_cast<double>(count - 1);
+  const Tensor i(pend_iota({count}, DType::f64, 0, 0, 1, d));
+  const Tensor up = add(mul(i, step, loc), start, loc);
+  const Tensor down = add(mul(sub(i, static_cast<double>(count - 1), loc), step, loc), stop, loc);
+  return where(lt(i, static_cast<double>(count / 2), loc), up, down, loc).to(dtype, loc);
+}
+
+Tensor eye(int64_t rows, int64_t columns, DType dtype, Device& d, Loc loc) {
+  check_sizes("eye", {rows, columns}, loc);
+  const Tensor r(pend_iota({rows, columns}, DType::i64, 0, 0, 1, d)), c(pend_iota({rows, columns}, DType::i64, 1, 0, 1, d));
+  return eq(r, c, loc).to(dtype, loc);
+}
+
+Tensor one_hot(const Tensor& index, int64_t classes, DType dtype, Loc loc) {
+  if (!is_integer(index.dtype())) fail<DTypeError>(loc, "one_hot: expected integers, got {}", index.dtype());
+  if (classes < 0) fail<ValueError>(loc, "one_hot: expected 0 or more classes, got {}", classes);
+  Shape shape = index.shape();
+  shape.push_back(classes);
+  const Tensor c(pend_iota(shape, index.dtype(), index.rank(), 0, 1, index.device()));
+  return eq(c, index.unsqueeze(-1, loc), loc).to(dtype, loc);
+}
+
+}  // namespace flame

@@ -1,0 +1,42 @@
+// Dropout: a mask of one byte an element from the random kernel, then pointwise ops that join whatever island x is in.
+#include "flame/ops/dropout.h"
+
+#include "flame/core/format.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/samples_internal.h"
+
+namespace flame {
+
+Tensor dropout(const Tensor& x, double p, bool training, Generator* generator, Loc loc) {
+  if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "dropout: expected a probability in [0, 1], got {}", p);
+  if (!is_float(x.dtype())) fail<DTypeError>(loc, "dropout: expected a floating dtype, got {}", x.dtype());
+  if (!training || p == 0) return x;
+  const Tensor keep = bernoulli(x.shape(), 1 - p, {.device = &x.device(), .generator = generator}, loc);
+  const double scale = p == 1 ? 1 : 1 / (1 - p);
+  return where(keep, mul(x, scale, loc), 0.0, loc);
+}
+
+namespace {
+const RegisterOp registered({
+    .name = "dropout",
+    .signature = "dropout(x, p, training, generator)",
+    .formula = "x / (1 - p) where kept, else 0",
+    .samples =
+        [](DType t) {
+          const auto with = [](double p) {
+            return [p](const std::vector<Tensor>& in) {
+              Generator g(7);  // the same mask at every call, so that differences can be taken
+              return std::vector<Tensor>{dropout(in[0], p, true, &g)};
+            };
+          };
+          return std::vector<SampleCase>{
+              {{samples::uniform({5, 7}, t)}, with(0.3), "ragged"},        {{samples::transposed({4, 6}, t)}, with(0.5), "transposed"},
+              {{samples::strided({3, 5}, t)}, with(0.1), "strided"},       {{samples::uniform({}, t)}, with(0.5), "0-d"},
+              {{samples::uniform({0, 3}, t)}, with(0.5), "empty"},         {{samples::uniform({9}, t)}, with(0.0), "p = 0"},
+              {{samples::uniform({9}, t)}, with(1.0), "p = 1"},
+          };
+        },
+});
+}  // namespace
+
+}  // namespace flame

@@ -1,0 +1,236 @@
+// Generators, and the kernels that turn Philox blocks into tensors. A draw reads no tensor, so it ends no island.
+#include "flame/ops/random.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "flame/core/format.h"
+#include "flame/core/philox.h"
+#include "flame/device/cpu/parallel.h"
+#include "flame/device/recorder.h"
+#include "flame/ops/create.h"
+#include "flame/ops/normal_internal.h"
+#include "flame/ops/pointwise.h"
+
+namespace flame {
+
+// Outside recordings a call's number is in block.base. Inside one, base stays at the step's first call, and each call adds
+// its place in the step; before a replay a hook moves base on, so that the same launches draw the next step's numbers.
+struct Generator::Shared {
+  Block block{0, 0};
+  GeneratorState state;
+  const Recorder* recorder = nullptr;  // the recording that `calls` belongs to; first_id, since addresses come again
+  uint64_t recording = 0;
+  std::shared_ptr<uint64_t> calls;  // in one step
+};
+
+Generator::Generator(uint64_t seed) : shared_(std::make_shared<Shared>()) { shared_->state.seed = seed; }
+
+GeneratorState Generator::state() const { return shared_->state; }
+
+void Generator::set_state(const GeneratorState& s, Loc loc) {
+  if (Recorder::current()) fail<RecordError>(loc, "generator: seeded inside a recorded step; seed it before");
+  shared_->state = s;
+}
+
+Generator::Call Generator::next_call() {
+  Shared& s = *shared_;
+  Recorder* r = Recorder::current();
+  if (!r) {
+    s.recorder = nullptr;
+    s.block = {s.state.seed, s.state.offset++};
+    return {&s.block, 0};
+  }
+  if (s.recorder != r || s.recording != r->first_id) {
+    s.recorder = r;
+    s.recording = r->first_id;
+    s.block = {s.state.seed, s.state.offset};
+    s.calls = std::make_shared<uint64_t>(0);
+    r->on_replay([shared = shared_, calls = s.calls] {
+      shared->block = {shared->state.seed, shared->state.offset};
+      shared->state.offset += *calls;
+    });
+  }
+  ++s.state.offset;
+  return {&s.block, static_cast<int64_t>((*s.calls)++)};
+}
+
+namespace {
+Generator& process_generator() {
+  static Generator g;
+  return g;
+}
+thread_local Generator* scoped = nullptr;
+}  // namespace
+
+Generator& default_generator() { return scoped ? *scoped : process_generator(); }
+void manual_seed(uint64_t seed, Loc loc) { default_generator().manual_seed(seed, loc); }
+GeneratorScope::GeneratorScope(const Generator& g) : generator_(g), before_(std::exchange(scoped, &generator_)) {}
+GeneratorScope::~GeneratorScope() { scoped = before_; }
+
+namespace {
+
+// Scalars of every launch: the block's address, delta, then the kernel's own.
+struct Draw {
+  explicit Draw(const Run& r) {
+    const auto* block = static_cast<const Generator::Block*>(r.scalars[0].p);
+    seed = block->seed;
+    call = block->base + r.scalars[1].u;
+  }
+  PhiloxBlock at(int64_t index) const { return philox(seed, static_cast<uint64_t>(index), call); }
+  uint64_t seed, call;
+};
+
+constexpr int64_t grain = 4096;  // blocks a piece
+
+// out[i] = fn(32 bits), four elements a Philox block.
+template <class T, class F>
+void fill32(const Run& r, int64_t n, F fn) {
+  const Draw draw(r);
+  T* out = static_cast<T*>(r.buffers[0]);
+  parallel_for((n + 3) / 4, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const PhiloxBlock bits = draw.at(b);
+      const int64_t lanes = std::min<int64_t>(4, n - 4 * b);
+      for (int64_t k = 0; k < lanes; ++k) out[4 * b + k] = static_cast<T>(fn(bits[static_cast<size_t>(k)]));
+    }
+  });
+}
+// out[i] = fn(64 bits), two elements a block.
+template <class T, class F>
+void fill64(const Run& r, int64_t n, F fn) {
+  const Draw draw(r);
+  T* out = static_cast<T*>(r.buffers[0]);
+  parallel_for((n + 1) / 2, grain, [&](int64_t begin, int64_t end) {
+    for (int64_t b = begin; b < end; ++b) {
+      const PhiloxBlock bits = draw.at(b);
+      out[2 * b] = static_cast<T>(fn(bits[0] | uint64_t{bits[1]} << 32));
+      if (2 * b + 1 < n) out[2 * b + 1] = static_cast<T>(fn(bits[2] | uint64_t{bits[3]} << 32));
+    }
+  });
+}
+
+// The upper half of a * b.
+uint64_t multiply_high(uint64_t a, uint64_t b) { return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64); }
+
+void permutation(const Run& r, int64_t n) {
+  const Draw draw(r);
+  auto* out = static_cast<int64_t*>(r.buffers[0]);
+  std::vector<std::pair<uint64_t, int64_t>> keys(static_cast<size_t>(n));
+  for (int64_t i = 0; i < n; ++i) {
+    const PhiloxBlock bits = draw.at(i / 2);
+    const size_t lane = i % 2 ? 2 : 0;
+    keys[static_cast<size_t>(i)] = {bits[lane] | uint64_t{bits[lane + 1]} << 32, i};
+  }
+  std::sort(keys.begin(), keys.end());
+  for (size_t i = 0; i < keys.size(); ++i) out[i] = keys[i].second;
+}
+
+enum class Kind : uint8_t { uniform, normal, integers, bernoulli, permutation };
+constexpr const char* names[] = {"rand", "randn", "randint", "bernoulli", "randperm"};
+
+// Uniform and normal take (shift, scale), integers (low, range), bernoulli (threshold).
+std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
+  switch (kind) {
+    case Kind::uniform:
+      if (t == DType::f64)
+        return [n](const Run& r) {
+          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * (static_cast<double>(w >> 11) * 0x1p-53); });
+        };
+      return [n, t](const Run& r) {
+        const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
+          return a + b * (static_cast<float>(w >> 8) * 0x1p-24f);
+        };
+        t == DType::f32 ? fill32<float>(r, n, fn) : t == DType::f16 ? fill32<float16>(r, n, fn) : fill32<bfloat16>(r, n, fn);
+      };
+    case Kind::normal:
+      if (t == DType::f64)
+        return [n](const Run& r) {
+          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * normal::from_bits(w); });
+        };
+      return [n, t](const Run& r) {
+        const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
+          return a + b * normal::from_bits(w);
+        };
+        t == DType::f32 ? fill32<float>(r, n, fn) : t == DType::f16 ? fill32<float16>(r, n, fn) : fill32<bfloat16>(r, n, fn);
+      };
+    case Kind::integers:
+      return [n, t](const Run& r) {
+        const auto fn = [low = r.scalars[2].u, range = r.scalars[3].u](uint64_t w) { return low + multiply_high(w, range); };
+        t == DType::i64 ? fill64<int64_t>(r, n, fn) : t == DType::i32 ? fill64<int32_t>(r, n, fn) : fill64<uint8_t>(r, n, fn);
+      };
+    case Kind::bernoulli:
+      return [n](const Run& r) {
+        fill32<bool>(r, n, [threshold = r.scalars[2].u](uint32_t w) { return w < threshold; });
+      };
+    case Kind::permutation: break;
+  }
+  return [n](const Run& r) { permutation(r, n); };
+}
+
+Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::initializer_list<Word> own, Loc loc) {
+  const char* name = names[static_cast<int>(kind)];
+  Device& d = o.device ? *o.device : default_device();
+  if (d.kind() == Device::Kind::cuda) fail<NotImplemented>(loc, "{}: no kernel for {} on {}", name, t, d.name());
+  const Tensor out = Tensor::empty(shape, t, d, loc);
+  const Generator::Call call = (o.generator ? *o.generator : default_generator()).next_call();
+  const int64_t n = numel(shape);
+  if (n == 0) return out;
+  Key key;
+  key << name << t << n;
+  const Ref<Plan> plan = d.plans().get(key, [&] { return make_ref<Plan>(name, body(kind, t, n)); });
+  Word scalars[4] = {word(static_cast<const void*>(call.block)), word(call.delta)};
+  std::copy(own.begin(), own.end(), scalars + 2);
+  const Buffer write = out.value().buffer();
+  d.launch({plan, {}, {&write, 1}, {scalars, 2 + own.size()}}, loc);
+  return out;
+}
+
+DType need_float(const char* op, DType t, Loc loc) {
+  if (!is_float(t)) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, t);
+  return t;
+}
+
+}  // namespace
+
+Tensor uniform(const Shape& shape, double low, double high, const RandomOptions& o, Loc loc) {
+  if (!(low <= high)) fail<ValueError>(loc, "uniform: expected low <= high, got {} and {}", low, high);
+  return draw(Kind::uniform, shape, need_float("uniform", o.dtype.value_or(DType::f32), loc), o, {word(low), word(high - low)}, loc);
+}
+Tensor rand(const Shape& shape, const RandomOptions& o, Loc loc) {
+  return draw(Kind::uniform, shape, need_float("rand", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)}, loc);
+}
+
+Tensor normal(const Shape& shape, double mean, double std, const RandomOptions& o, Loc loc) {
+  if (!(std >= 0)) fail<ValueError>(loc, "normal: expected a standard deviation of 0 or more, got {}", std);
+  return draw(Kind::normal, shape, need_float("normal", o.dtype.value_or(DType::f32), loc), o, {word(mean), word(std)}, loc);
+}
+Tensor randn(const Shape& shape, const RandomOptions& o, Loc loc) {
+  return draw(Kind::normal, shape, need_float("randn", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)}, loc);
+}
+
+Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOptions& o, Loc loc) {
+  if (low >= high) fail<ValueError>(loc, "randint: expected low < high, got {} and {}", low, high);
+  const DType t = o.dtype.value_or(DType::i64);
+  const auto range = static_cast<int64_t>(static_cast<uint64_t>(high) - static_cast<uint64_t>(low));
+  return draw(Kind::integers, shape, is_integer(t) ? t : DType::i64, o, {word(low), word(range)}, loc).to(t, loc);
+}
+
+Tensor randperm(int64_t n, const RandomOptions& o, Loc loc) {
+  if (n < 0) fail<ValueError>(loc, "randperm: expected 0 or more elements, got {}", n);
+  return draw(Kind::permutation, {n}, DType::i64, o, {}, loc).to(o.dtype.value_or(DType::i64), loc);
+}
+
+Tensor bernoulli(const Shape& shape, double p, const RandomOptions& o, Loc loc) {
+  if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "bernoulli: expected a probability in [0, 1], got {}", p);
+  const auto threshold = static_cast<int64_t>(p * 0x1p32);
+  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold)}, loc).to(o.dtype.value_or(DType::boolean), loc);
+}
+Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
+  need_float("bernoulli", p.dtype(), loc);
+  const DType t = p.dtype() == DType::f64 ? DType::f64 : DType::f32;
+  const Tensor u = rand(p.shape(), {t, &p.device(), generator}, loc);
+  return lt(u, p.detach().to(t, loc), loc).to(p.dtype(), loc);
+}
+
+}  // namespace flame

@@ -1,0 +1,177 @@
+// Clipping as two opaque ops over all gradients: one launch each, the norm stays on the device.
+#include "flame/optim/clip.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/device/cpu/parallel.h"
+#include "flame/fuse/kernels.h"
+#include "flame/ops/create.h"
+#include "flame/optim/clip_internal.h"
+
+namespace flame::optim {
+namespace {
+
+constexpr int64_t chunk = 4096;       // elements summed or scaled at a time, never across tensors
+constexpr int64_t chunks_a_thread = 8;
+
+DType compute_dtype(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
+
+struct Chunk {
+  size_t tensor;
+  int64_t begin, count;
+};
+struct Work {
+  std::vector<DType> dtypes;
+  std::vector<Chunk> chunks;
+};
+Work split(std::span<const Meta> gradients) {
+  Work w;
+  for (const Meta& m : gradients) {
+    for (int64_t i = 0, n = numel(m.shape); i < n; i += chunk)
+      w.chunks.push_back({w.dtypes.size(), i, std::min(chunk, n - i)});
+    w.dtypes.push_back(m.dtype);
+  }
+  return w;
+}
+void* element(void* base, DType t, int64_t i) { return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(t)); }
+
+double squares(const Work& w, const Chunk& c, const Run& run) {
+  const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
+  void* x = element(run.buffers[c.tensor], t, c.begin);
+  if (t == compute) return squares_kernel(compute)(x, c.count);
+  alignas(64) float staged[chunk];
+  cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
+  return squares_kernel(compute)(staged, c.count);
+}
+
+// out[tensor] = fn(in[tensor], number), 16-bit dtypes by way of float32.
+void apply(ScaleFn (*kernel)(DType), const Work& w, const Chunk& c, void* in, void* out, double number) {
+  const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
+  void* x = element(in, t, c.begin);
+  void* y = element(out, t, c.begin);
+  if (t == compute) return kernel(compute)(x, number, y, c.count);
+  alignas(64) float staged[chunk];
+  cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
+  kernel(compute)(staged, number, staged, c.count);
+  cast_kernel(compute, t)(staged, nullptr, nullptr, y, c.count);
+}
+
+Meta same_meta(const Tensor& t) {
+  return {t.dtype(), t.shape(), is_dense(t.shape(), t.strides()) ? t.strides() : contiguous_strides(t.shape())};
+}
+Layout dense_layout(const Meta& m) { return is_dense(m.shape, m.strides) ? Layout::any : Layout::contiguous; }
+
+// The gradients, then max_norm as a scalar, to the norm and the scaled gradients.
+class ClipNorm : public Op {
+ public:
+  explicit ClipNorm(double limit) : limit_(limit) {}
+  const char* name() const override { return "clip_grad_norm"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    std::vector<Meta> out(1, contiguous_meta(DType::f32, {}));
+    for (const Tensor& t : in) {
+      if (t.dtype() == DType::f64) out[0].dtype = DType::f64;
+      out.push_back(same_meta(t));
+    }
+    return out;
+  }
+  Layout layout(int, const Meta& m) const override { return dense_layout(m); }
+  std::vector<Word> scalars() const override { return {word(limit_)}; }
+  bool differentiable() const override { return false; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    Work w = split(in);
+    const size_t workspace = std::max<size_t>(w.chunks.size(), 1) * sizeof(double);
+    return make_ref<Plan>(name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); },
+                          workspace);
+  }
+
+ private:
+  static void body(const Work& w, DType norm_dtype, const Run& run) {
+    double* sums = static_cast<double*>(run.workspace);
+    const int64_t n = static_cast<int64_t>(w.chunks.size());
+    parallel_for(n, chunks_a_thread, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) sums[i] = squares(w, w.chunks[static_cast<size_t>(i)], run);
+    });
+    double total = 0;
+    for (int64_t i = 0; i < n; ++i) total += sums[i];
+    const double norm = std::sqrt(total), wanted = run.scalars[0].f / (norm + 1e-6);
+    const double factor = wanted > 1 ? 1 : wanted;  // NaN stays
+    void* const* out = run.buffers + w.dtypes.size();
+    if (norm_dtype == DType::f64) *static_cast<double*>(out[0]) = norm;
+    else *static_cast<float*>(out[0]) = static_cast<float>(norm);
+    parallel_for(n, chunks_a_thread, [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const Chunk& c = w.chunks[static_cast<size_t>(i)];
+        apply(scale_kernel, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
+      }
+    });
+  }
+  const double limit_;
+};
+
+class ClipValue : public Op {
+ public:
+  explicit ClipValue(double limit) : limit_(limit) {}
+  const char* name() const override { return "clip_grad_value"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    std::vector<Meta> out;
+    for (const Tensor& t : in) out.push_back(same_meta(t));
+    return out;
+  }
+  Layout layout(int, const Meta& m) const override { return dense_layout(m); }
+  std::vector<Word> scalars() const override { return {word(limit_)}; }
+  bool differentiable() const override { return false; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return make_ref<Plan>(name(), [w = split(in)](const Run& run) {
+      parallel_for(static_cast<int64_t>(w.chunks.size()), chunks_a_thread, [&](int64_t begin, int64_t end) {
+        for (int64_t i = begin; i < end; ++i) {
+          const Chunk& c = w.chunks[static_cast<size_t>(i)];
+          apply(clamp_kernel, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor], run.scalars[0].f);
+        }
+      });
+    });
+  }
+
+ private:
+  const double limit_;
+};
+
+struct Gradients {
+  std::vector<const Parameter*> owners;
+  std::vector<Tensor> tensors;
+};
+Gradients gather(const char* who, const std::vector<Parameter>& parameters, double limit, Loc loc) {
+  if (!(limit >= 0)) fail<ValueError>(loc, "{}: expected a limit of 0 or more, got {}", who, limit);
+  Gradients out;
+  for (const Parameter& p : parameters)
+    if (const Tensor g = p.grad(); g.defined()) {
+      if (!is_float(g.dtype())) fail<DTypeError>(loc, "{}: expected floating gradients, got {}", who, g.dtype());
+      out.owners.push_back(&p);
+      out.tensors.push_back(g.detach());
+    }
+  return out;
+}
+
+}  // namespace
+
+Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Loc loc) {
+  NoGrad guard;
+  const Gradients g = gather("clip_grad_norm", parameters, max_norm, loc);
+  if (g.tensors.empty()) return zeros({}, DType::f32, parameters.empty() ? default_device() : parameters[0].device(), loc);
+  const std::vector<Tensor> out = dispatch_multi(make_ref<ClipNorm>(max_norm), g.tensors, loc);
+  for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i + 1], loc);
+  return out[0];
+}
+
+void clip_grad_value(const std::vector<Parameter>& parameters, double max_value, Loc loc) {
+  NoGrad guard;
+  const Gradients g = gather("clip_grad_value", parameters, max_value, loc);
+  if (g.tensors.empty()) return;
+  const std::vector<Tensor> out = dispatch_multi(make_ref<ClipValue>(max_value), g.tensors, loc);
+  for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i], loc);
+}
+
+}  // namespace flame::optim

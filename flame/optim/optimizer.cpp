@@ -1,0 +1,218 @@
+// The step shared by all optimizers. What can fail comes first: gradients are computed, moments made and states parted
+// from their readers before the one launch that writes.
+#include "flame/optim/optimizer.h"
+
+#include <algorithm>
+#include <unordered_set>
+
+#include "flame/autograd/autograd.h"
+#include "flame/core/format.h"
+#include "flame/device/counters.h"
+#include "flame/device/recorder.h"
+#include "flame/ops/create.h"
+#include "flame/optim/optimizer_internal.h"
+#include "flame/tensor/internal.h"
+
+namespace flame::optim {
+
+DType moment_dtype(DType parameter) { return parameter == DType::f64 ? DType::f64 : DType::f32; }
+
+Optimizer::Optimizer(Optimizer&&) noexcept = default;
+Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
+Optimizer::~Optimizer() = default;
+
+Optimizer::Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups, Loc loc)
+    : core_(std::make_shared<Core>(rule)) {
+  Core& c = *core_;
+  std::unordered_set<const void*> seen;
+  for (auto& [parameters, hyper] : groups) {
+    rule.check(hyper, loc);
+    for (Parameter& p : parameters) {
+      const size_t i = c.slots.size();
+      if (!p.defined()) fail<ValueError>(loc, "{}: expected defined parameters, got an undefined one at {}", rule.name, i);
+      if (!is_float(p.dtype()))
+        fail<DTypeError>(loc, "{}: expected floating parameters, got {} at {}", rule.name, p.dtype(), i);
+      if (!seen.insert(p.id()).second)
+        fail<ValueError>(loc, "{}: expected each parameter once, got the one at {} twice", rule.name, i);
+      if (i > 0 && &p.device() != &c.slots[0].parameter.device())
+        fail<DeviceError>(loc, "{}: expected parameters on one device, got {} and {}", rule.name,
+                          c.slots[0].parameter.device().name(), p.device().name());
+      c.slots.push_back({std::move(p), c.groups.size()});
+    }
+    c.groups.push_back(hyper);
+  }
+  if (c.slots.empty()) fail<ValueError>(loc, "{}: expected one parameter or more, got none", rule.name);
+  c.schedules.resize(c.groups.size());
+  c.blocks = std::make_unique<UpdateArguments[]>(c.slots.size());
+  for (Slot& s : c.slots)
+    if (s.parameter.requires_grad()) c.make_moments(s, loc);
+}
+
+// Moments start at zero. A frozen parameter gets its own with its first gradient.
+void Core::make_moments(Slot& s, Loc loc) {
+  const Value& p = s.parameter.value();
+  for (size_t k = 0; k < static_cast<size_t>(rule.moments(groups[s.group])); ++k) {
+    if (s.moments[k].defined()) continue;
+    const Tensor zero = zeros(p.shape, moment_dtype(p.dtype), *p.device, loc);
+    s.moments[k] = State(Tensor(converted(zero.value_ref(), zero.dtype(), p.strides)), loc);
+  }
+}
+
+Hyper Core::current(size_t group) const {
+  Hyper h = groups[group];
+  if (const Schedule& s = schedules[group]; s.defined()) {
+    h.lr = s.at(steps);
+    if (const auto momentum = s.momentum_at(steps)) h.beta1 = *momentum;
+  }
+  return h;
+}
+
+void Core::prepare_step(const std::vector<size_t>& present) {
+  size_t last = slots.size();  // the slot whose numbers were computed last; most others share them
+  Hyper h;
+  for (const size_t i : present) {
+    Slot& s = slots[i];
+    s.steps += 1;
+    if (last == slots.size() || slots[last].group != s.group) h = current(s.group);
+    else if (slots[last].steps == s.steps) {
+      blocks[i] = blocks[last];
+      continue;
+    }
+    rule.prepare(h, s.steps, blocks[i]);
+    last = i;
+  }
+  steps += 1;
+}
+
+void Core::undo_step(const std::vector<size_t>& present) {
+  for (const size_t i : present) slots[i].steps -= 1;
+  steps -= 1;
+}
+
+const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
+  constexpr size_t most = 16;
+  const auto it = std::find_if(plans.begin(), plans.end(), [&](const CachedPlan& p) { return p.signature == signature; });
+  if (it != plans.end()) {
+    std::rotate(plans.begin(), it, it + 1);
+    return plans.front();
+  }
+  auto present = std::make_shared<std::vector<size_t>>();
+  std::vector<UpdateTensor> tensors;
+  for (const uint64_t entry : signature) {
+    const size_t i = static_cast<size_t>(entry / num_dtypes);
+    const Slot& s = slots[i];
+    const Hyper& h = groups[s.group];
+    present->push_back(i);
+    tensors.push_back({rule.kernel(h, moment_dtype(s.parameter.dtype())), s.parameter.dtype(),
+                       static_cast<DType>(entry % num_dtypes), s.parameter.numel(), rule.moments(h), i});
+  }
+  if (plans.size() == most) plans.pop_back();
+  plans.insert(plans.begin(), {signature, std::move(present), update_plan(rule.name, tensors)});
+  counters().plans_prepared += 1;
+  return plans.front();
+}
+
+namespace {
+
+// The gradients there are, checked, in their parameters' layout, with their bytes computed.
+struct Gradients {
+  std::vector<Ref<Value>> values;
+  std::vector<uint64_t> signature;  // slot * num_dtypes + dtype
+};
+
+Gradients gather(const Core& c, Loc loc) {
+  Gradients out;
+  for (size_t i = 0; i < c.slots.size(); ++i) {
+    const Parameter& p = c.slots[i].parameter;
+    const Tensor g = p.grad();
+    if (!g.defined()) continue;
+    if (g.shape() != p.shape())
+      fail<ShapeError>(loc, "{}: expected a gradient of shape {} for parameter {}, got {}", c.rule.name, p.shape(), i, g.shape());
+    if (!is_float(g.dtype()))
+      fail<DTypeError>(loc, "{}: expected a floating gradient for parameter {}, got {}", c.rule.name, i, g.dtype());
+    if (&g.device() != &p.device())
+      fail<DeviceError>(loc, "{}: expected a gradient on {} for parameter {}, got one on {}", c.rule.name, p.device().name(), i,
+                        g.device().name());
+    out.values.push_back(converted(g.value_ref(), g.dtype(), p.value().strides));
+    out.signature.push_back(i * num_dtypes + static_cast<uint64_t>(g.dtype()));
+  }
+  for (const Ref<Value>& v : out.values) materialize(*v);
+  return out;
+}
+
+// Reads are taken after every state is parted: a gradient may have shared a parameter's bytes.
+void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) {
+  std::vector<const Value*> targets;
+  for (const size_t i : *plan.present) {
+    Slot& s = c.slots[i];
+    targets.push_back(&s.parameter.begin_write(loc));
+    for (State& m : s.moments)
+      if (m.defined()) targets.push_back(&m.begin_write(loc));
+  }
+  std::vector<Buffer> reads, writes;
+  for (const Ref<Value>& v : g.values) reads.push_back(v->buffer());
+  for (const Value* v : targets) writes.push_back(v->buffer());
+  const Word block[] = {word(static_cast<const void*>(c.blocks.get()))};
+  c.prepare_step(*plan.present);
+  try {
+    if (!reads.empty()) c.slots[0].parameter.device().launch({plan.plan, reads, writes, block}, loc);
+  } catch (...) {
+    c.undo_step(*plan.present);
+    throw;
+  }
+}
+
+}  // namespace
+
+void Optimizer::step(const StepOptions& o, Loc loc) {
+  Core& c = *core_;
+  Device& d = c.slots[0].parameter.device();
+  if (d.kind() == Device::Kind::cuda) fail<NotImplemented>(loc, "{}: no kernel for device {}", c.rule.name, d.name());
+  NoGrad guard;
+  const Gradients g = gather(c, loc);
+  const Core::CachedPlan& plan = c.plan_for(g.signature);
+  for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
+  launch(c, plan, g, loc);
+  if (Recorder* r = Recorder::current())
+    r->on_replay([core = core_, present = plan.present] { core->prepare_step(*present); });
+  if (!o.keep_gradients)
+    for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
+}
+
+void Optimizer::zero_grad() const {
+  for (const Slot& s : core_->slots) s.parameter.zero_grad();
+}
+
+namespace {
+void check_group(const Core& c, size_t group, Loc loc) {
+  if (group >= c.groups.size())
+    fail<IndexError>(loc, "{}: expected a group below {}, got {}", c.rule.name, c.groups.size(), group);
+}
+}  // namespace
+
+void Optimizer::set_schedule(const Schedule& s) {
+  for (Schedule& one : core_->schedules) one = s;
+}
+void Optimizer::set_schedule(size_t group, const Schedule& s, Loc loc) {
+  check_group(*core_, group, loc);
+  core_->schedules[group] = s;
+}
+void Optimizer::set_lr(double lr, Loc loc) {
+  for (size_t g = 0; g < core_->groups.size(); ++g) set_lr(g, lr, loc);
+}
+void Optimizer::set_lr(size_t group, double lr, Loc loc) {
+  check_group(*core_, group, loc);
+  Hyper h = core_->groups[group];
+  h.lr = lr;
+  core_->rule.check(h, loc);
+  core_->groups[group] = h;
+  core_->schedules[group] = {};
+}
+double Optimizer::lr(size_t group, Loc loc) const {
+  check_group(*core_, group, loc);
+  return core_->current(group).lr;
+}
+int64_t Optimizer::step_count() const { return core_->steps; }
+size_t Optimizer::groups() const { return core_->groups.size(); }
+
+}  // namespace flame::optim

@@ -1,0 +1,62 @@
+// What all optimizers share: parameter groups, the one-launch step, schedules, and state that resumes bit for bit.
+#pragma once
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "flame/optim/schedule.h"
+#include "flame/tensor/tensor.h"
+
+namespace flame::optim {
+
+// Parameters that share their options: `AdamW opt{{{.parameters = a, .options = {.lr = 1e-3}}, {...}}};`
+template <class Options>
+struct ParameterGroup {
+  std::vector<Parameter> parameters;
+  Options options = {};
+};
+
+struct StepOptions {
+  bool keep_gradients = false;
+};
+
+struct Rule;   // an algorithm, see optimizer_internal.h
+struct Hyper;  // a group's numbers
+struct Core;
+
+class Optimizer {
+ public:
+  Optimizer(Optimizer&&) noexcept;
+  Optimizer& operator=(Optimizer&&) noexcept;
+  ~Optimizer();
+
+  // Updates every parameter that has a gradient, in one launch, and drops the gradients. The others keep their values and
+  // their own step count. Should it throw (OutOfMemory, a gradient that does not fit), no parameter or moment has changed.
+  void step(const StepOptions& o = {}, Loc loc = Loc::current());
+  void zero_grad() const;
+
+  // Step n (from 0) runs at schedule.at(n), for all groups or one.
+  void set_schedule(const Schedule& s);
+  void set_schedule(size_t group, const Schedule& s, Loc loc = Loc::current());
+  // A fixed rate from now on; a schedule of the group ends.
+  void set_lr(double lr, Loc loc = Loc::current());
+  void set_lr(size_t group, double lr, Loc loc = Loc::current());
+  double lr(size_t group = 0, Loc loc = Loc::current()) const;  // of the next step
+  int64_t step_count() const;                                   // steps taken
+  size_t groups() const;
+
+  // "steps" (int64: all, then one a parameter), "options" (float64: a row a group) and the moments, as "0.exp_avg".
+  // Loading restores all of it, learning rates included; schedules are set anew by the program. A load that throws
+  // (ValueError, ShapeError or DTypeError, naming the entry) changes nothing.
+  std::vector<std::pair<std::string, Tensor>> state_dict() const;
+  void load_state(const std::vector<std::pair<std::string, Tensor>>& entries, Loc loc = Loc::current());
+
+ protected:
+  Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups, Loc loc);
+
+ private:
+  std::shared_ptr<Core> core_;  // shared with recorded steps, which may outlive the handle
+};
+
+}  // namespace flame::optim

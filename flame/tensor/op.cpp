@@ -1,0 +1,31 @@
+// Defaults of the op contract, and the registry behind the tests and the op reference.
+#include "flame/tensor/op.h"
+
+#include "flame/core/format.h"
+
+namespace flame {
+
+Ref<Plan> Op::prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const {
+  if (d.host_accessible() || d.kind() == Device::Kind::trace) return prepare_cpu(in, out);
+  fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name(), in.empty() ? out[0].dtype : in[0].dtype, d.name());
+}
+Ref<Plan> Op::prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const {
+  fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on cpu", name(), in.empty() ? out[0].dtype : in[0].dtype);
+}
+void Op::vjp(Vjp& v) const { fail<NotDifferentiable>(v.call_site(), "{}: has no gradient", name()); }
+
+Registry& Registry::global() {
+  static Registry* all = new Registry;
+  return *all;
+}
+void Registry::add(OpEntry e) {
+  if (find(e.name)) fail<ValueError>(Loc::current(), "registry: '{}' is registered twice", e.name);
+  entries_.push_back(std::move(e));
+}
+const OpEntry* Registry::find(std::string_view name) const {
+  for (const OpEntry& e : entries_)
+    if (e.name == name) return &e;
+  return nullptr;
+}
+
+}  // namespace flame

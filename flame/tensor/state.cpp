@@ -1,0 +1,114 @@
+// State: writes in place at a fixed address, after parting everyone who still shares the old bytes.
+#include <cstring>
+
+#include "flame/core/format.h"
+#include "flame/tensor/internal.h"
+
+namespace flame {
+
+StateCell::~StateCell() {
+  std::lock_guard lock(mutex);
+  for (Value* v : readers) v->cell = nullptr;
+  if (value) value->cell = nullptr;
+}
+
+namespace {
+
+// Copies scalars[0] bytes from the read buffer to the written one.
+Ref<Plan> copy_plan(Device& d) {
+  Key key;
+  key << "copy_bytes";
+  return d.plans().get(key, [] {
+    return make_ref<Plan>("copy_bytes", [](const Run& r) {
+      std::memcpy(r.buffers[1], r.buffers[0], static_cast<size_t>(r.scalars[0].i));
+    });
+  });
+}
+
+void copy_bytes(Device& d, Buffer from, Buffer to, int64_t bytes, Loc loc) {
+  const Ref<Plan> plan = copy_plan(d);
+  const Word size[] = {word(bytes)};
+  d.launch({plan, {&from, 1}, {&to, 1}, size}, loc);
+}
+
+bool shared(StateCell& c) {
+  std::lock_guard lock(c.mutex);
+  return c.value->ref_count() > 1 || !c.readers.empty();
+}
+
+// Moves everyone else to a copy of the bytes; the cell keeps its address under a new Value.
+void part(StateCell& c, Loc loc) {
+  Value& old = *c.value;
+  Ref<Storage> copy = make_ref<Storage>(*old.device, old.storage->bytes(), loc);
+  copy_bytes(*old.device, {old.storage.get(), 0}, {copy.get(), 0}, static_cast<int64_t>(old.storage->bytes()), loc);
+  Ref<Value> fresh = make_ref<Value>(*old.device, old.dtype, old.shape, old.strides);
+  fresh->storage = old.storage;
+  fresh->cell = &c;
+  std::lock_guard lock(c.mutex);
+  for (Value* v : c.readers) {
+    v->storage = copy;
+    v->cell = nullptr;
+  }
+  c.readers.clear();
+  old.storage = copy;
+  old.cell = nullptr;
+  c.value = fresh;
+}
+
+}  // namespace
+
+State::State() noexcept = default;
+State::State(const State&) noexcept = default;
+State::State(State&&) noexcept = default;
+State& State::operator=(const State&) noexcept = default;
+State& State::operator=(State&&) noexcept = default;
+State::~State() = default;
+
+State::State(const Tensor& initial, Loc loc) : cell_(make_ref<StateCell>()) {
+  const Value& from = initial.value();
+  const Strides st = is_dense(from.shape, from.strides) ? from.strides : contiguous_strides(from.shape);
+  Ref<Value> dense = converted(initial.value_ref(), from.dtype, st);
+  materialize(*dense);
+  Ref<Value> own = make_ref<Value>(*from.device, from.dtype, from.shape, st);
+  const size_t bytes = static_cast<size_t>(flame::numel(from.shape)) * size_of(from.dtype);
+  own->storage = make_ref<Storage>(*from.device, bytes, loc);
+  copy_bytes(*from.device, dense->buffer(), own->buffer(), static_cast<int64_t>(bytes), loc);
+  own->cell = cell_.get();
+  cell_->value = own;
+}
+
+Value& State::value() const {
+  if (!cell_) fail<ValueError>(Loc::current(), "state: expected a defined state, got an undefined one");
+  return *cell_->value;
+}
+
+Tensor State::tensor() const {
+  value();
+  return Tensor(cell_->value, cell_->leaf);
+}
+
+Value& State::begin_write(Loc loc) const {
+  value();
+  if (shared(*cell_)) {
+    note_flush("a state is written");
+    flush_pending();
+    if (shared(*cell_)) part(*cell_, loc);
+  }
+  return *cell_->value;
+}
+
+void State::assign(const Tensor& t, Loc loc) const {
+  const Value& own = value();
+  const Value& from = t.value();
+  if (from.shape != own.shape) fail<ShapeError>(loc, "assign: expected shape {}, got {}", own.shape, from.shape);
+  if (from.device != own.device)
+    fail<DeviceError>(loc, "assign: expected a tensor on {}, got one on {}", own.device->name(), from.device->name());
+  Ref<Value> dense = converted(t.value_ref(), own.dtype, own.strides);
+  materialize(*dense);
+  Value& target = begin_write(loc);
+  if (dense->storage.get() == target.storage.get()) return;  // assigned to itself
+  const int64_t bytes = flame::numel(target.shape) * static_cast<int64_t>(size_of(target.dtype));
+  copy_bytes(*target.device, dense->buffer(), target.buffer(), bytes, loc);
+}
+
+}  // namespace flame

@@ -1,0 +1,42 @@
+"""Writes bench/results/NAME.json: figures with the machine, commit and versions they were measured on."""
+import datetime
+import json
+import os
+import pathlib
+import subprocess
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+
+def output_of(*command):
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def cpu_name():
+    for line in open("/proc/cpuinfo"):
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return os.uname().machine
+
+
+def commit():
+    """The short hash, with -dirty when the tree differs from it in more than earlier records."""
+    changed = [l for l in output_of("git", "status", "--porcelain").splitlines() if "bench/results/" not in l]
+    return output_of("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
+
+
+def row(workload, metric, unit, values, system="flame"):
+    values = sorted(values) if isinstance(values, (list, tuple)) else [values]
+    return {"workload": workload, "system": system, "metric": metric, "unit": unit,
+            "median": values[len(values) // 2], "min": values[0], "max": values[-1], "n": len(values)}
+
+
+def write(name, rows, threads, versions):
+    record = {"name": name, "date": datetime.date.today().isoformat(), "commit": commit(), "device": cpu_name(),
+              "threads": threads, "versions": versions}
+    head = json.dumps(record, indent=1)[:-2]
+    body = ",\n".join("  " + json.dumps(r) for r in rows)
+    path = ROOT / "bench" / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{head},\n "rows": [\n{body}\n ]}}\n')
+    print(f"wrote {path.relative_to(ROOT)}")
