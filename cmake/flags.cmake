@@ -23,7 +23,7 @@ if(FLAME_HAS_MOLD)
 endif()
 
 # Multiply and add never contract on their own: fused and unfused islands must give the same bits.
-add_compile_options(-ffp-contract=off -Wall -Wextra $<$<BOOL:${FLAME_WERROR}>:-Werror>)
+add_compile_options(-ffp-contract=off -Wall -Wextra -Wno-missing-field-initializers $<$<BOOL:${FLAME_WERROR}>:-Werror>)
 
 if(FLAME_SANITIZE)
   add_compile_options(-fsanitize=${FLAME_SANITIZE} -fno-omit-frame-pointer)

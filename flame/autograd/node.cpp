@@ -3,6 +3,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/core/format.h"
+#include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
 
 namespace flame {
@@ -49,6 +50,10 @@ bool any_requires_grad(std::span<const Tensor> in) {
 void LeafNode::backward(BackwardContext& v) {
   const Tensor& g = v.grads[0];
   if (g.shape() != shape) fail<AutogradError>(where, "backward: a leaf of shape {} got a gradient of shape {}", shape, g.shape());
+  if (Recorder* r = Recorder::current()) {
+    const Ref<LeafNode> self(this);
+    r->guard(this, "which gradients are set", [self, set = grad.defined()] { return self->grad.defined() == set; });
+  }
   const Tensor kept = v.create_graph ? g : g.detach();
   grad = grad.defined() ? add(grad, kept, where) : kept;
 }

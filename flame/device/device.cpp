@@ -1,6 +1,7 @@
 // The checked launcher, the plan cache, the device list and the counters.
 #include "flame/device/device.h"
 
+#include <algorithm>
 #include <cstring>
 #include <mutex>
 #include <shared_mutex>
@@ -29,8 +30,13 @@ thread_local Recorder* recorder = nullptr;
 }  // namespace
 
 Storage::Storage(Device& device, size_t bytes, Loc where)
-    : device_(device), data_(device.allocate(bytes, where)), bytes_(bytes), id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {}
-Storage::~Storage() { device_.deallocate(data_, bytes_); }
+    : device_(device), data_(device.allocate(bytes, where)), bytes_(bytes), id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
+  if (recorder) recorder->storage_made(id_);
+}
+Storage::~Storage() {
+  if (recorder && recorder->made_here(id_)) recorder->storage_gone(id_);
+  device_.deallocate(data_, bytes_);
+}
 
 void Key::put(const void* data, size_t n) {
   if (size_ + n > inline_.size()) {
@@ -124,9 +130,25 @@ void Device::launch(const Launch& l, Loc where) {
   if (recorder) recorder->note(l, where);
 }
 
+void Device::replay(const Launch& l, const Run& r) {
+  counters().launches += 1;
+  run(*l.plan, l, r);
+}
+
 Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed)), previous_(recorder) { recorder = this; }
 Recorder::~Recorder() { recorder = previous_; }
 Recorder* Recorder::current() { return recorder; }
+
+void Recorder::guard(const void* subject, const char* what, std::function<bool()> holds) {
+  if (std::find(guarded_.begin(), guarded_.end(), subject) != guarded_.end()) return;
+  guarded_.push_back(subject);
+  guards.push_back({std::move(holds), what});
+}
+void Recorder::before_replay(const void* subject, std::function<void()> fn) {
+  if (std::find(prepared_.begin(), prepared_.end(), subject) != prepared_.end()) return;
+  prepared_.push_back(subject);
+  preparations.push_back(std::move(fn));
+}
 
 void Recorder::note(const Launch& l, Loc where) {
   RecordedLaunch r{l.plan, {}, static_cast<uint32_t>(l.reads.size()), {l.scalars.begin(), l.scalars.end()}, where};

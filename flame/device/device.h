@@ -157,11 +157,12 @@ class Device {
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
   void launch(const Launch& l, Loc where = Loc::current());
+  // A launch of a recorded step, its pointers and workspace already in place. Counted, not recorded.
+  void replay(const Launch& l, const Run& r);
   PlanCache& plans() { return plans_; }
 
  protected:
   virtual void run(const Plan& plan, const Launch& l, const Run& run) = 0;
-  friend class Recorder;
 
  private:
   Kind kind_;

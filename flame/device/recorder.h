@@ -26,6 +26,13 @@ struct RecordedLaunch {
 // While one is installed on a thread, every launch of that thread is noted, after it has run.
 class Recorder {
  public:
+  struct Hook {
+    std::function<void()> advance, undo;
+  };
+  struct Guard {
+    std::function<bool()> holds;
+    const char* what;  // the reason of a miss when it does not
+  };
   Recorder();
   ~Recorder();
   Recorder(const Recorder&) = delete;
@@ -33,20 +40,30 @@ class Recorder {
 
   static Recorder* current();  // of this thread, or null
   void note(const Launch& l, Loc where);
-  // A host action that belongs to the step: done now by the caller, and again before every replay.
-  void on_replay(std::function<void()> fn) { hooks.push_back(std::move(fn)); }
+  // A host action that belongs to the step: done now by the caller, and again before every replay. `undo` takes one
+  // such action back; a verified replay needs it.
+  void on_replay(std::function<void()> advance, std::function<void()> undo) { hooks.push_back({std::move(advance), std::move(undo)}); }
+  // Something that must be as it is now whenever the recording is replayed.
+  void guard(const void* subject, const char* what, std::function<bool()> holds);
+  // Done before a replay, after the guards: e.g. parting those who share a State that the step writes.
+  void before_replay(const void* subject, std::function<void()> fn);
   bool made_here(uint64_t storage_id) const { return storage_id >= first_id; }
+  void storage_made(uint64_t id) { alive.push_back(id); }
+  void storage_gone(uint64_t id) { std::erase(alive, id); }
 
   Device* device = nullptr;
   uint64_t first_id;
   std::vector<RecordedLaunch> launches;
-  std::vector<std::function<void()>> hooks;
+  std::vector<Hook> hooks;
+  std::vector<Guard> guards;
+  std::vector<std::function<void()>> preparations;
   std::vector<Ref<Storage>> outside;  // storages that existed before and are read or written
-  const char* forbidden = nullptr;    // set by a host read: what it was
-  Loc forbidden_at;
+  std::vector<uint64_t> alive;        // storages made inside that still live
+  const char* refused = nullptr;      // why this step cannot be replayed, if someone said so
 
  private:
   Recorder* previous_;
+  std::vector<const void*> guarded_, prepared_;
 };
 
 }  // namespace flame

@@ -8,10 +8,10 @@ namespace flame {
 
 namespace {
 
-constexpr int64_t tile_elements = 1024;
-constexpr int64_t wide_chunk = 2048;
+constexpr int64_t tile_elements = 256;  // of the inputs, scalars and registers of a chain of ten ops, all stay in L1
+constexpr int64_t wide_chunk = 1024;
 constexpr int64_t column_chunk = 256;
-constexpr int64_t column_block = 1024;
+constexpr int64_t column_block = 256;
 
 int64_t product(const Dims& d, int from, int to) {
   int64_t n = 1;

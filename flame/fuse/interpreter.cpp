@@ -94,7 +94,8 @@ class Worker {
     const int64_t whole = c.p.mode == Mode::wide ? std::min(c.chunk, c.cols) : c.tile_rows * c.cols;
     const int64_t total = c.p.mode == Mode::column ? c.outer * c.reduced * c.inner : c.rows * c.cols;
     const Tile first{0, std::min(whole, total), 0, std::min(c.tile_rows, std::max<int64_t>(c.rows, 0))};
-    for (const Step& s : c.once) step(s, s.kind == Step::Kind::splat || constant_load(s) ? Tile{0, std::max(whole, c.tile_rows), 0, 0} : first);
+    const Tile constant{0, std::min(std::max(whole, c.tile_rows), std::max(total, c.rows)), 0, 0};
+    for (const Step& s : c.once) step(s, s.kind == Step::Kind::splat || constant_load(s) ? constant : first);
   }
 
   void tile(const Tile& t) {
@@ -103,6 +104,7 @@ class Worker {
       char* base = static_cast<char*>((s.kind == BlockSlot::Kind::leaf ? leaves_ : outputs_)[s.index]);
       at_[static_cast<size_t>(i)] = base + (s.row ? t.row0 : t.start) * s.size;
     }
+    prefetch(t);
     for (const Step& s : c_.steps) step(s, t);
   }
   void* accumulator(const Step& s) const { return at_[static_cast<size_t>(s.b)]; }
@@ -124,6 +126,15 @@ class Worker {
     for (int64_t st : c_.p.leaves[static_cast<size_t>(s.from)].strides)
       if (st != 0) return false;
     return true;
+  }
+  // Asks for the next tile's inputs while this one is computed. An address past the end is only a hint.
+  void prefetch(const Tile& t) const {
+    for (int i : moving_) {
+      const BlockSlot& s = c_.slots[static_cast<size_t>(i)];
+      if (s.kind != BlockSlot::Kind::leaf || s.row) continue;
+      const char* next = at_[static_cast<size_t>(i)] + t.n * s.size;
+      for (int64_t b = 0; b < t.n * s.size; b += 64) __builtin_prefetch(next + b);
+    }
   }
   char* at(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
 

@@ -41,7 +41,8 @@ template <class D, class F, class... V>
 HWY_INLINE hn::Vec<D> ViaDouble(D d, F fn, V... v) {
 #if HWY_TARGET == HWY_SCALAR
   const hn::Rebind<double, D> wide;
-  return hn::DemoteTo(d, fn(wide, hn::PromoteTo(wide, v)...));
+  // Not DemoteTo, which turns infinity into the largest number here.
+  return hn::Set(d, static_cast<float>(hn::GetLane(fn(wide, hn::PromoteTo(wide, v)...))));
 #else
   const hn::Half<D> half;
   const hn::Rebind<double, hn::Half<D>> wide;
@@ -80,7 +81,7 @@ template <>
 struct FloatTraits<double> {
   static constexpr int mantissa = 52;
   static constexpr uint64_t one = 0x3ff0000000000000u, sqrt_half = 0x3fe6a09e667f3bcdu;
-  static constexpr double magic = 0x1.8p52, to_integer = 0x1p52, bias = 1023, min_normal = 0x1p-1022, subnormal_scale = 0x1p54;
+  static constexpr double magic = 0x1.8p52, to_integer = 0x1p52, bias = 1023, min_normal = 0x1p-1022, subnormal_scale = 0x1p53;
   static constexpr double exp_low = -747, exp_high = 711, ln2_hi = 6.93147180369123816490e-01,
                           ln2_lo = 1.90821492927058770002e-10;
 };

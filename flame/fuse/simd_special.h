@@ -147,15 +147,19 @@ HWY_INLINE V Gauss(D d, V x, double c) {
   const auto e = SplitExp(d, hn::Max(big, Const(d, Traits<D>::exp_low)), small);
   return Scale(d, hn::Add(e.m, Const(d, 1)), e.n);
 }
-template <bool short_form, class D, class V>
-HWY_INLINE V ErfWide(D d, V x) {
-  const V ax = hn::Min(hn::Abs(x), Const(d, 28)), z = hn::Mul(ax, ax);
-  // s_erf.c below 0.84.
+// s_erf.c for |x| < 0.84375.
+template <class D, class V>
+HWY_INLINE V ErfNear(D d, V x) {
+  const V z = hn::Mul(x, x);
   const V r = Poly(d, z, 1.28379167095512558561e-01, -3.25042107247001499370e-01, -2.84817495755985104766e-02,
                    -5.77027029648944159157e-03, -2.37630166566501626084e-05);
   const V s = Poly(d, z, 1.0, 3.97917223959155352819e-01, 6.50222499887672944485e-02, 5.08130628187576562776e-03,
                    1.32494738004321644526e-04, -3.96022827877536812320e-06);
-  const V near = hn::MulAdd(x, hn::Div(r, s), x);
+  return hn::MulAdd(x, hn::Div(r, s), x);
+}
+template <bool short_form, class D, class V>
+HWY_INLINE V ErfWide(D d, V x) {
+  const V ax = hn::Min(hn::Abs(x), Const(d, 28)), near = ErfNear(d, x);
   const V far = hn::Sub(Const(d, 1), ErfcPositive<short_form>(d, ax, Gauss(d, ax, 1)));
   return KeepNaN(x, hn::IfThenElse(hn::Lt(ax, Const(d, 0.84375)), near, hn::CopySign(far, x)), d);
 }
@@ -163,8 +167,11 @@ HWY_INLINE V ErfWide(D d, V x) {
 template <bool short_form, class D, class V>
 HWY_INLINE V GeluWide(D d, V x) {
   const V ax = hn::Min(hn::Abs(x), Const(d, 39));
-  const V tail = hn::Mul(ErfcPositive<short_form>(d, hn::Mul(ax, Const(d, 0.70710678118654752440)), Gauss(d, ax, 0.5)), Const(d, 0.5));
-  const V phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(Const(d, 1), tail));
+  const V root_half = Const(d, 0.70710678118654752440), half = Const(d, 0.5);
+  const V tail = hn::Mul(ErfcPositive<short_form>(d, hn::Mul(ax, root_half), Gauss(d, ax, 0.5)), half);
+  V phi = hn::IfThenElse(hn::Lt(x, hn::Zero(d)), tail, hn::Sub(Const(d, 1), tail));
+  if constexpr (!short_form)
+    phi = hn::IfThenElse(hn::Lt(ax, Const(d, 1)), hn::MulAdd(ErfNear(d, hn::Mul(x, root_half)), half, half), phi);
   return KeepNaN(x, hn::Mul(x, phi), d);
 }
 template <class D, class V>
@@ -189,7 +196,7 @@ HWY_INLINE V PowWide(D d, V x, V y) {
   V out = hn::IfThenElse(odd, hn::CopySign(magnitude, x), magnitude);
   const auto undefined = hn::And(hn::And(hn::Lt(x, zero), hn::Gt(x, hn::Neg(inf))), hn::Not(whole));
   out = hn::IfThenElse(undefined, Const(d, std::numeric_limits<double>::quiet_NaN()), out);
-  out = hn::IfThenElse(hn::IsNaN(hn::Add(x, y)), hn::IfThenElse(hn::Eq(x, y), out, hn::Add(x, y)), out);
+  out = hn::IfThenElse(hn::Or(hn::IsNaN(x), hn::IsNaN(y)), hn::Add(x, y), out);
   return hn::IfThenElse(hn::Or(hn::Eq(y, zero), hn::Eq(x, one)), one, out);
 }
 template <class D, class V>

@@ -14,8 +14,8 @@ struct Series {
 };
 
 struct Plot {
-  std::string title, x_label, y_label;
-  std::vector<Series> series;
+  std::string title = {}, x_label = {}, y_label = {};
+  std::vector<Series> series = {};
   bool log_y = false;
   int width = 800, height = 480;
 };

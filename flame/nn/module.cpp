@@ -2,28 +2,13 @@
 #include "flame/nn/module.h"
 
 #include <algorithm>
-#include <atomic>
 
 #include "flame/core/format.h"
+#include "flame/device/recorder.h"
 #include "flame/nn/walk_internal.h"
 
 namespace flame::nn {
 namespace {
-
-struct Modes {
-  std::atomic<uint64_t> next_id{1};
-  std::atomic<uint64_t> signature{0};  // exclusive or of a mixed id per module in eval mode
-};
-Modes& modes() {
-  static Modes all;
-  return all;
-}
-
-uint64_t mix(uint64_t x) {  // the finaliser of splitmix64
-  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ull;
-  x = (x ^ (x >> 27)) * 0x94d049bb133111ebull;
-  return x ^ (x >> 31);
-}
 
 template <class List, class T>
 void forget(List& list, const T* item) {
@@ -31,8 +16,6 @@ void forget(List& list, const T* item) {
 }
 
 }  // namespace
-
-uint64_t mode_signature() { return modes().signature.load(std::memory_order_relaxed); }
 
 Param::Param(Module& owner, std::string name, const Tensor& initial, Loc loc) : owner_(owner) {
   if (!initial.defined()) return;
@@ -54,19 +37,17 @@ Buffer::~Buffer() {
   if (defined()) forget(owner_.buffers_, this);
 }
 
-Module::Module(Module* parent, std::string name, Loc loc)
-    : id_(mix(modes().next_id.fetch_add(1, std::memory_order_relaxed))) {
+Module::Module(Module* parent, std::string name, Loc loc) {
   if (!parent) return;
   parent->check_name(name, "module", loc);
   parent_ = parent;
   parent->children_.emplace_back(std::move(name), this);
-  if (!parent->training_) train(false);
+  *training_ = *parent->training_;
 }
 
 Module::~Module() {
   if (parent_) forget(parent_->children_, this);
   for (const auto& [name, child] : children_) child->parent_ = nullptr;
-  if (!training_) modes().signature.fetch_xor(id_, std::memory_order_relaxed);
 }
 
 void Module::check_name(const std::string& name, const char* what, Loc loc) const {
@@ -121,9 +102,14 @@ NamedStates Module::state_dict() const {
 }
 
 void Module::train(bool on) {
-  if (training_ != on) modes().signature.fetch_xor(id_, std::memory_order_relaxed);
-  training_ = on;
+  *training_ = on;
   for (const auto& [name, child] : children_) child->train(on);
+}
+
+bool Module::is_training() const {
+  if (Recorder* r = Recorder::current())
+    r->guard(training_.get(), "train or eval mode", [flag = training_, now = *training_] { return *flag == now; });
+  return *training_;
 }
 
 void Module::to(Device& d, Loc loc) {

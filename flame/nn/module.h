@@ -78,10 +78,11 @@ class Module {
   NamedStates named_buffers() const;
   std::vector<std::pair<std::string, Module*>> named_modules();  // this one first, under ""
 
-  // Training mode is what dropout and batch norm ask for; both calls reach all children.
+  // Training mode is what dropout and batch norm ask for; both calls reach all children. A recorded step that asked is
+  // only replayed in the same mode.
   void train(bool on = true);
   void eval() { train(false); }
-  bool is_training() const { return training_; }
+  bool is_training() const;
 
   // Moves parameters and buffers to `d`, under new handles: make optimizers afterwards. Gradients are dropped.
   void to(Device& d, Loc loc = Loc::current());
@@ -110,8 +111,7 @@ class Module {
   Named<Module> children_;
   Named<Param> params_;
   Named<Buffer> buffers_;
-  const uint64_t id_;
-  bool training_ = true;
+  const std::shared_ptr<bool> training_ = std::make_shared<bool>(true);  // shared with recorded steps
 };
 
 // A module from one tensor to one tensor; what Sequential is made of.
@@ -121,9 +121,5 @@ class Layer : public Module {
   virtual Tensor forward(const Tensor& x, Loc loc = Loc::current()) = 0;
   Tensor operator()(const Tensor& x, Loc loc = Loc::current()) { return forward(x, loc); }
 };
-
-// A number that changes when a module of the process changes between train and eval, and comes back when it changes back.
-// A recorded step is only good for the number under which it was captured.
-uint64_t mode_signature();
 
 }  // namespace flame::nn

@@ -53,7 +53,7 @@ class Cat final : public Op {
     int64_t at = 0;
     for (int i = 0; i < inputs_; ++i) {
       const int64_t n = v.input_meta(i).shape[axis_];
-      if (v.needs(i)) v.give(i, g.narrow(axis_, at, n, v.where()));
+      if (v.needs(i)) v.give(i, g.narrow(axis_, at, n, v.call_site()));
       at += n;
     }
   }

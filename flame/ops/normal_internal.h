@@ -10,7 +10,7 @@
 #include <cmath>
 #include <cstdint>
 
-namespace flame::normal {
+namespace flame::inverse_normal {
 
 inline constexpr float central32[] = {
     4.24662696f, 0.6976040553f, -0.01181545132f, -0.003543245306f, 0.0006175853267f, -1.406412673e-5f,
@@ -94,4 +94,4 @@ inline double from_bits(uint64_t bits) {
   return bits >> 63 ? -z : z;
 }
 
-}  // namespace flame::normal
+}  // namespace flame::inverse_normal

@@ -4,11 +4,11 @@
 #include <algorithm>
 #include <numeric>
 
+#include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/core/philox.h"
 #include "flame/device/cpu/parallel.h"
 #include "flame/device/recorder.h"
-#include "flame/ops/create.h"
 #include "flame/ops/normal_internal.h"
 #include "flame/ops/pointwise.h"
 
@@ -46,10 +46,12 @@ Generator::Call Generator::next_call() {
     s.recording = r->first_id;
     s.block = {s.state.seed, s.state.offset};
     s.calls = std::make_shared<uint64_t>(0);
-    r->on_replay([shared = shared_, calls = s.calls] {
-      shared->block = {shared->state.seed, shared->state.offset};
-      shared->state.offset += *calls;
-    });
+    r->on_replay(
+        [shared = shared_, calls = s.calls] {
+          shared->block = {shared->state.seed, shared->state.offset};
+          shared->state.offset += *calls;
+        },
+        [shared = shared_, calls = s.calls] { shared->state.offset -= *calls; });
   }
   ++s.state.offset;
   return {&s.block, static_cast<int64_t>((*s.calls)++)};
@@ -146,11 +148,11 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
     case Kind::normal:
       if (t == DType::f64)
         return [n](const Run& r) {
-          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * normal::from_bits(w); });
+          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * inverse_normal::from_bits(w); });
         };
       return [n, t](const Run& r) {
         const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
-          return a + b * normal::from_bits(w);
+          return a + b * inverse_normal::from_bits(w);
         };
         t == DType::f32 ? fill32<float>(r, n, fn) : t == DType::f16 ? fill32<float16>(r, n, fn) : fill32<bfloat16>(r, n, fn);
       };
@@ -168,22 +170,35 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
   return [n](const Run& r) { permutation(r, n); };
 }
 
-Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::initializer_list<Word> own, Loc loc) {
-  const char* name = names[static_cast<int>(kind)];
-  Device& d = o.device ? *o.device : default_device();
-  if (d.kind() == Device::Kind::cuda) fail<NotImplemented>(loc, "{}: no kernel for {} on {}", name, t, d.name());
-  const Tensor out = Tensor::empty(shape, t, d, loc);
+class Random final : public Op {
+ public:
+  Random(Kind kind, Meta out, Device& d, Generator::Call call, std::array<Word, 2> own)
+      : kind_(kind), out_(std::move(out)), device_(d), call_(call), own_(own) {}
+  const char* name() const override { return names[static_cast<int>(kind_)]; }
+  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return {out_}; }
+  Device* device() const override { return &device_; }
+  std::vector<Word> scalars() const override {
+    return {word(static_cast<const void*>(call_.block)), word(call_.delta), own_[0], own_[1]};
+  }
+  Ref<Plan> prepare_cpu(std::span<const Meta>, std::span<const Meta> out) const override {
+    return make_ref<Plan>(name(), body(kind_, out[0].dtype, numel(out[0].shape)));
+  }
+  bool differentiable() const override { return false; }
+
+ private:
+  Kind kind_;
+  Meta out_;
+  Device& device_;
+  Generator::Call call_;
+  std::array<Word, 2> own_;
+};
+
+Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::array<Word, 2> own, Loc loc) {
+  for (int64_t n : shape)
+    if (n < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more, got {}", names[static_cast<int>(kind)], shape);
   const Generator::Call call = (o.generator ? *o.generator : default_generator()).next_call();
-  const int64_t n = numel(shape);
-  if (n == 0) return out;
-  Key key;
-  key << name << t << n;
-  const Ref<Plan> plan = d.plans().get(key, [&] { return make_ref<Plan>(name, body(kind, t, n)); });
-  Word scalars[4] = {word(static_cast<const void*>(call.block)), word(call.delta)};
-  std::copy(own.begin(), own.end(), scalars + 2);
-  const Buffer write = out.value().buffer();
-  d.launch({plan, {}, {&write, 1}, {scalars, 2 + own.size()}}, loc);
-  return out;
+  Device& d = o.device ? *o.device : default_device();
+  return dispatch(make_ref<Random>(kind, contiguous_meta(t, shape), d, call, own), {}, loc);
 }
 
 DType need_float(const char* op, DType t, Loc loc) {
@@ -218,13 +233,13 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOption
 
 Tensor randperm(int64_t n, const RandomOptions& o, Loc loc) {
   if (n < 0) fail<ValueError>(loc, "randperm: expected 0 or more elements, got {}", n);
-  return draw(Kind::permutation, {n}, DType::i64, o, {}, loc).to(o.dtype.value_or(DType::i64), loc);
+  return draw(Kind::permutation, {n}, DType::i64, o, {word(n), word(n)}, loc).to(o.dtype.value_or(DType::i64), loc);
 }
 
 Tensor bernoulli(const Shape& shape, double p, const RandomOptions& o, Loc loc) {
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "bernoulli: expected a probability in [0, 1], got {}", p);
   const auto threshold = static_cast<int64_t>(p * 0x1p32);
-  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold)}, loc).to(o.dtype.value_or(DType::boolean), loc);
+  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold), word(threshold)}, loc).to(o.dtype.value_or(DType::boolean), loc);
 }
 Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
   need_float("bernoulli", p.dtype(), loc);

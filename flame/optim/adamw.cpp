@@ -32,7 +32,7 @@ void check(const Hyper& h, Loc loc) {
 }
 
 constexpr int two(const Hyper&) { return 2; }
-UpdateFn kernel(const Hyper&, DType compute) { return adam_kernel(compute); }
+UpdateFn kernel(const Hyper&, DType compute) { return Kernels::best().adam[kernel_index(compute)]; }
 constexpr Rule adamw_rule{"AdamW", {"exp_avg", "exp_avg_sq"}, two, kernel, prepare, check};
 constexpr Rule adam_rule{"Adam", {"exp_avg", "exp_avg_sq"}, two, kernel, prepare, check};
 

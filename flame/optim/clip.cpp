@@ -10,15 +10,13 @@
 #include "flame/device/cpu/parallel.h"
 #include "flame/fuse/kernels.h"
 #include "flame/ops/create.h"
-#include "flame/optim/clip_internal.h"
+#include "flame/optim/update_internal.h"
 
 namespace flame::optim {
 namespace {
 
 constexpr int64_t chunk = 4096;       // elements summed or scaled at a time, never across tensors
 constexpr int64_t chunks_a_thread = 8;
-
-DType compute_dtype(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
 
 struct Chunk {
   size_t tensor;
@@ -42,21 +40,23 @@ void* element(void* base, DType t, int64_t i) { return static_cast<char*>(base) 
 double squares(const Work& w, const Chunk& c, const Run& run) {
   const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
   void* x = element(run.buffers[c.tensor], t, c.begin);
-  if (t == compute) return squares_kernel(compute)(x, c.count);
+  const SquaresFn kernel = Kernels::best().squares[kernel_index(t)];
+  if (t == compute) return kernel(x, c.count);
   alignas(64) float staged[chunk];
   cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
-  return squares_kernel(compute)(staged, c.count);
+  return kernel(staged, c.count);
 }
 
 // out[tensor] = fn(in[tensor], number), 16-bit dtypes by way of float32.
-void apply(ScaleFn (*kernel)(DType), const Work& w, const Chunk& c, void* in, void* out, double number) {
+void apply(const ScaleFn (&kernels)[2], const Work& w, const Chunk& c, void* in, void* out, double number) {
   const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
   void* x = element(in, t, c.begin);
   void* y = element(out, t, c.begin);
-  if (t == compute) return kernel(compute)(x, number, y, c.count);
+  const ScaleFn kernel = kernels[kernel_index(t)];
+  if (t == compute) return kernel(x, number, y, c.count);
   alignas(64) float staged[chunk];
   cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
-  kernel(compute)(staged, number, staged, c.count);
+  kernel(staged, number, staged, c.count);
   cast_kernel(compute, t)(staged, nullptr, nullptr, y, c.count);
 }
 
@@ -105,7 +105,7 @@ class ClipNorm : public Op {
     parallel_for(n, chunks_a_thread, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i) {
         const Chunk& c = w.chunks[static_cast<size_t>(i)];
-        apply(scale_kernel, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
+        apply(Kernels::best().scale, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
       }
     });
   }
@@ -129,7 +129,7 @@ class ClipValue : public Op {
       parallel_for(static_cast<int64_t>(w.chunks.size()), chunks_a_thread, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const Chunk& c = w.chunks[static_cast<size_t>(i)];
-          apply(clamp_kernel, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor], run.scalars[0].f);
+          apply(Kernels::best().clamp, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor], run.scalars[0].f);
         }
       });
     });

@@ -15,8 +15,6 @@
 
 namespace flame::optim {
 
-DType moment_dtype(DType parameter) { return parameter == DType::f64 ? DType::f64 : DType::f32; }
-
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
 Optimizer::~Optimizer() = default;
@@ -37,7 +35,7 @@ Optimizer::Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups
       if (i > 0 && &p.device() != &c.slots[0].parameter.device())
         fail<DeviceError>(loc, "{}: expected parameters on one device, got {} and {}", rule.name,
                           c.slots[0].parameter.device().name(), p.device().name());
-      c.slots.push_back({std::move(p), c.groups.size()});
+      c.slots.push_back({.parameter = std::move(p), .group = c.groups.size()});
     }
     c.groups.push_back(hyper);
   }
@@ -53,7 +51,7 @@ void Core::make_moments(Slot& s, Loc loc) {
   const Value& p = s.parameter.value();
   for (size_t k = 0; k < static_cast<size_t>(rule.moments(groups[s.group])); ++k) {
     if (s.moments[k].defined()) continue;
-    const Tensor zero = zeros(p.shape, moment_dtype(p.dtype), *p.device, loc);
+    const Tensor zero = zeros(p.shape, compute_dtype(p.dtype), *p.device, loc);
     s.moments[k] = State(Tensor(converted(zero.value_ref(), zero.dtype(), p.strides)), loc);
   }
 }
@@ -103,7 +101,7 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
     const Slot& s = slots[i];
     const Hyper& h = groups[s.group];
     present->push_back(i);
-    tensors.push_back({rule.kernel(h, moment_dtype(s.parameter.dtype())), s.parameter.dtype(),
+    tensors.push_back({rule.kernel(h, compute_dtype(s.parameter.dtype())), s.parameter.dtype(),
                        static_cast<DType>(entry % num_dtypes), s.parameter.numel(), rule.moments(h), i});
   }
   if (plans.size() == most) plans.pop_back();
@@ -162,6 +160,20 @@ void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) 
   }
 }
 
+// A replay counts its step, and is only good while the parameters that were skipped have no gradient.
+void note_step(Recorder& r, const std::shared_ptr<Core>& core, const std::shared_ptr<const std::vector<size_t>>& present) {
+  r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); });
+  if (present->size() == core->slots.size()) return;
+  r.guard(core.get(), "which parameters have gradients", [core, present] {
+    size_t next = 0;
+    for (size_t i = 0; i < core->slots.size(); ++i) {
+      if (next < present->size() && (*present)[next] == i) ++next;
+      else if (core->slots[i].parameter.grad().defined()) return false;
+    }
+    return true;
+  });
+}
+
 }  // namespace
 
 void Optimizer::step(const StepOptions& o, Loc loc) {
@@ -173,8 +185,7 @@ void Optimizer::step(const StepOptions& o, Loc loc) {
   const Core::CachedPlan& plan = c.plan_for(g.signature);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   launch(c, plan, g, loc);
-  if (Recorder* r = Recorder::current())
-    r->on_replay([core = core_, present = plan.present] { core->prepare_step(*present); });
+  if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
 }

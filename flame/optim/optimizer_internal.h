@@ -31,7 +31,7 @@ struct Slot {
   Parameter parameter;
   size_t group;
   int64_t steps = 0;
-  std::array<State, max_moments> moments;
+  std::array<State, max_moments> moments = {};
 };
 
 struct Core {
@@ -57,7 +57,5 @@ struct Core {
   void undo_step(const std::vector<size_t>& present);
   const CachedPlan& plan_for(const std::vector<uint64_t>& signature);
 };
-
-DType moment_dtype(DType parameter);
 
 }  // namespace flame::optim

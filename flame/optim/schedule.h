@@ -69,7 +69,7 @@ struct OneCycle {
 struct LinearWarmup {
   int64_t steps;
   double start_factor = 1.0 / 3;
-  Schedule then;
+  Schedule then = {};
   double at(int64_t step) const;
   std::optional<double> momentum_at(int64_t step) const;
   void check(Loc loc) const;

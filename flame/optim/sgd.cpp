@@ -8,7 +8,10 @@ namespace flame::optim {
 namespace {
 
 int moments(const Hyper& h) { return h.beta1 != 0 ? 1 : 0; }
-UpdateFn kernel(const Hyper& h, DType compute) { return moments(h) ? sgd_momentum_kernel(compute) : sgd_kernel(compute); }
+UpdateFn kernel(const Hyper& h, DType compute) {
+  const Kernels& k = Kernels::best();
+  return (moments(h) ? k.sgd_momentum : k.sgd)[kernel_index(compute)];
+}
 
 void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
   const bool first = step == 1, nesterov = h.flag != 0;

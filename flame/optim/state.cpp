@@ -36,7 +36,7 @@ std::vector<MomentLoad> match_moments(const Core& c, Entries& entries, const std
     for (size_t k = 0; k < static_cast<size_t>(c.rule.moments(c.groups[s.group])); ++k) {
       const std::string name = moment_name(c, i, k);
       if (steps[i + 1] == 0 && !entries.count(name)) continue;
-      Tensor t = take(entries, c, name, moment_dtype(s.parameter.dtype()), s.parameter.shape(), loc);
+      Tensor t = take(entries, c, name, compute_dtype(s.parameter.dtype()), s.parameter.shape(), loc);
       out.push_back({i, k, t.to(s.parameter.device(), loc)});
     }
   }
@@ -71,7 +71,7 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& li
   const auto steps = take(entries, c, "steps", DType::i64, {slots + 1}, loc).to_vector<int64_t>(loc);
   const auto numbers = take(entries, c, "options", DType::f64, {groups, hyper_size}, loc).to_vector<double>(loc);
   std::vector<Hyper> hypers(c.groups.size());
-  std::memcpy(hypers.data(), numbers.data(), numbers.size() * sizeof(double));
+  std::memcpy(static_cast<void*>(hypers.data()), numbers.data(), numbers.size() * sizeof(double));
   for (size_t g = 0; g < hypers.size(); ++g) {
     c.rule.check(hypers[g], loc);
     if (c.rule.moments(hypers[g]) != c.rule.moments(c.groups[g]) || hypers[g].flag != c.groups[g].flag)

@@ -1,6 +1,5 @@
 // The element loops of Adam, SGD and clipping. The order of operations is PyTorch's; nothing is contracted, so every
 // instruction set gives the same bits.
-#include "flame/optim/clip_internal.h"
 #include "flame/optim/update_internal.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -122,22 +121,10 @@ void clamp(const void* xp, double limit, void* outp, int64_t n) {
   });
 }
 
-void adam_f32(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) { adam<float>(a, p, g, m, v, n); }
-void adam_f64(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) { adam<double>(a, p, g, m, v, n); }
-void sgd_f32(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) { sgd<float>(a, p, g, m, v, n); }
-void sgd_f64(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) { sgd<double>(a, p, g, m, v, n); }
-void momentum_f32(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) {
-  sgd_momentum<float>(a, p, g, m, v, n);
+Kernels kernels() {
+  return {{adam<float>, adam<double>},       {sgd<float>, sgd<double>},     {sgd_momentum<float>, sgd_momentum<double>},
+          {sum_squares<float>, sum_squares<double>}, {scale<float>, scale<double>}, {clamp<float>, clamp<double>}};
 }
-void momentum_f64(const UpdateArguments& a, void* p, const void* g, void* m, void* v, int64_t n) {
-  sgd_momentum<double>(a, p, g, m, v, n);
-}
-double squares_f32(const void* x, int64_t n) { return sum_squares<float>(x, n); }
-double squares_f64(const void* x, int64_t n) { return sum_squares<double>(x, n); }
-void scale_f32(const void* x, double f, void* out, int64_t n) { scale<float>(x, f, out, n); }
-void scale_f64(const void* x, double f, void* out, int64_t n) { scale<double>(x, f, out, n); }
-void clamp_f32(const void* x, double f, void* out, int64_t n) { clamp<float>(x, f, out, n); }
-void clamp_f64(const void* x, double f, void* out, int64_t n) { clamp<double>(x, f, out, n); }
 
 }  // namespace flame::optim::HWY_NAMESPACE
 HWY_AFTER_NAMESPACE();
@@ -145,36 +132,10 @@ HWY_AFTER_NAMESPACE();
 #if HWY_ONCE
 namespace flame::optim {
 
-HWY_EXPORT(adam_f32);
-HWY_EXPORT(adam_f64);
-HWY_EXPORT(sgd_f32);
-HWY_EXPORT(sgd_f64);
-HWY_EXPORT(momentum_f32);
-HWY_EXPORT(momentum_f64);
-HWY_EXPORT(squares_f32);
-HWY_EXPORT(squares_f64);
-HWY_EXPORT(scale_f32);
-HWY_EXPORT(scale_f64);
-HWY_EXPORT(clamp_f32);
-HWY_EXPORT(clamp_f64);
-
-UpdateFn adam_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(adam_f64) : HWY_DYNAMIC_POINTER(adam_f32);
-}
-UpdateFn sgd_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(sgd_f64) : HWY_DYNAMIC_POINTER(sgd_f32);
-}
-UpdateFn sgd_momentum_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(momentum_f64) : HWY_DYNAMIC_POINTER(momentum_f32);
-}
-SquaresFn squares_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(squares_f64) : HWY_DYNAMIC_POINTER(squares_f32);
-}
-ScaleFn scale_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(scale_f64) : HWY_DYNAMIC_POINTER(scale_f32);
-}
-ScaleFn clamp_kernel(DType compute) {
-  return compute == DType::f64 ? HWY_DYNAMIC_POINTER(clamp_f64) : HWY_DYNAMIC_POINTER(clamp_f32);
+HWY_EXPORT(kernels);
+const Kernels& Kernels::best() {
+  static const Kernels all = HWY_DYNAMIC_DISPATCH(kernels)();
+  return all;
 }
 
 }  // namespace flame::optim

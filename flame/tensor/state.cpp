@@ -2,6 +2,7 @@
 #include <cstring>
 
 #include "flame/core/format.h"
+#include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
 
 namespace flame {
@@ -89,11 +90,15 @@ Tensor State::tensor() const {
 
 Value& State::begin_write(Loc loc) const {
   value();
-  if (shared(*cell_)) {
+  const auto part_sharers = [](StateCell& c, Loc where) {
+    if (!shared(c)) return;
     note_flush("a state is written");
     flush_pending();
-    if (shared(*cell_)) part(*cell_, loc);
-  }
+    if (shared(c)) part(c, where);
+  };
+  if (Recorder* r = Recorder::current())
+    r->before_replay(cell_.get(), [cell = cell_, part_sharers, loc] { part_sharers(*cell, loc); });
+  part_sharers(*cell_, loc);
   return *cell_->value;
 }
 

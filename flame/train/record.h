@@ -4,7 +4,8 @@
 #include <functional>
 #include <memory>
 #include <string>
-#include <tuple>
+#include <type_traits>
+#include <utility>
 
 #include "flame/tensor/tensor.h"
 
@@ -39,34 +40,46 @@ class RecordedStep {
   std::unique_ptr<Impl> impl_;
 };
 
-// record([&](const Tensor& x, const Tensor& y) { ...; return loss; }): called like the function itself. The function
-// takes tensors and returns a Tensor or a std::vector<Tensor>.
+// What record() returns: called like the function itself.
 template <class F>
-auto record(F fn, RecordOptions options = {}) {
-  struct Callable {
-    std::shared_ptr<RecordedStep> step;
-    template <class... In>
-    auto operator()(const In&... in) const {
-      using Result = std::invoke_result_t<F, decltype(static_cast<const Tensor&>(in))...>;
-      std::vector<Tensor> out = (*step)({static_cast<const Tensor&>(in)...});
-      if constexpr (std::is_same_v<std::decay_t<Result>, Tensor>) return std::move(out[0]);
-      else return out;
-    }
-    const RecordStats& stats() const { return step->stats(); }
-  };
-  constexpr auto call = [](F& f, const std::vector<Tensor>& in) -> std::vector<Tensor> {
-    const auto as_vector = [](auto&& r) -> std::vector<Tensor> {
-      if constexpr (std::is_same_v<std::decay_t<decltype(r)>, Tensor>) return {std::forward<decltype(r)>(r)};
-      else return std::forward<decltype(r)>(r);
-    };
-    if constexpr (std::is_invocable_v<F&, const Tensor&, const Tensor&, const Tensor&, const Tensor&>) return as_vector(f(in[0], in[1], in[2], in[3]));
-    else if constexpr (std::is_invocable_v<F&, const Tensor&, const Tensor&, const Tensor&>) return as_vector(f(in[0], in[1], in[2]));
-    else if constexpr (std::is_invocable_v<F&, const Tensor&, const Tensor&>) return as_vector(f(in[0], in[1]));
-    else if constexpr (std::is_invocable_v<F&, const Tensor&>) return as_vector(f(in[0]));
-    else return as_vector(f());
-  };
-  auto held = std::make_shared<F>(std::move(fn));
-  return Callable{std::make_shared<RecordedStep>([held, call](const std::vector<Tensor>& in) { return call(*held, in); }, options)};
+class Recorded {
+ public:
+  Recorded(F fn, RecordOptions options)
+      : step_(std::make_shared<RecordedStep>([fn = std::move(fn)](const std::vector<Tensor>& in) mutable { return call(fn, in); }, options)) {}
+  template <class... In>
+  auto operator()(const In&... in) const {
+    std::vector<Tensor> out = (*step_)({static_cast<Tensor>(in)...});
+    if constexpr (std::is_same_v<std::decay_t<std::invoke_result_t<F&, const In&...>>, Tensor>) return std::move(out[0]);
+    else return out;
+  }
+  const RecordStats& stats() const { return step_->stats(); }
+  RecordedStep& step() const { return *step_; }
+
+ private:
+  std::shared_ptr<RecordedStep> step_;
+
+  template <size_t... I>
+  static std::vector<Tensor> spread(F& fn, const std::vector<Tensor>& in, std::index_sequence<I...>) {
+    if constexpr (std::is_same_v<std::decay_t<decltype(fn(in[I]...))>, Tensor>) return {fn(in[I]...)};
+    else return fn(in[I]...);
+  }
+  // The number of arguments that fn takes, at most six.
+  template <size_t N = 0>
+  static std::vector<Tensor> call(F& fn, const std::vector<Tensor>& in) {
+    static_assert(N <= 6, "record: the function must take up to six tensors and return a Tensor or a std::vector<Tensor>");
+    constexpr bool fits = []<size_t... I>(std::index_sequence<I...>) {
+      return std::is_invocable_v<F&, decltype((void(I), std::declval<const Tensor&>()))...>;
+    }(std::make_index_sequence<N>{});
+    if constexpr (fits) return spread(fn, in, std::make_index_sequence<N>{});
+    else return call<N + 1>(fn, in);
+  }
+};
+
+// record([&](const Tensor& x, const Tensor& y) { ...; return loss; }): the function takes up to six tensors and returns
+// a Tensor or a std::vector<Tensor>.
+template <class F>
+Recorded<F> record(F fn, RecordOptions options = {}) {
+  return Recorded<F>(std::move(fn), options);
 }
 
 }  // namespace flame

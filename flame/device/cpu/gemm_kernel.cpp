@@ -98,35 +98,54 @@ GemmKernel kernel_of(DType t) {
   }
 }
 
-// `rows` rows times `vectors` vectors of columns at column j, kept in registers over the whole of k.
-template <int rows, int vectors, class D, class T>
-HWY_INLINE void row_block(D d, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c) {
-  using V = hn::Vec<D>;
-  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(d));
+// AVX2 and AVX-512 load and store part of a vector without touching the memory behind it.
+constexpr bool has_masks = HWY_TARGET == HWY_AVX3 || HWY_TARGET == HWY_AVX2;
+
+// A column block: whole vectors, or one vector of which the first `count` lanes exist.
+template <bool partial, class D>
+struct Columns {
+  using T = hn::TFromD<D>;
+  D d;
+  hn::Mask<D> mask;
+  Columns(D tag, int64_t count) : d(tag), mask(hn::FirstN(tag, static_cast<size_t>(count))) {}
+  HWY_INLINE hn::Vec<D> load(const T* p) const {
+    if constexpr (partial) return hn::MaskedLoad(mask, d, p);
+    else return hn::LoadU(d, p);
+  }
+  HWY_INLINE void store(hn::Vec<D> v, T* p) const {
+    if constexpr (partial) hn::BlendedStore(v, mask, d, p);
+    else hn::StoreU(v, d, p);
+  }
+};
+
+// `rows` rows times `vectors` vectors of columns, kept in registers over the whole of k.
+template <int rows, int vectors, class Cols, class T>
+HWY_INLINE void row_block(const Cols& cols, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c) {
+  using V = hn::Vec<decltype(cols.d)>;
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(decltype(cols.d)()));
   V acc[rows][vectors];
   for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) acc[i][v] = bias ? hn::LoadU(d, bias + v * lanes) : hn::Zero(d);
+    for (int v = 0; v < vectors; ++v) acc[i][v] = bias ? cols.load(bias + v * lanes) : hn::Zero(cols.d);
   for (int64_t p = 0; p < g.k; ++p) {
     V row[vectors];
-    for (int v = 0; v < vectors; ++v) row[v] = hn::LoadU(d, b + p * g.b_rs + v * lanes);
+    for (int v = 0; v < vectors; ++v) row[v] = cols.load(b + p * g.b_rs + v * lanes);
     for (int i = 0; i < rows; ++i) {
-      const V x = hn::Set(d, a[i * g.a_rs + p * g.a_cs]);
+      const V x = hn::Set(cols.d, a[i * g.a_rs + p * g.a_cs]);
       for (int v = 0; v < vectors; ++v) acc[i][v] = hn::MulAdd(x, row[v], acc[i][v]);
     }
   }
   for (int i = 0; i < rows; ++i)
-    for (int v = 0; v < vectors; ++v) hn::StoreU(acc[i][v], d, c + i * g.c_rs + v * lanes);
+    for (int v = 0; v < vectors; ++v) cols.store(acc[i][v], c + i * g.c_rs + v * lanes);
 }
 
-// All rows for the columns at j; advances j.
-template <int vectors, class D, class T>
-HWY_INLINE void column_block(D d, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c, int64_t& j) {
-  constexpr int rows = 4;
+// All rows for the columns at j.
+template <int vectors, class Cols, class T>
+HWY_INLINE void column_block(const Cols& cols, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c, int64_t j) {
+  constexpr int rows = vectors == 1 ? 8 : 4;
   int64_t i = 0;
-  const T* bias_j = bias ? bias + j : nullptr;
-  for (; i + rows <= g.m; i += rows) row_block<rows, vectors>(d, g, a + i * g.a_rs, b + j, bias_j, c + i * g.c_rs + j);
-  for (; i < g.m; ++i) row_block<1, vectors>(d, g, a + i * g.a_rs, b + j, bias_j, c + i * g.c_rs + j);
-  j += vectors * static_cast<int64_t>(hn::MaxLanes(d));
+  if (bias) bias += j;
+  for (; i + rows <= g.m; i += rows) row_block<rows, vectors>(cols, g, a + i * g.a_rs, b + j, bias, c + i * g.c_rs + j);
+  for (; i < g.m; ++i) row_block<1, vectors>(cols, g, a + i * g.a_rs, b + j, bias, c + i * g.c_rs + j);
 }
 
 template <class T>
@@ -135,18 +154,19 @@ void rows(const SmallGemm& g, const void* pa, const void* pb, const void* pbias,
   const T* b = static_cast<const T*>(pb);
   const T* bias = static_cast<const T*>(pbias);
   T* c = static_cast<T*>(pc);
-  const hn::ScalableTag<T> full;
-  const hn::CappedTag<T, 8> eight;
-  const hn::CappedTag<T, 4> four;
-  const hn::CappedTag<T, 1> one;
-  const auto lanes = [](auto d) { return static_cast<int64_t>(hn::MaxLanes(d)); };
+  const hn::ScalableTag<T> d;
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(d));
+  constexpr int widest = HWY_TARGET == HWY_AVX3 ? 4 : 2;  // what the registers hold for four rows
+  const Columns<false, decltype(d)> whole(d, lanes);
   int64_t j = 0;
-  while (j + 4 * lanes(full) <= g.n) column_block<4>(full, g, a, b, bias, c, j);
-  while (j + 2 * lanes(full) <= g.n) column_block<2>(full, g, a, b, bias, c, j);
-  while (j + lanes(full) <= g.n) column_block<1>(full, g, a, b, bias, c, j);
-  while (j + lanes(eight) <= g.n) column_block<1>(eight, g, a, b, bias, c, j);
-  while (j + lanes(four) <= g.n) column_block<1>(four, g, a, b, bias, c, j);
-  while (j < g.n) column_block<1>(one, g, a, b, bias, c, j);
+  for (; j + widest * lanes <= g.n; j += widest * lanes) column_block<widest>(whole, g, a, b, bias, c, j);
+  for (; j + lanes <= g.n; j += lanes) column_block<1>(whole, g, a, b, bias, c, j);
+  if constexpr (has_masks) {
+    if (j < g.n) column_block<1>(Columns<true, decltype(d)>(d, g.n - j), g, a, b, bias, c, j);
+  } else {
+    const hn::CappedTag<T, 1> one;
+    for (; j < g.n; ++j) column_block<1>(Columns<false, decltype(one)>(one, 1), g, a, b, bias, c, j);
+  }
 }
 
 // `count` columns of one row, each a dot product along k.

@@ -1,0 +1,170 @@
+// CPU timings of FLAME, one workload a call: `cpu_bench WORKLOAD [--threads N]` prints one JSON line.
+// bench/cpu.py runs it in turn with PyTorch and writes the record.
+#include <flame/flame.h>
+
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <functional>
+#include <map>
+#include <string>
+
+using namespace flame;
+using Clock = std::chrono::steady_clock;
+
+namespace {
+
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+// Seconds a call: after a warm-up of `warm` calls, as many as fill `least` seconds, at least 50.
+double time_calls(const std::function<void()>& fn, int warm, double least) {
+  for (int i = 0; i < warm; ++i) fn();
+  int64_t calls = 0;
+  const auto start = Clock::now();
+  do {
+    fn();
+    ++calls;
+  } while (calls < 50 || seconds_since(start) < least);
+  return seconds_since(start) / static_cast<double>(calls);
+}
+// Best of a few calls: for single kernels over large memory.
+double best_of(int n, const std::function<void()>& fn) {
+  double best = 1e30;
+  for (int i = 0; i < n; ++i) {
+    const auto start = Clock::now();
+    fn();
+    best = std::min(best, seconds_since(start));
+  }
+  return best;
+}
+
+// The CNN and MLP of the peers' file, and the tiny network of the small-step measurement.
+struct Cnn : nn::Module {
+  nn::Conv2d conv1{*this, "conv1", {.in = 1, .out = 32, .kernel = 3, .padding = 1}};
+  nn::Conv2d conv2{*this, "conv2", {.in = 32, .out = 64, .kernel = 3, .padding = 1}};
+  nn::Linear fc1{*this, "fc1", {.in = 3136, .out = 128}};
+  nn::Linear fc2{*this, "fc2", {.in = 128, .out = 10}};
+  Tensor forward(const Tensor& x) {
+    Tensor h = max_pool2d(relu(conv1(x)), {.kernel = 2});
+    h = max_pool2d(relu(conv2(h)), {.kernel = 2});
+    return fc2(relu(fc1(h.flatten(1))));
+  }
+};
+struct Mlp : nn::Module {
+  nn::Linear fc1{*this, "fc1", {.in = 784, .out = 256}};
+  nn::Linear fc2{*this, "fc2", {.in = 256, .out = 256}};
+  nn::Linear fc3{*this, "fc3", {.in = 256, .out = 10}};
+  Tensor forward(const Tensor& x) { return fc3(relu(fc2(relu(fc1(x.flatten(1)))))); }
+};
+struct Tiny : nn::Module {
+  nn::Linear fc1{*this, "fc1", {.in = 32, .out = 32}};
+  nn::Linear fc2{*this, "fc2", {.in = 32, .out = 1}};
+  Tensor forward(const Tensor& x) { return fc2(relu(fc1(x))); }
+};
+
+template <class Net>
+double classifier_step(bool recorded) {
+  manual_seed(1);
+  Net net;
+  optim::AdamW opt(net.parameters(), {.lr = 1e-4});
+  const Tensor x = randn({128, 1, 28, 28});
+  const Tensor y = randint(0, 10, {128});
+  const auto step = [&](const Tensor& images, const Tensor& labels) {
+    Tensor loss = cross_entropy(net.forward(images), labels);
+    backward(loss);
+    opt.step();
+    return loss;
+  };
+  if (!recorded) return time_calls([&] { step(x, y); }, 10, 3);
+  auto replayed = record(step);
+  return time_calls([&] { replayed(x, y); }, 10, 3);
+}
+
+double tiny_step(bool recorded) {
+  manual_seed(1);
+  Tiny net;
+  optim::AdamW opt(net.parameters(), {.lr = 1e-4});
+  const Tensor x = randn({1, 32}), y = randn({1, 1});
+  const auto step = [&](const Tensor& in, const Tensor& target) {
+    Tensor loss = mse_loss(net.forward(in), target);
+    backward(loss);
+    opt.step();
+    return loss;
+  };
+  if (!recorded) return time_calls([&] { step(x, y); }, 1000, 3);
+  auto replayed = record(step);
+  return time_calls([&] { replayed(x, y); }, 1000, 3);
+}
+
+// Noting an op with gradients on; the work itself is done outside the clock, in islands of 30.
+double record_op() {
+  Tensor x = randn({8});
+  x.requires_grad_();
+  constexpr int group = 30, groups = 30000;
+  double total = 0;
+  for (int g = 0; g < groups; ++g) {
+    Tensor y = x;
+    const auto start = Clock::now();
+    for (int i = 0; i < group; ++i) y = y + 1.0;
+    total += seconds_since(start);
+    y.data();
+  }
+  return total / (group * groups);
+}
+double cached_flush() {
+  const Tensor x = randn({8});
+  constexpr int n = 200000;
+  double total = 0;
+  for (int i = 0; i < n; ++i) {
+    Tensor y = relu(x * 2.0 + 1.0);
+    const auto start = Clock::now();
+    y.data();
+    total += seconds_since(start);
+  }
+  return total / n;
+}
+
+constexpr int64_t chain_size = int64_t{64} << 20;
+Tensor chain(const Tensor& x, const Tensor& y) { return relu((relu((x + 1.0) * 1.1) + y) * 0.5 * y - 0.1); }
+double chain_seconds(bool fused) {
+  const Tensor x = rand({chain_size}), y = rand({chain_size});
+  set_fusion(fused);
+  chain(x, y).data();
+  const double t = best_of(7, [&] { chain(x, y).data(); });
+  set_fusion(true);
+  return t;
+}
+double copy_seconds() {
+  std::vector<float> from(chain_size, 1), to(chain_size, 2);
+  return best_of(7, [&] { std::memcpy(to.data(), from.data(), chain_size * sizeof(float)); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  const std::map<std::string, std::pair<const char*, std::function<double()>>> workloads = {
+      {"record_op", {"step_time", record_op}},
+      {"cached_flush", {"step_time", cached_flush}},
+      {"chain_fused", {"step_time", [] { return chain_seconds(true); }}},
+      {"chain_op_by_op", {"step_time", [] { return chain_seconds(false); }}},
+      {"copy", {"step_time", copy_seconds}},
+      {"mlp", {"step_time", [] { return classifier_step<Mlp>(false); }}},
+      {"mlp_recorded", {"step_time", [] { return classifier_step<Mlp>(true); }}},
+      {"cnn", {"step_time", [] { return classifier_step<Cnn>(false); }}},
+      {"cnn_recorded", {"step_time", [] { return classifier_step<Cnn>(true); }}},
+      {"tiny", {"step_time", [] { return tiny_step(false); }}},
+      {"tiny_recorded", {"step_time", [] { return tiny_step(true); }}},
+  };
+  const std::string name = argc > 1 ? argv[1] : "";
+  const auto found = workloads.find(name);
+  if (found == workloads.end()) {
+    std::fprintf(stderr, "usage: cpu_bench WORKLOAD [--threads N]; workloads:");
+    for (const auto& [w, unused] : workloads) std::fprintf(stderr, " %s", w.c_str());
+    std::fprintf(stderr, "\n");
+    return 2;
+  }
+  if (argc > 3 && std::strcmp(argv[2], "--threads") == 0) set_num_threads(std::atoi(argv[3]));
+  std::printf("{\"workload\": \"%s\", \"metric\": \"%s\", \"unit\": \"us\", \"value\": %.4f}\n", name.c_str(), found->second.first,
+              found->second.second() * 1e6);
+}

@@ -1,0 +1,21 @@
+// Fashion-MNIST: 70,000 pictures of clothes, 28 x 28 grey pixels, in ten classes (Xiao, Rasul and Vollgraf 2017).
+#pragma once
+#include <flame/flame.h>
+
+#include <array>
+
+inline constexpr std::array class_names = {"T-shirt", "trouser", "pullover", "dress", "coat",
+                                           "sandal",  "shirt",   "sneaker",  "bag",   "boot"};
+
+// The first `limit` training images (0: all 60,000) and the 10,000 test images, as bytes, with labels.
+inline flame::data::ImageSets load_images(int64_t limit) {
+  const std::string folder = flame::data::dataset_folder("fashion-mnist");
+  if (!flame::io::file_exists(folder))
+    throw flame::IoError("no data set in '" + folder + "': install it by `apt-get install dataset-fashion-mnist`, or set "
+                         "FLAME_DATASETS to the folder that holds fashion-mnist/", flame::Loc::current());
+  flame::data::ImageSets sets = flame::data::idx_folder(folder);
+  if (limit == 0 || limit >= sets.train.size()) return sets;
+  std::vector<flame::Tensor> first;
+  for (const flame::Tensor& t : sets.train.tensors()) first.push_back(t.narrow(0, 0, limit).contiguous());
+  return {flame::data::TensorDataset(first), sets.test};
+}

@@ -1,0 +1,31 @@
+// The flags of the program, and how a resumed run gets those it was begun with.
+#pragma once
+#include <cstdint>
+#include <exception>
+#include <map>
+#include <string>
+
+struct Options {
+  std::string device = "auto";
+  int64_t epochs = 5, batch = 128;
+  double lr = 3e-3;  // the peak of the one-cycle schedule
+  uint64_t seed = 0;
+  std::string out = "runs/fashion_mnist";
+  bool resume = false;
+  int threads = 0;           // 0: all cores
+  int64_t limit = 0;         // training images, 0: all
+  int64_t save_every = 100;  // steps between checkpoints
+  std::string forget;        // for tests of --resume: a part of the checkpoint to leave out
+  std::map<std::string, bool> given;  // of the flags that decide the result: whether the user wrote them
+
+  // What decides the result, as text for the checkpoint.
+  std::map<std::string, std::string> settings() const;
+  // Takes the settings of a checkpoint; ValueError if a flag was given that differs from them (but --threads may).
+  void adopt(const std::map<std::string, std::string>& settings);
+};
+
+// An error's text without the place in the source, which only programmers want.
+std::string plain(const std::exception& e);
+
+// Exits the process after --help (status 0) and after a mistake (a line on stderr, status 2).
+Options parse_options(int argc, char** argv);

@@ -1,0 +1,291 @@
+// Losses. Classes are selected by comparing with a count along the class axis, never by multiplying with a mask, so that
+// a NaN or Inf elsewhere in the row or in an ignored row stays out.
+#include "flame/ops/cross_entropy.h"
+
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/fuse/island.h"
+#include "flame/ops/create.h"
+#include "flame/ops/normalize_internal.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
+#include "flame/ops/samples_internal.h"
+#include "flame/ops/softmax.h"
+#include "flame/ops/strided_internal.h"
+
+namespace flame {
+namespace {
+
+struct BadClass : IndexError {
+  BadClass(int64_t value, int64_t classes)
+      : IndexError(fmt::format("target {} is out of range for {} classes", value, classes), Loc::current()), value(value) {}
+  int64_t value;
+};
+
+// One look at the targets where they lie in host memory. It is a launch of its own, since islands throw nothing.
+void check_classes(const char* op, const Tensor& target, int64_t classes, int64_t ignored, Loc loc) {
+  Device& d = target.device();
+  if (d.kind() != Device::Kind::cpu) return;
+  materialize(target.value());
+  Key key;
+  key << "class_range" << target.value().meta();
+  const Ref<Plan> plan = d.plans().get(key, [m = target.value().meta()] {
+    Shape shape = m.shape;
+    std::array<Strides, 1> strides{m.strides};
+    if (shape.empty()) {
+      shape.push_back(1);
+      strides[0].push_back(1);
+    }
+    return make_ref<Plan>("class_range", [shape, strides](const Run& r) {
+      const auto* target = static_cast<const int64_t*>(r.buffers[0]);
+      const int64_t n = shape.back(), step = strides[0].back(), rows = n ? numel(shape) / n : 0;
+      RowWalk<1> walk(shape, strides, 0);
+      for (int64_t row = 0; row < rows; ++row, walk.next())
+        for (int64_t i = 0; i < n; ++i) {
+          const int64_t t = target[walk.at[0] + i * step];
+          if ((t < 0 || t >= r.scalars[0].i) && t != r.scalars[1].i) throw BadClass(t, r.scalars[0].i);
+        }
+    });
+  });
+  const Buffer read = target.value().buffer();
+  const Word scalars[] = {word(classes), word(ignored)};
+  try {
+    d.launch({plan, {&read, 1}, {}, scalars}, loc);
+  } catch (const BadClass& e) {
+    fail<IndexError>(loc, "{}: target {} is out of range for {} classes", op, e.value, classes);
+  }
+}
+
+// Checked arguments of a loss over classes.
+struct Classes {
+  int axis;
+  int64_t count;
+  Tensor target;  // int64, with size 1 along the class axis
+  Tensor weight;  // broadcasts against the logits, float32 or float64; or undefined
+};
+Classes check(const char* op, const Tensor& x, const Tensor& target, const Tensor& weight, int64_t ignored, Loc loc) {
+  Classes c;
+  c.axis = x.rank() == 1 ? 0 : 1;
+  c.count = x.shape()[c.axis];
+  if (target.dtype() != DType::i64 && target.dtype() != DType::i32)
+    fail<DTypeError>(loc, "{}: expected targets of int64 or int32, or probabilities; got {}", op, target.dtype());
+  Shape expected = x.shape();
+  expected.erase(c.axis);
+  if (target.shape() != expected)
+    fail<ShapeError>(loc, "{}: input {} needs targets of shape {}, got {}", op, x.shape(), expected, target.shape());
+  const Tensor t = target.to(DType::i64, loc);
+  check_classes(op, t, c.count, ignored, loc);
+  c.target = t.unsqueeze(c.axis, loc);
+  if (weight.defined()) {
+    if (weight.shape() != Shape{c.count}) fail<ShapeError>(loc, "{}: expected a weight of shape [{}], got {}", op, c.count, weight.shape());
+    Shape s = Dims::filled(x.rank(), 1);
+    s[c.axis] = c.count;
+    c.weight = weight.detach().to(compute_dtype_of(x.dtype()), loc).reshape(s, loc);
+  }
+  return c;
+}
+void check_input(const char* op, const Tensor& x, Loc loc) {
+  if (!is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
+  if (x.rank() == 0) fail<ShapeError>(loc, "{}: expected an input of rank 1 or more, got a 0-d one", op);
+}
+
+// True where the class axis' index is the target.
+Tensor hits(const Shape& shape, const Classes& c) {
+  return eq(Tensor(pend_iota(shape, DType::i64, c.axis, 0, 1, c.target.device())), c.target);
+}
+
+Tensor reduced(const Tensor& x, Reduction r, Loc loc) {
+  return r == Reduction::none ? x : r == Reduction::sum ? sum(x, {}, false, loc) : mean(x, {}, false, loc);
+}
+
+// Each row's loss is (1 - s) w_t (lse - z_t) + s / C sum_c w_c (lse - z_c), with s the smoothing.
+std::vector<Tensor> class_gradient(const CustomContext& ctx, const Classes& c, const CrossEntropyOptions& o) {
+  const Tensor logits = ctx.saved[0], valid = ctx.saved[3];
+  const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
+  const Tensor p = ctx.create_graph ? softmax(z, c.axis) : exp((z - ctx.saved[1]) - ctx.saved[2]);
+  Tensor d = where(hits(z.shape(), c), p - 1, p);
+  if (c.weight.defined()) d = d * ctx.saved[5];
+  if (o.label_smoothing > 0) {
+    const double share = o.label_smoothing / static_cast<double>(c.count);
+    const Tensor spread = c.weight.defined() ? p * sum(c.weight) - c.weight : p * static_cast<double>(c.count) - 1;
+    d = d * (1 - o.label_smoothing) + spread * share;
+  }
+  const Tensor g = ctx.grads[0].to(z.dtype());
+  d = d * (o.reduction == Reduction::none ? g.unsqueeze(c.axis) : g);
+  if (o.reduction == Reduction::mean) d = d / ctx.saved[4];
+  return {where(valid, d, 0.0).to(logits.dtype())};
+}
+
+Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOptions& o, Loc loc) {
+  std::vector<Tensor> saved;
+  const Tensor loss = no_grad([&] {
+    const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
+    const Tensor top = amax(z, c.axis, true), shifted = z - top;
+    const Tensor log_sum = log(sum(exp(shifted), c.axis, true));
+    const Tensor hit = hits(z.shape(), c);
+    Tensor row = log_sum - sum(where(hit, shifted, 0.0), c.axis, true), weight;
+    if (c.weight.defined()) {
+      weight = sum(where(hit, c.weight, 0.0), c.axis, true);
+      row = row * weight;
+    }
+    if (o.label_smoothing > 0) {
+      const double share = o.label_smoothing / static_cast<double>(c.count);
+      const Tensor all = c.weight.defined() ? log_sum * sum(c.weight) - sum(shifted * c.weight, c.axis, true)
+                                            : log_sum * static_cast<double>(c.count) - sum(shifted, c.axis, true);
+      row = row * (1 - o.label_smoothing) + all * share;
+    }
+    const Tensor valid = ne(c.target, o.ignore_index);
+    row = where(valid, row, 0.0);
+    saved = {logits, top, log_sum, valid, Tensor(), weight};
+    if (o.reduction == Reduction::none) return row.squeeze(c.axis);
+    if (o.reduction == Reduction::sum) return sum(row);
+    saved[4] = sum(weight.defined() ? where(valid, weight, 0.0) : valid.to(z.dtype()));
+    return sum(row) / saved[4];
+  });
+  const Tensor out = loss.to(logits.dtype());
+  return with_rule("cross_entropy", {&logits, 1}, {out}, std::move(saved),
+                   [c, o](const CustomContext& ctx) { return class_gradient(ctx, c, o); }, loc)[0];
+}
+
+// Targets are probabilities: -sum_c w_c t_c log p_c, averaged over rows.
+Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  if (target.shape() != logits.shape())
+    fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(), target.shape());
+  const int axis = logits.rank() == 1 ? 0 : 1;
+  const int64_t classes = logits.shape()[axis];
+  const DType wide = compute_dtype_of(logits.dtype());
+  Tensor t = target.to(wide, loc);
+  if (o.label_smoothing > 0) t = add(mul(t, 1 - o.label_smoothing, loc), o.label_smoothing / static_cast<double>(classes), loc);
+  if (o.weight.defined()) {
+    if (o.weight.shape() != Shape{classes})
+      fail<ShapeError>(loc, "cross_entropy: expected a weight of shape [{}], got {}", classes, o.weight.shape());
+    Shape s = Dims::filled(logits.rank(), 1);
+    s[axis] = classes;
+    t = mul(t, o.weight.detach().to(wide, loc).reshape(s, loc), loc);
+  }
+  const Tensor row = neg(sum(mul(t, log_softmax(logits.to(wide, loc), axis, loc), loc), axis, false, loc), loc);
+  return reduced(row, o.reduction, loc).to(logits.dtype(), loc);
+}
+
+}  // namespace
+
+Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  check_input("cross_entropy", logits, loc);
+  if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
+    fail<ValueError>(loc, "cross_entropy: expected a label smoothing in [0, 1], got {}", o.label_smoothing);
+  if (is_float(target.dtype())) return probability_loss(logits, target, o, loc);
+  return class_loss(logits, check("cross_entropy", logits, target, o.weight, o.ignore_index, loc), o, loc);
+}
+
+Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
+  check_input("nll_loss", x, loc);
+  const Classes c = check("nll_loss", x, target, o.weight, o.ignore_index, loc);
+  const Tensor hit = hits(x.shape(), c);
+  Tensor row = neg(sum(where(hit, x.to(compute_dtype_of(x.dtype()), loc), 0.0, loc), c.axis, true, loc), loc), weight;
+  if (c.weight.defined()) {
+    weight = sum(where(hit, c.weight, 0.0, loc), c.axis, true, loc);
+    row = mul(row, weight, loc);
+  }
+  const Tensor valid = ne(c.target, o.ignore_index, loc);
+  row = where(valid, row, 0.0, loc);
+  if (o.reduction == Reduction::none) return row.squeeze(c.axis, loc).to(x.dtype(), loc);
+  Tensor total = sum(row, {}, false, loc);
+  if (o.reduction == Reduction::mean)
+    total = div(total, sum(weight.defined() ? where(valid, weight, 0.0, loc) : valid.to(row.dtype(), loc), {}, false, loc), loc);
+  return total.to(x.dtype(), loc);
+}
+
+namespace {
+Tensor difference(const char* op, const Tensor& a, const Tensor& b, Loc loc) {
+  if (a.shape() != b.shape()) fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", op, a.shape(), b.shape());
+  return sub(a, b, loc);
+}
+}  // namespace
+
+Tensor mse_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
+  return reduced(square(difference("mse_loss", prediction, target, loc), loc), r, loc);
+}
+Tensor l1_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
+  return reduced(abs(difference("l1_loss", prediction, target, loc), loc), r, loc);
+}
+
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o, Loc loc) {
+  check_input("bce_with_logits", logits.rank() ? logits : logits.reshape({1}, loc), loc);
+  if (logits.shape() != target.shape())
+    fail<ShapeError>(loc, "bce_with_logits: expected equal shapes, got {} and {}", logits.shape(), target.shape());
+  const DType wide = compute_dtype_of(logits.dtype());
+  const Tensor x = logits.to(wide, loc), t = target.to(wide, loc);
+  Tensor rest = softplus(neg(x, loc), loc);  // -log(sigmoid(x))
+  if (o.pos_weight.defined()) rest = mul(rest, add(mul(sub(o.pos_weight.to(wide, loc), 1, loc), t, loc), 1, loc), loc);
+  Tensor loss = add(mul(sub(1, t, loc), x, loc), rest, loc);
+  if (o.weight.defined()) loss = mul(loss, o.weight.to(wide, loc), loc);
+  return reduced(loss, o.reduction, loc).to(logits.dtype(), loc);
+}
+
+namespace {
+using Inputs = std::vector<Tensor>;
+
+std::vector<SampleCase> cross_entropy_cases(DType t) {
+  const auto fn = [](CrossEntropyOptions o = {}) {
+    return [o](const Inputs& in) { return Inputs{cross_entropy(in[0], in[1], o)}; };
+  };
+  using namespace samples;
+  const Tensor weight = uniform({5}, t, 4, 0.5, 2);
+  const Tensor some = Tensor::from(std::vector<int64_t>{1, -100, 4, 0, -100, 3}, {6});
+  const Tensor chances = uniform({4, 5}, t, 5, 0.0, 0.4);
+  return {
+      {{uniform({6, 5}, t), classes({6}, 5)}, fn(), "mean", 1},
+      {{transposed({6, 5}, t), some}, fn({.weight = weight}), "weighted mean, some ignored, transposed", 1},
+      {{strided({6, 5}, t), some}, fn({.weight = weight, .label_smoothing = 0.2, .reduction = Reduction::none}), "smoothed, each row", 1},
+      {{uniform({6, 5}, t), some}, fn({.label_smoothing = 0.1}), "smoothed mean", 1},
+      {{channels_last({2, 5, 3, 2}, t), classes({2, 3, 2}, 5)}, fn({.reduction = Reduction::sum}), "sum over pictures", 1},
+      {{uniform({5}, t), classes({}, 5)}, fn(), "one row without N", 1},
+      {{uniform({4, 5}, t), chances}, fn({.weight = weight, .label_smoothing = 0.1}), "probabilities"},
+      {{uniform({0, 5}, t), classes({0}, 5)}, fn({.reduction = Reduction::sum}), "no rows", 1},
+  };
+}
+const RegisterOp registered_cross_entropy({.name = "cross_entropy",
+                                           .signature = "cross_entropy(logits, target, options)",
+                                           .formula = "log(sum(exp(z))) - z[target]",
+                                           .samples = cross_entropy_cases});
+
+const RegisterOp registered_nll({
+    .name = "nll_loss",
+    .signature = "nll_loss(log_probabilities, target, options)",
+    .formula = "-x[target]",
+    .samples =
+        [](DType t) {
+          using namespace samples;
+          const Tensor weight = uniform({5}, t, 4, 0.5, 2);
+          const auto fn = [weight](const Inputs& in) { return Inputs{nll_loss(in[0], in[1], {.weight = weight})}; };
+          return std::vector<SampleCase>{{{uniform({6, 5}, t), classes({6}, 5)}, fn, "rows", 1},
+                                         {{strided({2, 5, 3}, t), classes({2, 3}, 5)}, fn, "strided", 1}};
+        },
+});
+
+// Pairs of equal shape; the first input is kept away from the second, where l1_loss has a kink.
+RegisterOp pairwise(const char* name, const char* formula, Tensor (*fn)(const Tensor&, const Tensor&, Reduction)) {
+  return RegisterOp({.name = name,
+                     .signature = std::string(name) + "(prediction, target)",
+                     .formula = formula,
+                     .samples = [fn](DType t) {
+                       const auto with = [fn](Reduction r) { return [fn, r](const Inputs& in) { return Inputs{fn(in[0], in[1], r)}; }; };
+                       using namespace samples;
+                       return std::vector<SampleCase>{
+                           {{uniform({3, 7}, t, 1, 1.1, 2), uniform({3, 7}, t, 2, 0, 1)}, with(Reduction::mean), "mean"},
+                           {{transposed({3, 4}, t, 1, 1.1, 2), strided({3, 4}, t, 2, 0, 1)}, with(Reduction::none), "mixed layouts"},
+                           {{uniform({}, t, 1, 1.1, 2), uniform({}, t, 2, 0, 1)}, with(Reduction::sum), "0-d"},
+                       };
+                     }});
+}
+const RegisterOp registered_mse = pairwise("mse_loss", "(a - b)^2",
+                                           [](const Tensor& a, const Tensor& b, Reduction r) { return mse_loss(a, b, r); });
+const RegisterOp registered_l1 = pairwise("l1_loss", "|a - b|",
+                                          [](const Tensor& a, const Tensor& b, Reduction r) { return l1_loss(a, b, r); });
+const RegisterOp registered_bce = pairwise("bce_with_logits", "(1 - t) x + log(1 + exp(-x))", [](const Tensor& a, const Tensor& b, Reduction r) {
+  return bce_with_logits(a, b, {.pos_weight = full({}, 1.5, a.dtype(), a.device()), .reduction = r});
+});
+}  // namespace
+
+}  // namespace flame

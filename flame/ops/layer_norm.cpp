@@ -1,0 +1,47 @@
+// Layer norm: checks, and the shared normalisation over the last axes.
+#include "flame/ops/layer_norm.h"
+
+#include "flame/core/format.h"
+#include "flame/ops/normalize_internal.h"
+#include "flame/ops/samples_internal.h"
+
+namespace flame {
+
+Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+  if (!is_float(x.dtype())) fail<DTypeError>(loc, "layer_norm: expected a floating dtype, got {}", x.dtype());
+  const int first = x.rank() - normalized.rank();
+  bool fits = first >= 0 && !normalized.empty();
+  for (int i = 0; fits && i < normalized.rank(); ++i) fits = x.shape()[first + i] == normalized[i];
+  if (!fits) fail<ShapeError>(loc, "layer_norm: expected an input whose last sizes are {}, got {}", normalized, x.shape());
+  for (const Tensor* p : {&weight, &bias})
+    if (p->defined() && p->shape() != normalized)
+      fail<ShapeError>(loc, "layer_norm: expected a {} of shape {}, got {}", p == &weight ? "weight" : "bias", normalized, p->shape());
+  Dims axes;
+  for (int i = first; i < x.rank(); ++i) axes.push_back(i);
+  return normalize("layer_norm", x, axes, weight, bias, eps, loc).y;
+}
+
+namespace {
+const RegisterOp registered({
+    .name = "layer_norm",
+    .signature = "layer_norm(x, normalized, weight, bias, eps)",
+    .formula = "(x - mean) / sqrt(var + eps) weight + bias over the last axes",
+    .samples =
+        [](DType t) {
+          const auto over = [](Shape n) {
+            return [n](const std::vector<Tensor>& in) {
+              return std::vector<Tensor>{layer_norm(in[0], n, in.size() > 1 ? in[1] : Tensor(), in.size() > 2 ? in[2] : Tensor())};
+            };
+          };
+          using namespace samples;
+          return std::vector<SampleCase>{
+              {{uniform({3, 7}, t, 1), uniform({7}, t, 2), uniform({7}, t, 3)}, over({7}), "rows"},
+              {{transposed({2, 4, 5}, t, 1), strided({4, 5}, t, 2)}, over({4, 5}), "two axes, strided, no bias"},
+              {{strided({2, 3, 6}, t, 1)}, over({6}), "without parameters"},
+              {{uniform({0, 4}, t, 1), uniform({4}, t, 2), uniform({4}, t, 3)}, over({4}), "no rows"},
+          };
+        },
+});
+}  // namespace
+
+}  // namespace flame

@@ -1,0 +1,47 @@
+// Reductions over any set of axes; none written means all of them. With keepdim the reduced axes stay with size 1.
+// Errors: IndexError for an axis out of range, ValueError for one named twice, DTypeError, ShapeError as said.
+#pragma once
+#include "flame/tensor/tensor.h"
+
+namespace flame {
+
+// Bool and integers are summed and multiplied in int64, 16-bit floats in float32, rounded once. Empty: 0 and 1.
+Tensor sum(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+Tensor prod(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+// Floating dtypes only, as are var, std, norm and logsumexp. Empty: NaN.
+Tensor mean(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+// Largest and smallest; NaN wins; ties share the gradient evenly. ShapeError when nothing is reduced over.
+Tensor amax(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+Tensor amin(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+inline Tensor max(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current()) {
+  return amax(x, axes, keepdim, loc);
+}
+inline Tensor min(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current()) {
+  return amin(x, axes, keepdim, loc);
+}
+
+struct VarOptions {
+  double correction = 1;  // the divisor is n - correction; 0 for the population's variance
+  bool keepdim = false;
+};
+// Two passes: the mean, then the squares about it.
+Tensor var(const Tensor& x, const Axes& axes = {}, VarOptions options = {}, Loc loc = Loc::current());
+Tensor std(const Tensor& x, const Axes& axes = {}, VarOptions options = {}, Loc loc = Loc::current());
+// sqrt(sum of squares); the gradient at 0 is 0.
+Tensor norm(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+// ln(sum e^x), safe for large x; -Inf where all are -Inf.
+Tensor logsumexp(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+
+// Bool: is any, are all elements not zero? Empty: false and true.
+Tensor any(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+Tensor all(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+
+// int64 place of the largest or smallest element along the axes, counted row-major through them; the first of equal
+// ones, and a NaN before any number. ShapeError when nothing is reduced over.
+Tensor argmax(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+Tensor argmin(const Tensor& x, const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current());
+
+// The sum of `g` over the axes along which `shape` was broadcast to g's shape: what a broadcast input's gradient is.
+Tensor sum_to(const Tensor& g, const Shape& shape, Loc loc = Loc::current());
+
+}  // namespace flame

@@ -1,0 +1,157 @@
+// IDX files: plain and gzip'd, the real data set, and every kind of damage.
+#include <gtest/gtest.h>
+#include <zlib.h>
+
+#include <random>
+
+#include "flame/data/idx_dataset.h"
+#include "flame/io/file.h"
+#include "flame/io/idx.h"
+#include "readers/reader.h"
+
+using namespace flame;
+using namespace flame::io;
+using flame_test::Scratch;
+
+namespace {
+
+std::string idx_bytes(const std::vector<uint32_t>& sizes, const std::string& data, unsigned char type = 8) {
+  std::string s = {'\0', '\0', static_cast<char>(type), static_cast<char>(sizes.size())};
+  for (const uint32_t n : sizes)
+    for (int shift = 24; shift >= 0; shift -= 8) s += static_cast<char>(n >> shift & 0xff);
+  return s + data;
+}
+
+std::string gzip(const std::string& data) {
+  z_stream z{};
+  deflateInit2(&z, 6, Z_DEFLATED, 15 + 16, 8, Z_DEFAULT_STRATEGY);
+  std::string out(deflateBound(&z, data.size()) + 64, '\0');
+  z.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(data.data()));
+  z.avail_in = static_cast<uInt>(data.size());
+  z.next_out = reinterpret_cast<Bytef*>(out.data());
+  z.avail_out = static_cast<uInt>(out.size());
+  deflate(&z, Z_FINISH);
+  out.resize(z.total_out);
+  deflateEnd(&z);
+  return out;
+}
+
+std::string error_of(const std::string& path) {
+  try {
+    read_idx(path);
+  } catch (const FormatError& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+}  // namespace
+
+TEST(Idx, PlainAndGzip) {
+  const Scratch dir;
+  std::string data;
+  for (int i = 0; i < 24; ++i) data += static_cast<char>(i * 11);
+  const std::string plain = idx_bytes({2, 3, 4}, data);
+  const std::string half = plain.substr(0, 20), rest = plain.substr(20);
+  for (const std::string& bytes : {plain, gzip(plain), gzip(half) + gzip(rest)}) {
+    write_file_atomic(dir / "a", bytes);
+    const Tensor t = read_idx(dir / "a");
+    EXPECT_EQ(t.shape(), (Shape{2, 3, 4}));
+    const auto v = t.to_vector<uint8_t>();
+    EXPECT_EQ(std::string(v.begin(), v.end()), data);
+  }
+  write_file_atomic(dir / "a", idx_bytes({0, 5}, ""));
+  EXPECT_EQ(read_idx(dir / "a").shape(), (Shape{0, 5}));
+}
+
+TEST(Idx, BadFilesNameFileAndOffset) {
+  const Scratch dir;
+  const std::string good = idx_bytes({2, 3}, "abcdef"), packed = gzip(good);
+  std::string bad_sum = packed, bad_body = packed;
+  bad_sum[packed.size() - 6] ^= 1;
+  bad_body[packed.size() - 11] ^= 0x55;
+  const struct {
+    std::string bytes, expected;
+  } cases[] = {
+      {"", "byte 0: the file ends inside the 4-byte magic number"},
+      {std::string("\0\0\10", 3), "byte 3: the file ends inside"},
+      {"PNG..", "byte 0: magic number 50 4e 47 2e"},
+      {idx_bytes({6}, "abcdef", 0x0d), "byte 2: elements are float32, only uint8"},
+      {idx_bytes({6}, "abcdef", 0x09), "byte 2: elements are int8"},
+      {idx_bytes({6}, "abcdef", 0x0b), "byte 2: elements are int16"},
+      {idx_bytes({6}, "abcdef", 0x0c), "byte 2: elements are int32"},
+      {idx_bytes({6}, "abcdef", 0x0e), "byte 2: elements are float64"},
+      {idx_bytes({6}, "abcdef", 0x10), "byte 2: unknown element type 0x10"},
+      {idx_bytes({}, "a"), "byte 3: rank 0"},
+      {idx_bytes({1, 1, 1, 1, 1, 1, 1, 1, 1}, "a"), "byte 3: rank 9"},
+      {good.substr(0, 10), "byte 10: the file ends inside the sizes"},
+      {good.substr(0, 17), "the content ends at byte 17, but sizes [2, 3] need 18"},
+      {good + "x", "byte 18: data goes on"},
+      {idx_bytes({0xffffffff, 0xffffffff, 0xffffffff}, "abc"), "more bytes than the file can hold"},
+      {gzip(idx_bytes({1u << 31, 1u << 31}, "abc")), "more bytes than the file can hold"},
+      {gzip(good + "x"), "byte 18: data goes on"},
+      {gzip(good.substr(0, 15)), "the content ends at byte 15"},
+      {packed.substr(0, packed.size() - 1), "the gzip data is cut off"},
+      {packed.substr(0, packed.size() - 9), "the gzip data is cut off"},
+      {packed.substr(0, 5), "the gzip data is cut off"},
+      {packed + "garbage", "7 stray bytes after the gzip data"},
+      {bad_sum, "damaged gzip data (incorrect data check)"},
+      {bad_body, "gzip data"},
+  };
+  for (const auto& c : cases) {
+    write_file_atomic(dir / "bad", c.bytes);
+    const std::string m = error_of(dir / "bad");
+    EXPECT_NE(m.find(c.expected), std::string::npos) << "expected: " << c.expected << "\ngot: " << m;
+    EXPECT_NE(m.find("'" + (dir / "bad") + "'"), std::string::npos) << m;
+  }
+  EXPECT_THROW(read_idx(dir / "none"), IoError);
+}
+
+TEST(Idx, MutantsNeverCrash) {
+  const Scratch dir;
+  std::mt19937 random(5);
+  std::string data(300, '\0');
+  for (char& c : data) c = static_cast<char>(random() % 7);
+  const std::string plain = idx_bytes({3, 10, 10}, data), packed = gzip(plain);
+  const int mutants = flame_test::full_size() ? 20'000 : 1000;
+  int refused = 0;
+  for (int i = 0; i < mutants; ++i) {
+    std::string bad = i % 2 ? plain : packed;
+    const size_t at = random() % (i % 3 ? bad.size() : 16);
+    if (i % 5 == 0) bad.resize(at);
+    else bad[at] = static_cast<char>(bad[at] ^ (1 + random() % 255));
+    write_file_atomic(dir / "bad", bad);
+    try {
+      read_idx(dir / "bad");
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, mutants / 3);
+}
+
+TEST(Idx, FashionMnist) {
+  const std::string folder = data::dataset_folder("fashion-mnist");
+  if (!file_exists(folder)) GTEST_SKIP() << "no data set in " << folder;
+  const data::ImageSets sets = data::idx_folder(folder);
+  EXPECT_EQ(sets.train.size(), 60'000);
+  EXPECT_EQ(sets.test.size(), 10'000);
+  EXPECT_EQ(sets.train.tensors()[0].shape(), (Shape{60'000, 28, 28}));
+  std::vector<int> count(10);
+  for (const int64_t label : sets.test.tensors()[1].to_vector<int64_t>()) ++count.at(static_cast<size_t>(label));
+  EXPECT_EQ(count, std::vector<int>(10, 1000));
+  const auto first = sets.train.get(0);
+  EXPECT_EQ(first[1].to_vector<int64_t>(), std::vector<int64_t>{9});
+}
+
+TEST(Idx, DatasetsOfFilesThatDoNotMatch) {
+  const Scratch dir;
+  write_file_atomic(dir / "images", idx_bytes({2, 1, 1}, "ab"));
+  write_file_atomic(dir / "labels", idx_bytes({3}, "abc"));
+  EXPECT_THROW(data::idx_dataset(dir / "images", dir / "labels"), FormatError);
+  EXPECT_THROW(data::idx_dataset(dir / "labels", dir / "labels"), FormatError);
+  EXPECT_THROW(data::idx_dataset(dir / "images", dir / "images"), FormatError);
+  EXPECT_THROW(data::idx_folder(dir.path()), IoError);
+  write_file_atomic(dir / "labels", idx_bytes({2}, std::string("\3\xff", 2)));
+  EXPECT_EQ(data::idx_dataset(dir / "images", dir / "labels").tensors()[1].to_vector<int64_t>(), (std::vector<int64_t>{3, 255}));
+}

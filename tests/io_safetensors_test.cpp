@@ -1,0 +1,221 @@
+// safetensors: round trips, Python's own reader, hand-made bad files, and thousands of mutants that must not crash.
+#include <gtest/gtest.h>
+
+#include <cstring>
+#include <random>
+
+#include "flame/io/safetensors.h"
+#include "readers/reader.h"
+
+using namespace flame;
+using namespace flame::io;
+using flame_test::Scratch;
+
+namespace {
+
+std::string file_bytes(const std::string& json, const std::string& data = {}) {
+  const uint64_t n = json.size();
+  return std::string(reinterpret_cast<const char*>(&n), 8) + json + data;
+}
+
+std::vector<NamedTensor> samples() {
+  std::vector<NamedTensor> out;
+  std::mt19937 random(3);
+  for (const DType t : all_dtypes) {
+    for (const Shape& s : {Shape{}, Shape{0}, Shape{3}, Shape{2, 0, 4}, Shape{5, 7}, Shape{1, 2, 1, 3, 1, 2, 1, 2}}) {
+      std::string bytes(static_cast<size_t>(numel(s)) * size_of(t), '\0');
+      for (char& c : bytes) c = static_cast<char>(t == DType::boolean ? random() % 2 : random());
+      const auto count = static_cast<size_t>(numel(s));
+      out.emplace_back("layer." + std::string(name_of(t)) + to_string(s), Tensor::from_host(bytes.data(), count, t, s));
+    }
+  }
+  out.emplace_back("quote \" backslash \\ newline \n \xc3\xa4", Tensor::from<float>({1.5f}, {1}));
+  return out;
+}
+
+void expect_equal(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
+  ASSERT_EQ(a.size(), b.size());
+  for (const auto& [name, t] : a) {
+    const auto it = std::find_if(b.begin(), b.end(), [&](const auto& e) { return e.first == name; });
+    ASSERT_NE(it, b.end()) << name;
+    EXPECT_EQ(t.shape(), it->second.shape()) << name;
+    ASSERT_EQ(t.dtype(), it->second.dtype()) << name;
+    EXPECT_EQ(row_major_bytes(t, Loc::current()), row_major_bytes(it->second, Loc::current())) << name;
+  }
+}
+
+std::string error_of(const std::string& path) {
+  try {
+    load_safetensors(path);
+  } catch (const FormatError& e) {
+    return e.what();
+  }
+  return {};
+}
+
+}  // namespace
+
+TEST(Safetensors, RoundTrip) {
+  const Scratch dir;
+  const Metadata metadata{{"a", "1"}, {"text", "{\"x\": [1, 2]}\n\xe2\x82\xac"}};
+  save_safetensors(dir / "m", samples(), metadata);
+  expect_equal(samples(), load_safetensors(dir / "m"));
+  const SafetensorsFile file(dir / "m");
+  EXPECT_EQ(file.metadata(), metadata);
+  EXPECT_EQ(file.tensors().size(), samples().size());
+  ASSERT_NE(file.find("layer.float32[5, 7]"), nullptr);
+  EXPECT_EQ(file.find("layer.float32[5, 7]")->shape, (Shape{5, 7}));
+  EXPECT_EQ(file.find("none"), nullptr);
+  EXPECT_THROW(file.load("none"), FormatError);
+  // Every tensor of a wide type is aligned in the mapping.
+  for (const TensorInfo& t : file.tensors())
+    EXPECT_EQ(reinterpret_cast<uintptr_t>(file.bytes(t).data()) % size_of(t.dtype), 0u) << t.name;
+  // The same content in another order gives the same bytes.
+  auto shuffled = samples();
+  std::shuffle(shuffled.begin(), shuffled.end(), std::mt19937(1));
+  save_safetensors(dir / "n", shuffled, metadata);
+  EXPECT_EQ(read_file(dir / "m"), read_file(dir / "n"));
+  save_safetensors(dir / "e", {});
+  EXPECT_TRUE(load_safetensors(dir / "e").empty());
+}
+
+TEST(Safetensors, RefusesBadNamesWhenSaving) {
+  const Scratch dir;
+  const Tensor t = Tensor::from<float>({1}, {1});
+  const auto save = [&](std::vector<NamedTensor> v, const Metadata& m = {}) { save_safetensors(dir / "m", v, m); };
+  EXPECT_THROW(save({{"a", t}, {"a", t}}), ValueError);
+  EXPECT_THROW(save({{"__metadata__", t}}), ValueError);
+  EXPECT_THROW(save({{"\xff", t}}), ValueError);
+  EXPECT_THROW(save({{"a", t}}, {{"k", "\xc3"}}), ValueError);
+  EXPECT_THROW(save({{"a", Tensor()}}), ValueError);
+  EXPECT_FALSE(file_exists(dir / "m"));
+}
+
+TEST(Safetensors, PythonReadsAndWritesTheSame) {
+  const std::string python = flame_test::python_with("safetensors.torch");
+  if (python.empty()) GTEST_SKIP() << "no Python with safetensors and torch";
+  const Scratch dir;
+  save_safetensors(dir / "m", samples(), {{"k", "v"}});
+  const auto out = flame_test::run(python + " " + flame_test::reader("read_safetensors.py") + " " + (dir / "m") + " " + (dir / "back"));
+  ASSERT_EQ(out.status, 0) << out.text;
+  EXPECT_NE(out.text.find("{\"k\": \"v\"}"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("layer.bfloat16[5, 7] bfloat16 [5, 7] "), std::string::npos) << out.text;
+  expect_equal(samples(), load_safetensors(dir / "back"));  // each byte went there and back
+  EXPECT_EQ(SafetensorsFile(dir / "back").metadata(), (Metadata{{"from", "python"}}));
+}
+
+TEST(Safetensors, BadFilesAreToldApart) {
+  const Scratch dir;
+  const std::string data(8, '\0');
+  const auto entry = [](const std::string& name, const std::string& dtype, const std::string& shape, const std::string& offsets) {
+    return "\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":[" + shape + "],\"data_offsets\":[" + offsets + "]}";
+  };
+  const auto one = [&](const std::string& dtype, const std::string& shape, const std::string& offsets) {
+    return file_bytes("{" + entry("t", dtype, shape, offsets) + "}", data);
+  };
+  std::string long_header = file_bytes("{}"), huge_header = long_header;
+  long_header[0] = 100;
+  std::memset(huge_header.data(), 0xff, 8);
+  const struct {
+    std::string bytes, expected;
+  } cases[] = {
+      {"", "0 bytes are too few"},
+      {"1234567", "7 bytes are too few"},
+      {long_header, "header length 100, but only 2 bytes follow"},
+      {huge_header, "above the limit"},
+      {file_bytes(""), "does not begin with '{'"},
+      {file_bytes(" {}"), "does not begin with '{'"},
+      {file_bytes("[]"), "does not begin with '{'"},
+      {file_bytes("{"), "no valid JSON at byte"},
+      {file_bytes("{}x"), "no valid JSON at byte"},
+      {file_bytes("{\"t\":}"), "no valid JSON at byte"},
+      {file_bytes("{\"\xff\":{}}"), "no valid JSON at byte"},
+      {file_bytes("{\"t\":" + std::string(100'000, '[')), "'t' is a list, expected an object"},
+      {file_bytes("{\"t\":" + std::string(100'000, '{')), "no valid JSON"},
+      {file_bytes("{\"t\":1}"), "'t' is a number, expected an object"},
+      {file_bytes("{\"t\":null}"), "'t' is null"},
+      {file_bytes("{\"t\":{}}"), "tensor 't' has no field 'dtype'"},
+      {file_bytes("{\"t\":{\"dtype\":\"F32\",\"shape\":[2]}}"), "tensor 't' has no field 'data_offsets'"},
+      {file_bytes("{\"t\":{\"dtype\":\"F32\",\"dtype\":\"F32\"}}"), "has the field 'dtype' twice"},
+      {file_bytes("{\"t\":{\"colour\":1}}"), "unknown field 'colour'"},
+      {file_bytes("{\"t\":{\"shape\":[[1]]}}"), "shape contains a list"},
+      {file_bytes("{\"t\":{\"shape\":3}}"), "shape must not be a number"},
+      {file_bytes("{\"t\":{\"shape\":[\"3\"]}}"), "shape contains a string"},
+      {file_bytes("{\"t\":{\"dtype\":3}}"), "dtype must not be a number"},
+      {file_bytes("{" + entry("t", "F32", "2", "0,8") + "," + entry("t", "F32", "2", "0,8") + "}", data), "'t' occurs twice"},
+      {file_bytes("{\"__metadata__\":{\"a\":\"1\",\"a\":\"2\"}}"), "metadata name 'a' occurs twice"},
+      {file_bytes("{\"__metadata__\":{\"a\":1}}"), "metadata 'a' is a number, expected a string"},
+      {file_bytes("{\"__metadata__\":{\"a\":{}}}"), "metadata 'a' is an object, expected a string"},
+      {file_bytes("{\"__metadata__\":\"a\"}"), "expected an object"},
+      {one("F33", "2", "0,8"), "dtype 'F33', expected one of"},
+      {one("I16", "4", "0,8"), "dtype 'I16', expected one of"},
+      {one("F32", "3", "0,8"), "takes 12 bytes, but data_offsets 0..8 hold 8"},
+      {one("F64", "2", "0,8"), "takes 16 bytes"},
+      {one("F32", "-2", "0,8"), "shape -2 is negative"},
+      {one("F32", "2.0", "0,8"), "is no 64-bit integer"},
+      {one("F32", "99999999999999999999", "0,8"), "is no 64-bit integer"},
+      {one("F32", "9223372036854775807", "0,8"), "out of range"},
+      {one("F32", "4294967296,4294967296", "0,8"), "is too large"},
+      {one("F32", "0,4294967296,4294967296", "0,0"), "is too large"},
+      {one("F32", "1,1,1,1,1,1,1,1,2", "0,8"), "more than 8 axes"},
+      {one("F32", "2", "8,0"), "run backwards"},
+      {one("F32", "2", "0,-8"), "is negative"},
+      {one("F32", "2", "0"), "data_offsets has 1 numbers"},
+      {one("F32", "2", "0,8,9"), "more than 2 numbers"},
+      {one("F32", "4", "0,16"), "ends at byte 16 of the data, but there are only 8"},
+      {one("F32", "1", "0,4"), "the tensors take 4 bytes of data, but 8 follow"},
+      {one("F32", "1", "4,8"), "bytes 0..4 of the data, before tensor 't', belong to no tensor"},
+      {file_bytes("{}", data), "take 0 bytes of data, but 8 follow"},
+      {file_bytes("{" + entry("a", "F32", "1", "0,4") + "," + entry("b", "F32", "2", "0,8") + "}", data), "'a' and 'b' overlap at byte 0"},
+      {file_bytes("{" + entry("a", "U8", "5", "0,5") + "," + entry("b", "U8", "4", "4,8") + "}", data), "'a' and 'b' overlap at byte 4"},
+      {file_bytes("{" + entry("a", "U8", "3", "0,3") + "," + entry("b", "U8", "4", "4,8") + "}", data), "bytes 3..4 of the data"},
+      {file_bytes("{" + entry("t", "BOOL", "3", "0,3") + "}", std::string("\0\1\2", 3)), "is BOOL but holds 2"},
+  };
+  EXPECT_GE(std::size(cases), 30u);
+  for (const auto& c : cases) {
+    write_file_atomic(dir / "bad", c.bytes);
+    const std::string m = error_of(dir / "bad");
+    EXPECT_NE(m.find(c.expected), std::string::npos) << "expected: " << c.expected << "\ngot: " << m.substr(0, 400);
+    EXPECT_NE(m.find(dir / "bad"), std::string::npos) << m;
+  }
+  EXPECT_THROW(load_safetensors(dir / "none"), IoError);
+  write_file_atomic(dir / "good", one("F32", "2", "0,8"));  // the helpers make valid files, too
+  EXPECT_EQ(error_of(dir / "good"), "");
+}
+
+// Damage of every kind: the file loads, or FormatError is thrown; nothing else.
+TEST(Safetensors, MutantsNeverCrash) {
+  const Scratch dir;
+  std::vector<NamedTensor> small(samples());
+  small.resize(9);
+  save_safetensors(dir / "m", small, {{"k", "v"}});
+  const std::string good = read_file(dir / "m");
+  uint64_t header = 0;
+  std::memcpy(&header, good.data(), 8);
+  std::mt19937 random(11);
+  const auto below = [&](size_t n) { return static_cast<size_t>(random()) % n; };
+  const std::string digits = "0123456789{}[]\",:-.eE \\u";
+  int refused = 0;
+  const int mutants = flame_test::full_size() ? 50'000 : 4000;
+  for (int i = 0; i < mutants; ++i) {
+    std::string bad = good;
+    for (size_t edits = 1 + below(3); edits > 0; --edits) {
+      const size_t at = below(4) == 0 ? below(bad.size()) : below(std::min<size_t>(bad.size(), 8 + header));
+      switch (below(6)) {
+        case 0: bad[at] = static_cast<char>(random()); break;
+        case 1: bad[at] = digits[below(digits.size())]; break;
+        case 2: bad.erase(at, 1 + below(8)); break;
+        case 3: bad.insert(at, 1, digits[below(digits.size())]); break;
+        case 4: bad.resize(at + 1); break;
+        default: bad.insert(at, bad.substr(below(bad.size()), below(40))); break;
+      }
+    }
+    write_file_atomic(dir / "bad", bad);
+    try {
+      load_safetensors(dir / "bad");
+    } catch (const FormatError&) {
+      ++refused;
+    }
+  }
+  EXPECT_GT(refused, mutants / 2);
+}

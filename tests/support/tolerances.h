@@ -1,0 +1,35 @@
+// The one table of tolerances: how far a result may be from float64, in roundings of its dtype at the largest expected
+// magnitude. An entry is at most 4 times what is seen (registry_test checks it); ops not named keep to the first row.
+#pragma once
+#include <string_view>
+
+#include "flame/core/dtype.h"
+
+namespace flame::test {
+
+struct Seen {
+  double value = 0, gradient = 0;
+};
+using Allowed = Seen;
+
+struct Tolerance {
+  std::string_view op;
+  Allowed f64, f32, f16, bf16;
+};
+// A correctly rounded result is within 1.
+inline constexpr Tolerance tolerances[] = {
+    {"", {4, 4}, {4, 4}, {2, 2}, {2, 2}},
+#include "tests/support/tolerances.def"
+};
+
+constexpr const Tolerance& tolerance_of(std::string_view op) {
+  for (const Tolerance& t : tolerances)
+    if (t.op == op) return t;
+  return tolerances[0];
+}
+constexpr Allowed allowed_error(std::string_view op, DType t) {
+  const Tolerance& row = tolerance_of(op);
+  return t == DType::f64 ? row.f64 : t == DType::f32 ? row.f32 : t == DType::f16 ? row.f16 : row.bf16;
+}
+
+}  // namespace flame::test
