@@ -1,7 +1,7 @@
 # The commands a person types. The build itself is CMake's: see CMakePresets.json for build types.
 JOBS ?= $(shell nproc)
 DEVICE ?= auto
-PYTHON ?= .deps/pytest-venv/bin/python
+PYTHON ?= python3
 CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
 
 .PHONY: quickstart test check-all bench golden-check build-report format clean deps test-deps configure
@@ -19,13 +19,17 @@ test: test-deps configure
 check-all: test-deps configure
 	tools/check-all
 
+# Writes bench/results/cpu.json; with a PYTHON that has PyTorch (2.11 or later), its rows stand beside FLAME's.
 bench: configure
-	$(call CMAKE_BUILD,build)
-	bench/run $(ARGS)
+	$(call CMAKE_BUILD,build,--target cpu_bench)
+	$(PYTHON) bench/cpu.py $(ARGS)
 
-# Makes the golden values again and compares: PYTHON must have PyTorch, as in make golden-check PYTHON=/opt/torch/bin/python
+# Makes the golden values again and compares: make golden-check PYTHON=/path/of/a/python/with/torch
 golden-check:
 	$(PYTHON) tools/golden.py --check
+	@mkdir -p build
+	$(PYTHON) tools/golden_optim.py build/golden-optim.json
+	cmp build/golden-optim.json tests/golden/optim.json
 
 build-report: configure
 	tools/build-report

@@ -76,7 +76,8 @@ TEST(Permutation, IsAPureFunctionOfSeedAndEpoch) {
   for (uint64_t seed = 0; seed < 10; ++seed)
     for (uint64_t epoch = 0; epoch < 10; ++epoch) different.insert(permutation(seed, epoch, 100));
   EXPECT_EQ(different.size(), 100u);
-  EXPECT_EQ(permutation(1, 0, 10), (std::vector<int64_t>{7, 9, 6, 8, 2, 5, 0, 1, 4, 3})) << "saved runs would go on in another order";
+  EXPECT_EQ(permutation(1, 0, 10), (std::vector<int64_t>{7, 9, 6, 8, 2, 5, 0, 1, 4, 3}))
+      << "saved runs would go on in another order";
 }
 
 // Each of the 24 orders of four samples equally often, and each place of ten: chi-square at about five sigma.
@@ -185,7 +186,8 @@ TEST(DataLoader, PrefetchIsBounded) {
   for (int i = 0; i < 4; ++i) {
     loader.next(b);
     const int64_t bound = 10 * (i + 1 + 5);
-    for (int wait = 0; dataset->made < bound && wait < 5000; ++wait) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    for (int wait = 0; dataset->made < bound && wait < 5000; ++wait)
+      std::this_thread::sleep_for(std::chrono::milliseconds(1));
     std::this_thread::sleep_for(std::chrono::milliseconds(10));
     EXPECT_EQ(dataset->made, bound) << "less is made ahead than asked, or more";
   }
@@ -198,15 +200,17 @@ TEST(DataLoader, AThousandStartsAndStops) {
     dataset->delay_us = trial % 4 == 0 ? 20 : 0;
     if (trial % 10 == 0) dataset->bad_index = random() % 200;
     DataLoader loader{std::shared_ptr<const Dataset>(dataset),
-                      {.batch = 1 + static_cast<int64_t>(random() % 20), .shuffle = true, .seed = random(),
-                       .workers = static_cast<int>(random() % 5), .prefetch = 1 + static_cast<int>(random() % 6)}};
+                      {.batch = 1 + static_cast<int64_t>(random() % 20),
+                       .shuffle = true,
+                       .seed = random(),
+                       .workers = static_cast<int>(random() % 5),
+                       .prefetch = 1 + static_cast<int>(random() % 6)}};
     try {
       Batch<2> b;
       for (auto n = random() % 15; n > 0; --n) loader.next(b);
       if (trial % 3 == 0) loader.load_state({2, 1});
       if (trial % 3 == 1) loader.next(b);
-    } catch (const std::runtime_error&) {
-    }
+    } catch (const std::runtime_error&) {}
   }  // each destroyed wherever it stands
 }
 
@@ -270,6 +274,8 @@ TEST(Dataset, SamplesThatDifferAreNamed) {
   try {
     d.get_batch(shape);
   } catch (const ShapeError& e) {
-    EXPECT_NE(std::string(e.what()).find("tensor 0 of sample 3 has shape [2], expected [1] as in sample 0"), std::string::npos) << e.what();
+    EXPECT_NE(std::string(e.what()).find("tensor 0 of sample 3 has shape [2], expected [1] as in sample 0"),
+              std::string::npos)
+        << e.what();
   }
 }

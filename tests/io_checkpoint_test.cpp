@@ -14,6 +14,7 @@
 using namespace flame;
 using namespace flame::io;
 using flame_test::Scratch;
+using flame_test::write_plain;
 
 namespace {
 
@@ -82,7 +83,7 @@ TEST(CheckpointFile, DamageIsRecognised) {
     const size_t at = i < 200 ? static_cast<size_t>(i) : random() % bad.size();
     if (i % 3 == 2) bad.resize(at);
     else bad[at] = static_cast<char>(bad[at] ^ (1 << random() % 8));  // one bit anywhere
-    write_file_atomic(path, bad);
+    write_plain(path, bad);
     const Checkpoint c = load_checkpoint(path);
     ASSERT_EQ(version_of(c), 1) << "byte " << at;
     ASSERT_NE(c.note.find("went back to"), std::string::npos);
@@ -90,8 +91,8 @@ TEST(CheckpointFile, DamageIsRecognised) {
   // A save on top of a damaged newest one never loses the only whole one.
   save_version(path, 3);
   EXPECT_EQ(version_of(load_checkpoint(path)), 3);
-  write_file_atomic(path, "x");
-  write_file_atomic(previous_checkpoint(path), "y");
+  write_plain(path, "x");
+  write_plain(previous_checkpoint(path), "y");
   EXPECT_THROW(load_checkpoint(path), FormatError);
 }
 
@@ -106,7 +107,7 @@ TEST(CheckpointFile, AMissingNewestOneIsNoLoss) {
   EXPECT_EQ(version_of(c), 1);
   EXPECT_NE(c.note.find("is missing"), std::string::npos) << c.note;
   std::filesystem::remove(previous_checkpoint(path));
-  write_file_atomic(path, "x");
+  write_plain(path, "x");
   EXPECT_THROW(load_checkpoint(path), FormatError);
 }
 

@@ -25,9 +25,7 @@ template <class E, class F>
 std::string message_of(F&& f) {
   try {
     f();
-  } catch (const E& e) {
-    return e.what();
-  }
+  } catch (const E& e) { return e.what(); }
   return "nothing was thrown";
 }
 bool has(const std::string& s, const std::string& part) { return s.find(part) != std::string::npos; }
@@ -66,7 +64,9 @@ TEST(AtomicFile, WritesReplacesAndKeepsThePrevious) {
   const std::string path = dir / "a", previous = dir / "b";
   write_file_atomic(path, "one");
   EXPECT_EQ(read_file(path), "one");
-  for (const char* text : {"two", "three"}) write_file_atomic(path, [&](FileSink& s) { s.write(text); }, previous);
+  for (const char* text : {"two", "three"})
+    write_file_atomic(
+        path, [&](FileSink& s) { s.write(text); }, previous);
   EXPECT_EQ(read_file(path), "three");
   EXPECT_EQ(read_file(previous), "two");
   const std::string big(5'000'000, 'x');
@@ -80,12 +80,24 @@ TEST(AtomicFile, WritesReplacesAndKeepsThePrevious) {
 TEST(AtomicFile, AThrowingWriterChangesNothing) {
   const Scratch dir;
   write_file_atomic(dir / "a", "old");
-  EXPECT_THROW(write_file_atomic(dir / "a", [](FileSink& s) { s.write("ne"); throw std::runtime_error("stop"); }),
+  EXPECT_THROW(write_file_atomic(dir / "a",
+                                 [](FileSink& s) {
+                                   s.write("ne");
+                                   throw std::runtime_error("stop");
+                                 }),
                std::runtime_error);
   EXPECT_EQ(read_file(dir / "a"), "old");
   EXPECT_FALSE(file_exists(dir / "a.tmp"));
-  EXPECT_THROW(write_file_atomic(dir / "a", [](FileSink& s) { s.write("abc"); s.overwrite(2, "xy"); }), IoError);
-  write_file_atomic(dir / "a", [](FileSink& s) { s.write("abc"); s.overwrite(1, "xy"); });
+  EXPECT_THROW(write_file_atomic(dir / "a",
+                                 [](FileSink& s) {
+                                   s.write("abc");
+                                   s.overwrite(2, "xy");
+                                 }),
+               IoError);
+  write_file_atomic(dir / "a", [](FileSink& s) {
+    s.write("abc");
+    s.overwrite(1, "xy");
+  });
   EXPECT_EQ(read_file(dir / "a"), "axy");
 }
 
@@ -122,22 +134,29 @@ TEST(AtomicFile, KillLeavesOldOrNew) {
   const Scratch dir;
   const std::string path = dir / "a", previous = dir / "b";
   // The length tells the letter, so that a version is known whole from itself.
-  const auto version = [](int n) { return std::string(200'000 + static_cast<size_t>(n % 26), static_cast<char>('a' + n % 26)); };
+  const auto version = [](int n) {
+    return std::string(200'000 + static_cast<size_t>(n % 26), static_cast<char>('a' + n % 26));
+  };
   const auto whole = [&](const std::string& s) {
     return s.size() >= 200'000 && s.size() < 200'026 && s == version(static_cast<int>(s.size() - 200'000));
   };
   write_file_atomic(path, version(0));
-  write_file_atomic(path, [&](FileSink& s) { s.write(version(1)); }, previous);
+  write_file_atomic(
+      path, [&](FileSink& s) { s.write(version(1)); }, previous);
   std::mt19937 random(7);
   int torn_temporaries = 0;
   const int trials = flame_test::full_size() ? 500 : 50;
   for (int trial = 0; trial < trials; ++trial) {
     const pid_t pid = fork();
     if (pid == 0)
-      for (int n = 0;; ++n) write_file_atomic(path, [&](FileSink& s) {
-        const std::string v = version(n);
-        for (size_t at = 0; at < v.size(); at += 5000) s.write(std::string_view(v).substr(at, 5000));
-      }, previous);
+      for (int n = 0;; ++n)
+        write_file_atomic(
+            path,
+            [&](FileSink& s) {
+              const std::string v = version(n);
+              for (size_t at = 0; at < v.size(); at += 5000) s.write(std::string_view(v).substr(at, 5000));
+            },
+            previous);
     std::this_thread::sleep_for(std::chrono::microseconds(1000 + random() % 20'000));
     kill(pid, SIGKILL);
     waitpid(pid, nullptr, 0);
@@ -147,7 +166,8 @@ TEST(AtomicFile, KillLeavesOldOrNew) {
   }
   EXPECT_GT(torn_temporaries, 0) << "no kill hit a write: the test shows nothing";
   ASSERT_LE(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 4) << "temporary files pile up";
-  write_file_atomic(path, [](FileSink& s) { s.write("end"); }, previous);
+  write_file_atomic(
+      path, [](FileSink& s) { s.write("end"); }, previous);
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(dir.path()), {}), 2);
 }
 
@@ -156,9 +176,10 @@ TEST(AtomicFile, ThreadsWritingOneFileDoNotMix) {
   std::vector<std::thread> writers;
   for (int t = 0; t < 4; ++t)
     writers.emplace_back([&, t] {
-      for (int i = 0; i < 20; ++i) write_file_atomic(dir / "a", [&](FileSink& s) {
-        for (int k = 0; k < 50; ++k) s.write(std::string(100, static_cast<char>('a' + t)));
-      });
+      for (int i = 0; i < 20; ++i)
+        write_file_atomic(dir / "a", [&](FileSink& s) {
+          for (int k = 0; k < 50; ++k) s.write(std::string(100, static_cast<char>('a' + t)));
+        });
     });
   for (auto& w : writers) w.join();
   const std::string text = read_file(dir / "a");
@@ -208,6 +229,12 @@ TEST(AppendFile, CutsAndGrows) {
   EXPECT_TRUE(has(message_of<IoError>([&] { AppendFile(dir / "log", 100); }), "has 6"));
   EXPECT_THROW(AppendFile(dir / "no/log", 0), IoError);
   if (access("/dev/full", W_OK) == 0) {  // a device: cannot be cut, or refuses every byte
-    EXPECT_THROW({ AppendFile f("/dev/full", 0); f.append("x"); f.flush(); }, IoError);
+    EXPECT_THROW(
+        {
+          AppendFile f("/dev/full", 0);
+          f.append("x");
+          f.flush();
+        },
+        IoError);
   }
 }

@@ -12,6 +12,7 @@
 using namespace flame;
 using namespace flame::io;
 using flame_test::Scratch;
+using flame_test::write_plain;
 
 namespace {
 
@@ -39,9 +40,7 @@ std::string gzip(const std::string& data) {
 std::string error_of(const std::string& path) {
   try {
     read_idx(path);
-  } catch (const FormatError& e) {
-    return e.what();
-  }
+  } catch (const FormatError& e) { return e.what(); }
   return "no error";
 }
 
@@ -54,13 +53,13 @@ TEST(Idx, PlainAndGzip) {
   const std::string plain = idx_bytes({2, 3, 4}, data);
   const std::string half = plain.substr(0, 20), rest = plain.substr(20);
   for (const std::string& bytes : {plain, gzip(plain), gzip(half) + gzip(rest)}) {
-    write_file_atomic(dir / "a", bytes);
+    write_plain(dir / "a", bytes);
     const Tensor t = read_idx(dir / "a");
     EXPECT_EQ(t.shape(), (Shape{2, 3, 4}));
     const auto v = t.to_vector<uint8_t>();
     EXPECT_EQ(std::string(v.begin(), v.end()), data);
   }
-  write_file_atomic(dir / "a", idx_bytes({0, 5}, ""));
+  write_plain(dir / "a", idx_bytes({0, 5}, ""));
   EXPECT_EQ(read_idx(dir / "a").shape(), (Shape{0, 5}));
 }
 
@@ -99,7 +98,7 @@ TEST(Idx, BadFilesNameFileAndOffset) {
       {bad_body, "gzip data"},
   };
   for (const auto& c : cases) {
-    write_file_atomic(dir / "bad", c.bytes);
+    write_plain(dir / "bad", c.bytes);
     const std::string m = error_of(dir / "bad");
     EXPECT_NE(m.find(c.expected), std::string::npos) << "expected: " << c.expected << "\ngot: " << m;
     EXPECT_NE(m.find("'" + (dir / "bad") + "'"), std::string::npos) << m;
@@ -120,12 +119,10 @@ TEST(Idx, MutantsNeverCrash) {
     const size_t at = random() % (i % 3 ? bad.size() : 16);
     if (i % 5 == 0) bad.resize(at);
     else bad[at] = static_cast<char>(bad[at] ^ (1 + random() % 255));
-    write_file_atomic(dir / "bad", bad);
+    write_plain(dir / "bad", bad);
     try {
       read_idx(dir / "bad");
-    } catch (const FormatError&) {
-      ++refused;
-    }
+    } catch (const FormatError&) { ++refused; }
   }
   EXPECT_GT(refused, mutants / 3);
 }
@@ -146,12 +143,13 @@ TEST(Idx, FashionMnist) {
 
 TEST(Idx, DatasetsOfFilesThatDoNotMatch) {
   const Scratch dir;
-  write_file_atomic(dir / "images", idx_bytes({2, 1, 1}, "ab"));
-  write_file_atomic(dir / "labels", idx_bytes({3}, "abc"));
+  write_plain(dir / "images", idx_bytes({2, 1, 1}, "ab"));
+  write_plain(dir / "labels", idx_bytes({3}, "abc"));
   EXPECT_THROW(data::idx_dataset(dir / "images", dir / "labels"), FormatError);
   EXPECT_THROW(data::idx_dataset(dir / "labels", dir / "labels"), FormatError);
   EXPECT_THROW(data::idx_dataset(dir / "images", dir / "images"), FormatError);
   EXPECT_THROW(data::idx_folder(dir.path()), IoError);
-  write_file_atomic(dir / "labels", idx_bytes({2}, std::string("\3\xff", 2)));
-  EXPECT_EQ(data::idx_dataset(dir / "images", dir / "labels").tensors()[1].to_vector<int64_t>(), (std::vector<int64_t>{3, 255}));
+  write_plain(dir / "labels", idx_bytes({2}, std::string("\3\xff", 2)));
+  EXPECT_EQ(data::idx_dataset(dir / "images", dir / "labels").tensors()[1].to_vector<int64_t>(),
+            (std::vector<int64_t>{3, 255}));
 }

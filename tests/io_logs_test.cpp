@@ -14,13 +14,15 @@
 using namespace flame;
 using namespace flame::io;
 using flame_test::Scratch;
+using flame_test::write_plain;
 
 namespace {
 
 using Events = std::map<std::pair<std::string, int64_t>, uint32_t>;  // tag, step -> bits of the value
 
 Events tensorboard_reads(const std::string& python, const std::string& path) {
-  const auto out = flame_test::run("TF_CPP_MIN_LOG_LEVEL=3 " + python + " " + flame_test::reader("read_events.py") + " " + path + " 2>/dev/null");
+  const auto out = flame_test::run("TF_CPP_MIN_LOG_LEVEL=3 " + python + " " + flame_test::reader("read_events.py") +
+                                   " " + path + " 2>/dev/null");
   EXPECT_EQ(out.status, 0) << out.text;
   Events events;
   std::istringstream in(out.text);
@@ -96,19 +98,17 @@ TEST(EventLog, EveryTornLengthResumes) {
   const std::string whole = read_file(path);
   size_t before = 0;
   for (size_t n = 0; n <= whole.size(); ++n) {
-    write_file_atomic(path, whole.substr(0, n));
+    write_plain(path, whole.substr(0, n));
     { EventLog log(path, {.keep_until = 100}); }
     const std::string kept = read_file(path);
     EXPECT_GE(kept.size(), before);
-    if (n > 60) {
-      EXPECT_EQ(kept, whole.substr(0, kept.size())) << n;
-    }
+    if (n > 60) { EXPECT_EQ(kept, whole.substr(0, kept.size())) << n; }
     before = kept.size();
   }
   EXPECT_EQ(before, whole.size());
   { EventLog log(path); }  // without keep_until: a new file
   EXPECT_LT(read_file(path).size(), 60u);
-  write_file_atomic(path, std::string(500, 'x'));
+  write_plain(path, std::string(500, 'x'));
   EXPECT_THROW(EventLog(path, {.keep_until = 1}), FormatError);
   EXPECT_EQ(read_file(path), std::string(500, 'x')) << "another program's file was changed";
   EXPECT_THROW(EventLog(dir / "no/tfevents"), IoError);
@@ -143,7 +143,7 @@ TEST(MetricsFile, AResumedRunEndsWithTheSameFile) {
   }
   const std::string whole = read_file(dir / "whole.csv");
   for (size_t torn = 0; torn <= whole.size(); torn += 13) {  // killed with this much of the file written
-    write_file_atomic(dir / "part.csv", whole.substr(0, torn));
+    write_plain(dir / "part.csv", whole.substr(0, torn));
     const std::string text = whole.substr(0, torn);
     const int64_t rows = std::max<int64_t>(0, std::count(text.begin(), text.end(), '\n') - 1);
     {
@@ -153,7 +153,7 @@ TEST(MetricsFile, AResumedRunEndsWithTheSameFile) {
     ASSERT_EQ(read_file(dir / "part.csv"), whole) << torn;
   }
   EXPECT_THROW(MetricsFile(dir / "whole.csv", {"other"}, {.keep_until = 5}), FormatError);
-  write_file_atomic(dir / "bad.csv", "step,loss,accuracy\nx,1,2\n");
+  write_plain(dir / "bad.csv", "step,loss,accuracy\nx,1,2\n");
   EXPECT_THROW(MetricsFile(dir / "bad.csv", columns, {.keep_until = 5}), FormatError);
   EXPECT_EQ(read_file(dir / "whole.csv"), whole);
 }

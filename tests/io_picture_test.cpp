@@ -30,7 +30,10 @@ Image decode(const std::string& png) {
   spng_ihdr head{};
   EXPECT_EQ(spng_get_ihdr(c, &head), 0);
   EXPECT_EQ(head.bit_depth, 8);
-  Image out{static_cast<int>(head.width), static_cast<int>(head.height), head.color_type == SPNG_COLOR_TYPE_TRUECOLOR ? 3 : 1, {}};
+  Image out{static_cast<int>(head.width),
+            static_cast<int>(head.height),
+            head.color_type == SPNG_COLOR_TYPE_TRUECOLOR ? 3 : 1,
+            {}};
   out.pixels.resize(static_cast<size_t>(out.width * out.height * out.channels));
   EXPECT_EQ(spng_decode_image(c, out.pixels.data(), out.pixels.size(), SPNG_FMT_PNG, 0), 0);
   spng_ctx_free(c);
@@ -77,7 +80,9 @@ TEST(Svg, EveryKindOfSeriesIsWellFormed) {
     write_svg(dir / ("p" + std::to_string(i) + ".svg"), plots[i]);
   }
   if (python.empty()) GTEST_SKIP() << "no Python to parse the XML";
-  const auto out = flame_test::run(python + " -c \"import sys, xml.etree.ElementTree as e; [e.parse(f) for f in sys.argv[1:]]\" " + dir.path() + "/*.svg");
+  const auto out =
+      flame_test::run(python + " -c \"import sys, xml.etree.ElementTree as e; [e.parse(f) for f in sys.argv[1:]]\" " +
+                      dir.path() + "/*.svg");
   EXPECT_EQ(out.status, 0) << out.text;
 }
 
@@ -116,7 +121,8 @@ TEST(Png, PixelsComeBack) {
 
 TEST(Png, GridMarksRightAndWrong) {
   const Image black{4, 4, 1, std::vector<uint8_t>(16, 0)};
-  const std::vector<GridCell> cells{{black, "a right one, too long", Mark::right}, {black, "b\nc", Mark::wrong}, {black, "", Mark::none}};
+  const std::vector<GridCell> cells{
+      {black, "a right one, too long", Mark::right}, {black, "b\nc", Mark::wrong}, {black, "", Mark::none}};
   const Image grid = image_grid(cells, {.columns = 2, .scale = 3});
   EXPECT_EQ(grid.width, 8 + 2 * (18 + 8));
   EXPECT_EQ(grid.height, 8 + 2 * (18 + 4 + 22 + 8));
@@ -136,5 +142,7 @@ TEST(Png, GridMarksRightAndWrong) {
   EXPECT_EQ(decode(read_file(dir / "g.png")).pixels, grid.pixels);
   EXPECT_THROW(image_grid({}, {}), ValueError);
   EXPECT_THROW(image_grid(cells, {.columns = 0}), ValueError);
-  EXPECT_THROW(image_grid(std::vector<GridCell>(1, {{1 << 15, 1, 1, std::vector<uint8_t>(1 << 15)}, "", Mark::none}), {.scale = 2}), ValueError);
+  EXPECT_THROW(image_grid(std::vector<GridCell>(1, {{1 << 15, 1, 1, std::vector<uint8_t>(1 << 15)}, "", Mark::none}),
+                          {.scale = 2}),
+               ValueError);
 }

@@ -6,12 +6,13 @@
 
 using namespace flame::io;
 using flame_test::Scratch;
+using flame_test::write_plain;
 
 TEST(AccuracyTool, CountsAndRefuses) {
   if (flame_test::run("python3 -c 0").status != 0) GTEST_SKIP() << "no python3";
   const Scratch dir;
   const std::string header = "index,label,predicted,probability\n", good = header + "0,3,3,0.9\n1,1,2,0.5\n2,0,0,0.7\n";
-  write_file_atomic(dir / "labels", std::string("\0\0\10\1\0\0\0\3\3\1\0", 11));
+  write_plain(dir / "labels", std::string("\0\0\10\1\0\0\0\3\3\1\0", 11));
   const struct {
     std::string text, expected;
     bool fine;
@@ -29,8 +30,9 @@ TEST(AccuracyTool, CountsAndRefuses) {
   };
   const std::string tool = (std::filesystem::path(__FILE__).parent_path().parent_path() / "tools/accuracy.py").string();
   for (const auto& c : cases) {
-    write_file_atomic(dir / "predictions.csv", c.text);
-    const auto out = flame_test::run("PYTHONDONTWRITEBYTECODE=1 python3 " + tool + " " + dir.path() + " --labels " + (dir / "labels"));
+    write_plain(dir / "predictions.csv", c.text);
+    const auto out = flame_test::run("PYTHONDONTWRITEBYTECODE=1 python3 " + tool + " " + dir.path() + " --labels " +
+                                     (dir / "labels"));
     EXPECT_EQ(out.status == 0, c.fine) << out.text;
     EXPECT_NE(out.text.find(c.expected), std::string::npos) << "expected: " << c.expected << "\ngot: " << out.text;
     EXPECT_EQ(out.text.find("Traceback"), std::string::npos);

@@ -188,6 +188,9 @@ def reductions():
     case("sum", "int32", lambda x: x.sum(), [torch.tensor([2**30, 2**30, 2**30], dtype=torch.int32)], {})
     case("amax", "ties", lambda x: torch.amax(x, 1), [t64(1, 3, 3, 3, 0, 3).reshape(2, 3)], {"axes": [1]})
     case("amin", "ties", lambda x: torch.amin(x, 1), [t64(1, 1, 3, 0, 0, 0).reshape(2, 3)], {"axes": [1]})
+    case("norm", "axes", lambda x: torch.linalg.vector_norm(x, 2, (0, 2)), [x], {"axes": [0, 2]})
+    case("norm", "of zeros", lambda x: torch.linalg.vector_norm(x, 2), [t64(0, 0, 0)], {})
+    case("norm", "special", lambda x: torch.linalg.vector_norm(x, 2), [t64(1, INF, 2)], {}, gradients=False)
     for op, fn in {"var": torch.var, "std": torch.std}.items():
         for a in axes:
             for correction in (0, 1):
@@ -265,8 +268,10 @@ def products():
     pools = [("plain", (2, 3, 6, 6), {"kernel": [2, 2]}), ("ragged", (1, 2, 7, 5), {"kernel": [3, 2]}),
              ("stride", (1, 2, 7, 7), {"kernel": [3, 3], "stride": [2, 1]}), ("padding", (1, 2, 6, 5), {"kernel": [3, 2], "stride": [2, 2], "padding": [1, 1]}),
              ("stride over kernel", (1, 1, 9, 9), {"kernel": [2, 2], "stride": [3, 4]})]
+    pools += [("ceil", (1, 2, 6, 8), {"kernel": [3, 3], "stride": [2, 2], "ceil_mode": True}),
+              ("ceil and padding", (1, 2, 6, 7), {"kernel": [3, 2], "stride": [2, 3], "padding": [1, 1], "ceil_mode": True})]
     for label, shape, o in pools:
-        args = {"kernel_size": o["kernel"], "stride": o.get("stride"), "padding": o.get("padding", 0)}
+        args = {"kernel_size": o["kernel"], "stride": o.get("stride"), "padding": o.get("padding", 0), "ceil_mode": o.get("ceil_mode", False)}
         case("max_pool2d", label, lambda x: F.max_pool2d(x, **args), [make("pool", shape)], o)
         case("avg_pool2d", label, lambda x: F.avg_pool2d(x, **args), [make("pool", shape)], o)
     case("max_pool2d", "dilation", lambda x: F.max_pool2d(x, [2, 3], [1, 2], 1, [2, 1]), [make("pool", (2, 2, 7, 8))],

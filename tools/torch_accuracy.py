@@ -62,7 +62,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", help="the run's folder")
     parser.add_argument("--weights", help="default: model.safetensors or checkpoint.safetensors of the run")
-    parser.add_argument("--data", default=os.path.join(os.environ.get("FLAME_DATASETS") or "/usr/share/datasets", "fashion-mnist"))
+    datasets = os.environ.get("FLAME_DATASETS") or "/usr/share/datasets"
+    parser.add_argument("--data", default=os.path.join(datasets, "fashion-mnist"), help="folder of the IDX files")
     args = parser.parse_args()
     labels_path = os.path.join(args.data, "t10k-labels-idx1-ubyte.gz")
     predictions = os.path.join(args.run, "predictions.csv")

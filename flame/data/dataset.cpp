@@ -45,8 +45,8 @@ std::vector<Tensor> Dataset::get_batch(std::span<const int64_t> indices) const {
         fail<ShapeError>(Loc::current(), "Dataset: tensor {} of sample {} has shape {}, expected {} as in sample {}", k,
                          indices[i], t.shape(), f.shape(), indices[0]);
       if (t.dtype() != f.dtype())
-        fail<DTypeError>(Loc::current(), "Dataset: tensor {} of sample {} is {}, expected {} as in sample {}", k, indices[i],
-                         t.dtype(), f.dtype(), indices[0]);
+        fail<DTypeError>(Loc::current(), "Dataset: tensor {} of sample {} is {}, expected {} as in sample {}", k,
+                         indices[i], t.dtype(), f.dtype(), indices[0]);
       const size_t bytes = static_cast<size_t>(t.numel()) * size_of(t.dtype());
       t.copy_to_host(static_cast<std::byte*>(out[k].data()) + i * bytes, t.dtype());
     }
@@ -75,7 +75,8 @@ Tensor TensorDataset::gather(size_t tensor, std::span<const int64_t> indices, co
   Tensor out = Tensor::empty(shape, tensors_[tensor].dtype(), cpu());
   auto* dst = static_cast<std::byte*>(out.data());
   for (const int64_t i : indices) {
-    if (i < 0 || i >= size_) fail<IndexError>(Loc::current(), "TensorDataset: index {} is out of range for {} samples", i, size_);
+    if (i < 0 || i >= size_)
+      fail<IndexError>(Loc::current(), "TensorDataset: index {} is out of range for {} samples", i, size_);
     if (s.row_bytes > 0) std::memcpy(dst, s.data + static_cast<size_t>(i) * s.row_bytes, s.row_bytes);
     dst += s.row_bytes;
   }

@@ -14,7 +14,8 @@ TensorDataset idx_dataset(const std::string& images, const std::string& labels, 
   if (pixels.rank() != 3) fail<FormatError>(loc, "'{}': sizes {}, expected images of rank 3", images, pixels.shape());
   if (bytes.rank() != 1) fail<FormatError>(loc, "'{}': sizes {}, expected labels of rank 1", labels, bytes.shape());
   if (pixels.shape()[0] != bytes.shape()[0])
-    fail<FormatError>(loc, "'{}' has {} labels for the {} images of '{}'", labels, bytes.shape()[0], pixels.shape()[0], images);
+    fail<FormatError>(loc, "'{}' has {} labels for the {} images of '{}'", labels, bytes.shape()[0], pixels.shape()[0],
+                      images);
   Tensor classes = Tensor::empty(bytes.shape(), DType::i64, cpu(), loc);
   const auto* from = static_cast<const uint8_t*>(bytes.data());
   auto* to = static_cast<int64_t*>(classes.data());

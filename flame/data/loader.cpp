@@ -35,7 +35,8 @@ std::vector<int64_t> permutation(uint64_t seed, uint64_t epoch, int64_t size) {
 
 class BatchStream::Epoch {
  public:
-  Epoch(const Dataset& dataset, const LoaderOptions& options, int64_t size, int64_t first, int64_t batches, uint64_t epoch)
+  Epoch(const Dataset& dataset, const LoaderOptions& options, int64_t size, int64_t first, int64_t batches,
+        uint64_t epoch)
       : dataset_(dataset), batch_(options.batch), batches_(batches), taken_(first), given_(first) {
     if (options.shuffle) {
       order_ = permutation(options.seed, epoch, size);
@@ -89,16 +90,16 @@ class BatchStream::Epoch {
       int64_t number;
       {
         std::unique_lock lock(mutex_);
-        room_.wait(lock, [&] { return stopping_ || taken_ == batches_ || taken_ < given_ + static_cast<int64_t>(slots_.size()); });
+        room_.wait(lock, [&] {
+          return stopping_ || taken_ == batches_ || taken_ < given_ + static_cast<int64_t>(slots_.size());
+        });
         if (stopping_ || taken_ == batches_) return;
         number = taken_++;
       }
       Result result;
       try {
         result.tensors = make(number);
-      } catch (...) {
-        result.error = std::current_exception();
-      }
+      } catch (...) { result.error = std::current_exception(); }
       {
         const std::lock_guard lock(mutex_);
         slots_[static_cast<size_t>(number) % slots_.size()] = std::move(result);
@@ -148,7 +149,8 @@ bool BatchStream::next(std::vector<Tensor>& out) {
     return false;
   }
   if (!running_)
-    running_ = std::make_unique<Epoch>(*dataset_, options_, size_, state_.position, batches_, static_cast<uint64_t>(state_.epoch));
+    running_ = std::make_unique<Epoch>(*dataset_, options_, size_, state_.position, batches_,
+                                       static_cast<uint64_t>(state_.epoch));
   try {
     out = running_->next();
   } catch (...) {
@@ -161,8 +163,8 @@ bool BatchStream::next(std::vector<Tensor>& out) {
 
 void BatchStream::load_state(const LoaderState& s, Loc loc) {
   if (s.epoch < 0 || s.position < 0 || s.position > batches_)
-    fail<ValueError>(loc, "DataLoader: state is epoch {} position {}, expected a position of 0 to {}", s.epoch, s.position,
-                     batches_);
+    fail<ValueError>(loc, "DataLoader: state is epoch {} position {}, expected a position of 0 to {}", s.epoch,
+                     s.position, batches_);
   running_.reset();
   state_ = s;
 }

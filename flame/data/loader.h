@@ -35,8 +35,8 @@ class BatchStream {
  public:
   BatchStream(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options, Loc loc);
   ~BatchStream();
-  // The next batch of the epoch; false at its end, after which the next epoch begins. What a worker throws arrives here,
-  // in the batch's turn; the call after that tries the same batch again.
+  // The next batch of the epoch; false at its end, after which the next epoch begins. What a worker throws arrives
+  // here, in the batch's turn; the call after that tries the same batch again.
   bool next(std::vector<Tensor>& out);
   int64_t batches() const { return batches_; }
   LoaderState state() const { return state_; }
@@ -62,14 +62,15 @@ using Batch = std::array<Tensor, N>;
 template <size_t N = 2>
 class DataLoader {
  public:
-  explicit DataLoader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options = {}, Loc loc = Loc::current())
+  explicit DataLoader(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options = {},
+                      Loc loc = Loc::current())
       : stream_(std::make_unique<BatchStream>(std::move(dataset), options, loc)) {}
   template <std::derived_from<Dataset> D>  // keeps its own copy of the dataset
   explicit DataLoader(D dataset, const LoaderOptions& options = {}, Loc loc = Loc::current())
       : DataLoader(std::make_shared<const D>(std::move(dataset)), options, loc) {}
 
-  int64_t size() const { return stream_->batches(); }           // batches an epoch
-  LoaderState state() const { return stream_->state(); }        // counts the batch in hand as done
+  int64_t size() const { return stream_->batches(); }     // batches an epoch
+  LoaderState state() const { return stream_->state(); }  // counts the batch in hand as done
   void load_state(const LoaderState& s, Loc loc = Loc::current()) { stream_->load_state(s, loc); }
 
   // False at the end of the epoch.

@@ -14,10 +14,8 @@ namespace {
 // Walks elements [start, start + n) of a loop space; calls fn(offset, stride, count, done) a run along the last dim.
 template <class F>
 void for_runs(const int64_t* dims, const int64_t* strides, int rank, int64_t start, int64_t n, F&& fn) {
-  if (rank == 0) {
-    if (n > 0) fn(int64_t{0}, int64_t{0}, n, int64_t{0});
-    return;
-  }
+  if (n <= 0) return;
+  if (rank == 0) return static_cast<void>(fn(int64_t{0}, int64_t{0}, n, int64_t{0}));
   int64_t at[max_rank];
   int64_t offset = 0;
   for (int i = rank - 1; i >= 0; --i) {

@@ -3,6 +3,7 @@
 #pragma once
 #include <array>
 
+#include "flame/fuse/fusion.h"
 #include "flame/tensor/tensor.h"
 
 namespace flame {
@@ -39,12 +40,6 @@ Ref<Value> pend_reduce(Reduce r, const Ref<Value>& x, uint32_t axis_mask);
 // The same elements under another shape, size-1 axes added or dropped; works on pending values without running them.
 Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape);
 
-// Fusion off: every op is its own launch. For tests and for looking at one op at a time. Thread-local.
-void set_fusion(bool on);
-bool fusion_enabled();
-
-// Why islands ended on this thread since the last call: "matmul reads it", "64 ops", "host read", …, with counts.
-std::string explain();
 void note_flush_reason(const char* reason);  // literal; the cause of the next flush
 
 }  // namespace flame

@@ -85,9 +85,7 @@ Checkpoint load_checkpoint(const std::string& path, Device& d, Loc loc) {
   if (file_exists(path)) {
     try {
       return load_one(path, d, loc);
-    } catch (const FormatError& e) {
-      trouble = reason(e);
-    }
+    } catch (const FormatError& e) { trouble = reason(e); }
   } else {
     if (!file_exists(previous)) fail<IoError>(loc, "cannot open checkpoint '{}': No such file or directory", path);
     trouble = fmt::format("'{}' is missing", path);
@@ -97,9 +95,7 @@ Checkpoint load_checkpoint(const std::string& path, Device& d, Loc loc) {
     Checkpoint out = load_one(previous, d, loc);
     out.note = fmt::format("{}; went back to '{}'", trouble, previous);
     return out;
-  } catch (const FormatError& e) {
-    fail<FormatError>(loc, "no whole checkpoint: {}; {}", trouble, reason(e));
-  }
+  } catch (const FormatError& e) { fail<FormatError>(loc, "no whole checkpoint: {}; {}", trouble, reason(e)); }
 }
 
 bool checkpoint_exists(const std::string& path) { return file_exists(path) || file_exists(previous_checkpoint(path)); }

@@ -17,9 +17,7 @@ enum SummaryField : protozero::pbf_tag_type { summary_value = 1 };
 enum ValueField : protozero::pbf_tag_type { tag_field = 1, simple_value = 2 };
 constexpr size_t frame_head = 12, frame_tail = 4;  // length and its checksum; the content's checksum
 
-double now() {
-  return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count();
-}
+double now() { return std::chrono::duration<double>(std::chrono::system_clock::now().time_since_epoch()).count(); }
 
 std::string framed(const std::string& content) {
   std::string out;

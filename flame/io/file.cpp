@@ -73,7 +73,8 @@ int open_locked(const std::string& path, Loc loc) {
     Fd guard(fd);
     const bool locks = retry([&] { return ::flock(fd, LOCK_EX); }) == 0;
     if (!locks && errno != EOPNOTSUPP && errno != ENOLCK) fail_errno(loc, "cannot lock", path);
-    struct stat mine {}, there {};
+    struct stat mine {
+    }, there{};
     if (::fstat(fd, &mine) != 0) fail_errno(loc, "cannot examine", path);
     if (::stat(path.c_str(), &there) == 0 && mine.st_ino == there.st_ino && mine.st_dev == there.st_dev) {
       if (::ftruncate(fd, 0) != 0) fail_errno(loc, "cannot truncate", path);
@@ -114,8 +115,8 @@ void FileSink::write(const void* data, size_t size) {
 
 void FileSink::overwrite(uint64_t offset, std::string_view text) {
   if (offset + text.size() > size_)
-    fail<IoError>(loc_, "cannot overwrite bytes {}..{} of '{}': only {} were written", offset, offset + text.size(), path_,
-                  size_);
+    fail<IoError>(loc_, "cannot overwrite bytes {}..{} of '{}': only {} were written", offset, offset + text.size(),
+                  path_, size_);
   while (!text.empty()) {
     const ssize_t n = retry([&] { return ::pwrite(fd_, text.data(), text.size(), static_cast<off_t>(offset)); });
     if (n < 0) fail_errno(loc_, "cannot write", path_);
@@ -141,7 +142,8 @@ void write_file_atomic(const std::string& path, const std::function<void(FileSin
 }
 
 void write_file_atomic(const std::string& path, std::string_view bytes, Loc loc) {
-  write_file_atomic(path, [&](FileSink& sink) { sink.write(bytes); }, {}, loc);
+  write_file_atomic(
+      path, [&](FileSink& sink) { sink.write(bytes); }, {}, loc);
 }
 
 std::string read_file(const std::string& path, Loc loc) {
@@ -192,8 +194,7 @@ MappedFile& MappedFile::operator=(MappedFile&& o) noexcept {
   return *this;
 }
 
-AppendFile::AppendFile(const std::string& path, uint64_t keep, Loc loc)
-    : path_(path), fd_(-1) {
+AppendFile::AppendFile(const std::string& path, uint64_t keep, Loc loc) : path_(path), fd_(-1) {
   Fd fd(open_retry(path, O_CREAT | O_WRONLY | O_APPEND));
   if (fd.get() < 0) fail_errno(loc, "cannot open", path);
   struct stat s {};

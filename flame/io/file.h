@@ -1,4 +1,4 @@
-// Files that are never half-written, mapped files, and append-only logs. Every failure is an IoError with path and cause.
+// Files that are never half-written, mapped files, append-only logs. A failure is an IoError with path and cause.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -12,7 +12,7 @@
 namespace flame::io {
 namespace {
 
-// The content of a mapped file, inflated if it begins with gzip's magic number. read() gives fewer bytes only at the end.
+// The content of a mapped file, inflated if it is gzip. read() gives fewer bytes than asked only at the end.
 class Source {
  public:
   Source(const MappedFile& file, Loc loc) : file_(file), loc_(loc) {
@@ -63,7 +63,8 @@ class Source {
     } else if (r == Z_BUF_ERROR || (r == Z_OK && left_ == 0 && stream_.avail_out > 0)) {
       fail<FormatError>(loc_, "'{}': byte {}: the gzip data is cut off", file_.path(), at);
     } else if (r != Z_OK) {
-      fail<FormatError>(loc_, "'{}': byte {}: damaged gzip data ({})", file_.path(), at, stream_.msg ? stream_.msg : "zlib error");
+      fail<FormatError>(loc_, "'{}': byte {}: damaged gzip data ({})", file_.path(), at,
+                        stream_.msg ? stream_.msg : "zlib error");
     }
     return want - stream_.avail_out;
   }
@@ -100,17 +101,20 @@ Shape read_header(Source& source, const std::string& path, Loc loc) {
     fail<FormatError>(loc, "'{}': byte 2: unknown element type {:#04x}, expected 0x08 (uint8)", path, magic[2]);
   }
   const int rank = magic[3];
-  if (rank < 1 || rank > max_rank) fail<FormatError>(loc, "'{}': byte 3: rank {}, expected 1 to {}", path, rank, max_rank);
+  if (rank < 1 || rank > max_rank)
+    fail<FormatError>(loc, "'{}': byte 3: rank {}, expected 1 to {}", path, rank, max_rank);
   Shape shape;
   uint64_t total = 1;
   for (int axis = 0; axis < rank; ++axis) {
     unsigned char b[4];
     if (const size_t n = source.read(b, 4); n < 4)
-      fail<FormatError>(loc, "'{}': byte {}: the file ends inside the sizes", path, 4 + 4 * static_cast<size_t>(axis) + n);
+      fail<FormatError>(loc, "'{}': byte {}: the file ends inside the sizes", path,
+                        4 + 4 * static_cast<size_t>(axis) + n);
     const uint64_t size = uint64_t{b[0]} << 24 | uint64_t{b[1]} << 16 | uint64_t{b[2]} << 8 | b[3];
     shape.push_back(static_cast<int64_t>(size));
     if (__builtin_mul_overflow(std::max<uint64_t>(total, 1), size, &total) || total > source.upper_bound())
-      fail<FormatError>(loc, "'{}': byte {}: sizes {} ask for more bytes than the file can hold", path, 4 + 4 * axis, shape);
+      fail<FormatError>(loc, "'{}': byte {}: sizes {} ask for more bytes than the file can hold", path, 4 + 4 * axis,
+                        shape);
   }
   return shape;
 }
@@ -124,11 +128,12 @@ Tensor read_idx(const std::string& path, Loc loc) {
   Tensor out = Tensor::empty(shape, DType::u8, cpu(), loc);
   const size_t expected = static_cast<size_t>(numel(shape)), start = 4 + 4 * static_cast<size_t>(shape.rank());
   if (const size_t n = source.read(out.data(), expected); n < expected)
-    fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start + n, shape, start + expected);
+    fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start + n, shape,
+                      start + expected);
   unsigned char beyond;  // reading on also makes zlib check its checksum
   if (source.read(&beyond, 1) > 0)
-    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} elements of sizes {}", path, start + expected, expected,
-                      shape);
+    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} elements of sizes {}", path, start + expected,
+                      expected, shape);
   return out;
 }
 

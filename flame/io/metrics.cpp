@@ -46,7 +46,8 @@ Kept rows_to_keep(const std::string& path, const std::string& header, int64_t un
 
 }  // namespace
 
-MetricsFile::MetricsFile(const std::string& path, std::vector<std::string> columns, const MetricsOptions& options, Loc loc)
+MetricsFile::MetricsFile(const std::string& path, std::vector<std::string> columns, const MetricsOptions& options,
+                         Loc loc)
     : columns_(std::move(columns)) {
   const std::string header = header_line(columns_, loc);
   Kept kept{0, -1};
@@ -59,7 +60,8 @@ MetricsFile::MetricsFile(const std::string& path, std::vector<std::string> colum
 
 void MetricsFile::add_row(int64_t step, std::span<const double> values, Loc loc) {
   if (values.size() != columns_.size())
-    fail<ValueError>(loc, "MetricsFile: {} values for {} columns of '{}'", values.size(), columns_.size(), file_->path());
+    fail<ValueError>(loc, "MetricsFile: {} values for {} columns of '{}'", values.size(), columns_.size(),
+                     file_->path());
   if (step < last_) fail<ValueError>(loc, "MetricsFile: step {} after step {} in '{}'", step, last_, file_->path());
   last_ = step;
   std::string row = std::to_string(step);

@@ -25,10 +25,11 @@ void check_image(const char* op, const Image& m, Loc loc) {
   if (m.channels != 1 && m.channels != 3) fail<ValueError>(loc, "{}: {} channels, expected 1 or 3", op, m.channels);
   if (m.width < 1 || m.height < 1 || m.width > 1 << 15 || m.height > 1 << 15)
     fail<ValueError>(loc, "{}: size {} x {}, expected 1 to {} each", op, m.width, m.height, 1 << 15);
-  const size_t expected = static_cast<size_t>(m.width) * static_cast<size_t>(m.height) * static_cast<size_t>(m.channels);
+  const size_t expected =
+      static_cast<size_t>(m.width) * static_cast<size_t>(m.height) * static_cast<size_t>(m.channels);
   if (m.pixels.size() != expected)
-    fail<ShapeError>(loc, "{}: {} bytes for {} x {} x {}, expected {}", op, m.pixels.size(), m.width, m.height, m.channels,
-                     expected);
+    fail<ShapeError>(loc, "{}: {} bytes for {} x {} x {}, expected {}", op, m.pixels.size(), m.width, m.height,
+                     m.channels, expected);
 }
 
 void set_pixel(Image& m, int x, int y, const Colour& c) {
@@ -99,7 +100,8 @@ std::string encode_png(const Image& image, Loc loc) {
   head.bit_depth = 8;
   head.color_type = image.channels == 3 ? SPNG_COLOR_TYPE_TRUECOLOR : SPNG_COLOR_TYPE_GRAYSCALE;
   checked(spng_set_ihdr(context.get(), &head));
-  checked(spng_encode_image(context.get(), image.pixels.data(), image.pixels.size(), SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE));
+  checked(
+      spng_encode_image(context.get(), image.pixels.data(), image.pixels.size(), SPNG_FMT_PNG, SPNG_ENCODE_FINALIZE));
   size_t size = 0;
   int error = 0;
   const std::unique_ptr<void, Free> bytes(spng_get_png_buffer(context.get(), &size, &error));
@@ -107,12 +109,15 @@ std::string encode_png(const Image& image, Loc loc) {
   return {static_cast<const char*>(bytes.get()), size};
 }
 
-void write_png(const std::string& path, const Image& image, Loc loc) { write_file_atomic(path, encode_png(image, loc), loc); }
+void write_png(const std::string& path, const Image& image, Loc loc) {
+  write_file_atomic(path, encode_png(image, loc), loc);
+}
 
 Image image_grid(std::span<const GridCell> cells, const GridOptions& options, Loc loc) {
   if (cells.empty()) fail<ValueError>(loc, "image_grid: no cells");
   if (options.columns < 1 || options.scale < 1 || options.scale > 64)
-    fail<ValueError>(loc, "image_grid: {} columns at scale {}, expected at least 1 and 1 to 64", options.columns, options.scale);
+    fail<ValueError>(loc, "image_grid: {} columns at scale {}, expected at least 1 and 1 to 64", options.columns,
+                     options.scale);
   int width = 0, height = 0, lines = 0;
   for (const GridCell& c : cells) {
     check_image("image_grid", c.image, loc);
@@ -128,7 +133,8 @@ Image image_grid(std::span<const GridCell> cells, const GridOptions& options, Lo
   const int64_t total_width = gap + int64_t{columns} * (cell_width + gap);
   const int64_t total_height = top + int64_t{rows} * (cell_height + gap);
   if (total_width > 1 << 15 || total_height > 1 << 15)
-    fail<ValueError>(loc, "image_grid: the picture would be {} x {} pixels, above {}", total_width, total_height, 1 << 15);
+    fail<ValueError>(loc, "image_grid: the picture would be {} x {} pixels, above {}", total_width, total_height,
+                     1 << 15);
   Image out{static_cast<int>(total_width), static_cast<int>(total_height), 3, {}};
   out.pixels.assign(static_cast<size_t>(out.width) * static_cast<size_t>(out.height) * 3, 255);
   draw_text(out, gap, 9, options.title, 2, {50, 50, 50});

@@ -27,7 +27,7 @@ struct GridCell {
 };
 struct GridOptions {
   int columns = 10;
-  int scale = 3;      // pixels of the picture a pixel of the image
+  int scale = 3;           // pixels of the picture a pixel of the image
   std::string title = {};  // one line above
 };
 // An RGB picture. Cells may differ in size; captions are cut to their cell.

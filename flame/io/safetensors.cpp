@@ -23,7 +23,8 @@ std::string json_string(const std::string& s, Loc loc) {
   }
 }
 
-void check_bools(const TensorInfo& t, std::span<const std::byte> bytes, uint64_t data_at, const std::string& path, Loc loc) {
+void check_bools(const TensorInfo& t, std::span<const std::byte> bytes, uint64_t data_at, const std::string& path,
+                 Loc loc) {
   for (size_t i = 0; i < bytes.size(); ++i)
     if (bytes[i] > std::byte{1})
       fail<FormatError>(loc, "'{}': byte {}: tensor '{}' is BOOL but holds {}, expected 0 or 1", path,
@@ -34,10 +35,12 @@ void check_bools(const TensorInfo& t, std::span<const std::byte> bytes, uint64_t
 
 SafetensorsFile::SafetensorsFile(const std::string& path, Loc loc) : file_(path, loc) {
   if (file_.size() < 8)
-    fail<FormatError>(loc, "'{}': {} bytes are too few for a safetensors file, expected at least 8", path, file_.size());
+    fail<FormatError>(loc, "'{}': {} bytes are too few for a safetensors file, expected at least 8", path,
+                      file_.size());
   uint64_t n;
   std::memcpy(&n, file_.data(), 8);
-  if (n > max_header) fail<FormatError>(loc, "'{}': byte 0: header length {} is above the limit {}", path, n, max_header);
+  if (n > max_header)
+    fail<FormatError>(loc, "'{}': byte 0: header length {} is above the limit {}", path, n, max_header);
   if (n > file_.size() - 8)
     fail<FormatError>(loc, "'{}': byte 0: header length {}, but only {} bytes follow", path, n, file_.size() - 8);
   data_at_ = 8 + n;
@@ -113,21 +116,23 @@ SafetensorsLayout layout_safetensors(std::span<const NamedTensor> tensors, const
     const uint64_t end = at + static_cast<uint64_t>(t.numel()) * size_of(t.dtype());
     std::string shape;
     for (const int64_t d : t.shape()) shape += fmt::format("{}{}", shape.empty() ? "" : ",", d);
-    json += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma, json_string(name, loc),
-                        safetensors_name(t.dtype()), shape, at, end);
+    json += fmt::format("{}{}:{{\"dtype\":\"{}\",\"shape\":[{}],\"data_offsets\":[{},{}]}}", comma,
+                        json_string(name, loc), safetensors_name(t.dtype()), shape, at, end);
     comma = ",";
     at = end;
   }
   json += "}";
   json.resize((json.size() + 7) / 8 * 8, ' ');  // data begins at a multiple of 8
-  if (json.size() > max_header) fail<ValueError>(loc, "save_safetensors: the header would take {} bytes, above {}", json.size(), max_header);
+  if (json.size() > max_header)
+    fail<ValueError>(loc, "save_safetensors: the header would take {} bytes, above {}", json.size(), max_header);
   const uint64_t n = json.size();
   out.header.assign(reinterpret_cast<const char*>(&n), 8);
   out.header += json;
   return out;
 }
 
-void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors, const Metadata& metadata, Loc loc) {
+void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors, const Metadata& metadata,
+                      Loc loc) {
   const SafetensorsLayout layout = layout_safetensors(tensors, metadata, nullptr, loc);
   write_file_atomic(
       path,

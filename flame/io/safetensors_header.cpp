@@ -16,8 +16,9 @@ struct DTypeName {
   DType dtype;
   std::string_view name;
 };
-constexpr DTypeName dtype_names[] = {{DType::boolean, "BOOL"}, {DType::u8, "U8"},   {DType::i32, "I32"}, {DType::i64, "I64"},
-                                     {DType::f16, "F16"},      {DType::bf16, "BF16"}, {DType::f32, "F32"}, {DType::f64, "F64"}};
+constexpr DTypeName dtype_names[] = {{DType::boolean, "BOOL"}, {DType::u8, "U8"},   {DType::i32, "I32"},
+                                     {DType::i64, "I64"},      {DType::f16, "F16"}, {DType::bf16, "BF16"},
+                                     {DType::f32, "F32"},      {DType::f64, "F64"}};
 static_assert(std::size(dtype_names) == num_dtypes);
 
 std::optional<DType> dtype_of_name(std::string_view name) {
@@ -71,7 +72,8 @@ class HeaderReader : public nlohmann::json::json_sax_t {
     if (where_ == Where::top) {
       if (!names_.insert(k).second) bad("the name '{}' occurs twice", k);
     } else if (where_ == Where::entry) {
-      if (k != "dtype" && k != "shape" && k != "data_offsets") bad("tensor '{}' has an unknown field '{}'", entry_.name, k);
+      if (k != "dtype" && k != "shape" && k != "data_offsets")
+        bad("tensor '{}' has an unknown field '{}'", entry_.name, k);
       if (!fields_.insert(k).second) bad("tensor '{}' has the field '{}' twice", entry_.name, k);
     } else if (out.metadata.contains(k)) {
       bad("the metadata name '{}' occurs twice", k);
@@ -148,7 +150,8 @@ class HeaderReader : public nlohmann::json::json_sax_t {
       if (!fields_.contains(f)) bad("tensor '{}' has no field '{}'", entry_.name, f);
     entry_.begin = offsets_[0];
     entry_.end = offsets_[1];
-    if (entry_.begin > entry_.end) bad("tensor '{}': data_offsets {}..{} run backwards", entry_.name, entry_.begin, entry_.end);
+    if (entry_.begin > entry_.end)
+      bad("tensor '{}': data_offsets {}..{} run backwards", entry_.name, entry_.begin, entry_.end);
     const auto bytes = byte_size(entry_.dtype, entry_.shape);
     if (!bytes) bad("tensor '{}': shape {} of {} is too large", entry_.name, entry_.shape, entry_.dtype);
     if (*bytes != entry_.end - entry_.begin)
@@ -171,13 +174,14 @@ void check_cover(const std::vector<TensorInfo>& tensors, uint64_t data_bytes, co
   const TensorInfo* before = nullptr;
   for (const TensorInfo& t : tensors) {
     if (t.end > data_bytes)
-      fail<FormatError>(loc, "'{}': tensor '{}' ends at byte {} of the data, but there are only {}", path, t.name, t.end,
-                        data_bytes);
+      fail<FormatError>(loc, "'{}': tensor '{}' ends at byte {} of the data, but there are only {}", path, t.name,
+                        t.end, data_bytes);
     if (t.begin < at)
-      fail<FormatError>(loc, "'{}': tensors '{}' and '{}' overlap at byte {} of the data", path, before->name, t.name, t.begin);
+      fail<FormatError>(loc, "'{}': tensors '{}' and '{}' overlap at byte {} of the data", path, before->name, t.name,
+                        t.begin);
     if (t.begin > at)
-      fail<FormatError>(loc, "'{}': bytes {}..{} of the data, before tensor '{}', belong to no tensor", path, at, t.begin,
-                        t.name);
+      fail<FormatError>(loc, "'{}': bytes {}..{} of the data, before tensor '{}', belong to no tensor", path, at,
+                        t.begin, t.name);
     at = t.end;
     before = &t;
   }
@@ -193,7 +197,8 @@ std::string_view safetensors_name(DType t) {
   return {};
 }
 
-SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes, const std::string& path, Loc loc) {
+SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes, const std::string& path,
+                                           Loc loc) {
   if (json.empty() || json[0] != '{') fail<FormatError>(loc, "'{}': byte 8: the header does not begin with '{{'", path);
   HeaderReader reader(path, loc);
   nlohmann::json::sax_parse(json.begin(), json.end(), &reader);

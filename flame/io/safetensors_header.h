@@ -14,6 +14,7 @@ struct SafetensorsHeader {
   std::vector<TensorInfo> tensors;  // sorted by their bytes
   Metadata metadata;
 };
-SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes, const std::string& path, Loc loc);
+SafetensorsHeader parse_safetensors_header(std::string_view json, uint64_t data_bytes, const std::string& path,
+                                           Loc loc);
 
 }  // namespace flame::io

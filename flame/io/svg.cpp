@@ -96,7 +96,8 @@ std::vector<std::vector<Point>> pixel_runs(const Series& s, const Axis& x, const
 
 // At most four points a pixel column. Runs whose x goes back and forth are kept whole.
 std::vector<Point> thinned(const std::vector<Point>& run) {
-  if (run.size() < 1000 || !std::is_sorted(run.begin(), run.end(), [](Point a, Point b) { return a.x < b.x; })) return run;
+  if (run.size() < 1000 || !std::is_sorted(run.begin(), run.end(), [](Point a, Point b) { return a.x < b.x; }))
+    return run;
   std::vector<Point> out;
   for (size_t i = 0; i < run.size();) {
     size_t end = i, low = i, high = i;
@@ -124,7 +125,9 @@ class Drawing {
       y_.low = std::min(y_.low, y_.ticks.front());
       y_.high = std::max(y_.high, y_.ticks.back());
     }
-    std::erase_if(x_.ticks, [&](double t) { return t < x_.low - 1e-9 * (x_.high - x_.low) || t > x_.high + 1e-9 * (x_.high - x_.low); });
+    std::erase_if(x_.ticks, [&](double t) {
+      return t < x_.low - 1e-9 * (x_.high - x_.low) || t > x_.high + 1e-9 * (x_.high - x_.low);
+    });
     for (const double t : y_.ticks) y_labels_.push_back(tick_label(t, y_.log ? t : step_of(y_.ticks)));
     size_t widest = 0;
     for (const auto& l : y_labels_) widest = std::max(widest, l.size());
@@ -166,26 +169,32 @@ class Drawing {
     rule(x_.from, y_.from, x_.to, y_.from);
     rule(x_.from, y_.from, x_.from, y_.to);
     out_ += "</g>\n<g fill=\"#555\">\n";
-    for (const double t : x_.ticks) text(x_.pixel(t), y_.from + 18, "text-anchor=\"middle\"", tick_label(t, step_of(x_.ticks)));
+    for (const double t : x_.ticks)
+      text(x_.pixel(t), y_.from + 18, "text-anchor=\"middle\"", tick_label(t, step_of(x_.ticks)));
     for (size_t i = 0; i < y_.ticks.size(); ++i)
       text(x_.from - 8, y_.pixel(y_.ticks[i]) + 4, "text-anchor=\"end\"", y_labels_[i]);
     out_ += "</g>\n";
     const double middle = (x_.from + x_.to) / 2;
-    if (!plot_.title.empty()) text(middle, 28, "text-anchor=\"middle\" font-size=\"16\" font-weight=\"bold\"", plot_.title);
-    if (!plot_.x_label.empty()) text(middle, plot_.height - 14, "text-anchor=\"middle\" font-size=\"13\"", plot_.x_label);
+    if (!plot_.title.empty())
+      text(middle, 28, "text-anchor=\"middle\" font-size=\"16\" font-weight=\"bold\"", plot_.title);
+    if (!plot_.x_label.empty())
+      text(middle, plot_.height - 14, "text-anchor=\"middle\" font-size=\"13\"", plot_.x_label);
     if (!plot_.y_label.empty()) {
       const double y = (y_.from + y_.to) / 2;
-      const std::string turned = fmt::format("text-anchor=\"middle\" font-size=\"13\" transform=\"rotate(-90 20 {:.1f})\"", y);
+      const std::string turned =
+          fmt::format("text-anchor=\"middle\" font-size=\"13\" transform=\"rotate(-90 20 {:.1f})\"", y);
       text(20, y, turned.c_str(), plot_.y_label);
     }
   }
 
   void line(const Series& s, const char* colour) {
-    out_ += fmt::format("<g fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-opacity=\"{}\" stroke-linejoin=\"round\">\n",
-                        colour, s.faint ? "1" : "2", s.faint ? "0.3" : "1");
+    out_ += fmt::format(
+        "<g fill=\"none\" stroke=\"{}\" stroke-width=\"{}\" stroke-opacity=\"{}\" stroke-linejoin=\"round\">\n", colour,
+        s.faint ? "1" : "2", s.faint ? "0.3" : "1");
     for (const auto& run : pixel_runs(s, x_, y_)) {
       if (run.size() == 1) {
-        out_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\" stroke=\"none\"/>\n", run[0].x, run[0].y, colour);
+        out_ += fmt::format("<circle cx=\"{:.1f}\" cy=\"{:.1f}\" r=\"3\" fill=\"{}\" stroke=\"none\"/>\n", run[0].x,
+                            run[0].y, colour);
         continue;
       }
       out_ += "<path d=\"";
@@ -203,15 +212,18 @@ class Drawing {
       if (!s.name.empty()) longest = std::max(longest, s.name.size()), ++rows;
     if (rows == 0) return;
     const double width = 46 + static_cast<double>(longest) * char_width, left = x_.to - width - 8, top = y_.to + 8;
-    out_ += fmt::format("<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" rx=\"4\" fill=\"#fff\" "
-                        "fill-opacity=\"0.85\" stroke=\"#ccc\"/>\n", left, top, width, rows * 18 + 8);
+    out_ += fmt::format(
+        "<rect x=\"{:.1f}\" y=\"{:.1f}\" width=\"{:.1f}\" height=\"{}\" rx=\"4\" fill=\"#fff\" "
+        "fill-opacity=\"0.85\" stroke=\"#ccc\"/>\n",
+        left, top, width, rows * 18 + 8);
     double y = top + 17;
     for (size_t i = 0; i < plot_.series.size(); ++i) {
       const Series& s = plot_.series[i];
       if (s.name.empty()) continue;
-      out_ += fmt::format("<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"{}\" "
-                          "stroke-opacity=\"{}\"/>\n", left + 8, y - 4, left + 30, y - 4, colours[i % std::size(colours)],
-                          s.faint ? 1 : 2, s.faint ? "0.4" : "1");
+      out_ += fmt::format(
+          "<line x1=\"{:.1f}\" y1=\"{:.1f}\" x2=\"{:.1f}\" y2=\"{:.1f}\" stroke=\"{}\" stroke-width=\"{}\" "
+          "stroke-opacity=\"{}\"/>\n",
+          left + 8, y - 4, left + 30, y - 4, colours[i % std::size(colours)], s.faint ? 1 : 2, s.faint ? "0.4" : "1");
       text(left + 36, y, "", s.name);
       y += 18;
     }
@@ -248,6 +260,8 @@ std::string render_svg(const Plot& plot, Loc loc) {
   return Drawing(plot).draw();
 }
 
-void write_svg(const std::string& path, const Plot& plot, Loc loc) { write_file_atomic(path, render_svg(plot, loc), loc); }
+void write_svg(const std::string& path, const Plot& plot, Loc loc) {
+  write_file_atomic(path, render_svg(plot, loc), loc);
+}
 
 }  // namespace flame::io

@@ -4,7 +4,6 @@
 #include "flame/core/format.h"
 #include "flame/ops/dropout.h"
 #include "flame/ops/pointwise.h"
-#include "flame/ops/pool2d.h"
 
 namespace flame::nn {
 
@@ -19,21 +18,10 @@ Tensor ReLU::forward(const Tensor& x, Loc loc) { return relu(x, loc); }
 Tensor Flatten::forward(const Tensor& x, Loc loc) { return x.flatten(options.from, options.to, loc); }
 std::string Flatten::kind() const { return fmt::format("Flatten({}, {})", options.from, options.to); }
 
-MaxPool2d::MaxPool2d(Module* parent, std::string name, const Options& o, Loc loc)
-    : Layer(parent, std::move(name), loc), options(o) {
-  if (o.kernel < 1 || o.stride < 0 || o.padding < 0 || o.dilation < 1)
-    fail<ValueError>(loc, "MaxPool2d: expected a kernel of 1 or more, got kernel {}, stride {}, padding {}, dilation {}", o.kernel,
-                     o.stride, o.padding, o.dilation);
-}
-Tensor MaxPool2d::forward(const Tensor& x, Loc loc) {
-  return max_pool2d(x, {.kernel = options.kernel, .stride = options.stride, .padding = options.padding, .dilation = options.dilation},
-                    loc);
-}
+Tensor MaxPool2d::forward(const Tensor& x, Loc loc) { return max_pool2d(x, options, loc); }
 std::string MaxPool2d::kind() const {
-  std::string out = fmt::format("MaxPool2d({}", options.kernel);
-  if (options.stride != 0) out += fmt::format(", stride {}", options.stride);
-  if (options.padding != 0) out += fmt::format(", padding {}", options.padding);
-  return out + ")";
+  const Pair& k = options.kernel;
+  return k.height == k.width ? fmt::format("MaxPool2d({})", k.height) : fmt::format("MaxPool2d({}x{})", k.height, k.width);
 }
 
 }  // namespace flame::nn

@@ -1,6 +1,7 @@
 // Small layers without parameters, for Sequential.
 #pragma once
 #include "flame/nn/module.h"
+#include "flame/ops/pool2d.h"
 
 namespace flame::nn {
 
@@ -45,24 +46,17 @@ class Flatten : public Layer {
   const Options options;
 };
 
-struct MaxPool2dOptions {
-  int64_t kernel;      // the side of a square window
-  int64_t stride = 0;  // 0: the kernel's
-  int64_t padding = 0, dilation = 1;
-};
+// The largest of each window of [N, C, H, W].
 class MaxPool2d : public Layer {
  public:
-  using Options = MaxPool2dOptions;
-  explicit MaxPool2d(const Options& o, Loc loc = Loc::current()) : MaxPool2d(nullptr, {}, o, loc) {}
+  using Options = MaxPool2dOptions;  // of ops/pool2d.h: kernel, stride, padding, dilation
+  explicit MaxPool2d(const Options& o) : options(o) {}
   MaxPool2d(Module& parent, std::string name, const Options& o, Loc loc = Loc::current())
-      : MaxPool2d(&parent, std::move(name), o, loc) {}
+      : Layer(parent, std::move(name), loc), options(o) {}
   Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
   std::string kind() const override;
 
   const Options options;
-
- private:
-  MaxPool2d(Module* parent, std::string name, const Options& o, Loc loc);
 };
 
 }  // namespace flame::nn

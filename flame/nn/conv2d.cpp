@@ -9,20 +9,26 @@
 
 namespace flame::nn {
 namespace {
+std::string text(const Pair& p) {
+  return p.height == p.width ? fmt::format("{}", p.height) : fmt::format("{}x{}", p.height, p.width);
+}
+bool at_least(const Pair& p, int64_t least) { return p.height >= least && p.width >= least; }
+
 const Conv2dOptions& checked(const Conv2dOptions& o, Loc loc) {
-  if (o.in < 1 || o.out < 1 || o.kernel < 1 || o.stride < 1 || o.padding < 0 || o.dilation < 1 || o.groups < 1)
+  if (o.in < 1 || o.out < 1 || o.groups < 1 || !at_least(o.kernel, 1) || !at_least(o.stride, 1) || !at_least(o.padding, 0) ||
+      !at_least(o.dilation, 1))
     fail<ValueError>(loc,
                      "Conv2d: expected sizes of 1 or more and padding of 0 or more, got in {}, out {}, kernel {}, stride {}, "
                      "padding {}, dilation {}, groups {}",
-                     o.in, o.out, o.kernel, o.stride, o.padding, o.dilation, o.groups);
+                     o.in, o.out, text(o.kernel), text(o.stride), text(o.padding), text(o.dilation), o.groups);
   if (o.in % o.groups || o.out % o.groups)
     fail<ValueError>(loc, "Conv2d: expected channels that {} groups divide, got in {} and out {}", o.groups, o.in, o.out);
   if (!is_float(o.dtype)) fail<DTypeError>(loc, "Conv2d: expected a floating dtype, got {}", o.dtype);
   return o;
 }
-Shape weight_shape(const Conv2dOptions& o) { return {o.out, o.in / o.groups, o.kernel, o.kernel}; }
+Shape weight_shape(const Conv2dOptions& o) { return {o.out, o.in / o.groups, o.kernel.height, o.kernel.width}; }
 Tensor draw(const Shape& shape, const Conv2dOptions& o, Loc loc) {
-  const double bound = 1 / std::sqrt(static_cast<double>(o.in / o.groups * o.kernel * o.kernel));
+  const double bound = 1 / std::sqrt(static_cast<double>(o.in / o.groups * o.kernel.height * o.kernel.width));
   return flame::uniform(shape, -bound, bound, {.dtype = o.dtype}, loc);
 }
 }  // namespace
@@ -40,10 +46,10 @@ Tensor Conv2d::forward(const Tensor& x, Loc loc) {
 }
 
 std::string Conv2d::kind() const {
-  std::string out = fmt::format("Conv2d({}, {}, kernel {}", options.in, options.out, options.kernel);
-  if (options.stride != 1) out += fmt::format(", stride {}", options.stride);
-  if (options.padding != 0) out += fmt::format(", padding {}", options.padding);
-  if (options.dilation != 1) out += fmt::format(", dilation {}", options.dilation);
+  std::string out = fmt::format("Conv2d({}, {}, kernel {}", options.in, options.out, text(options.kernel));
+  if (options.stride != 1) out += fmt::format(", stride {}", text(options.stride));
+  if (options.padding != 0) out += fmt::format(", padding {}", text(options.padding));
+  if (options.dilation != 1) out += fmt::format(", dilation {}", text(options.dilation));
   if (options.groups != 1) out += fmt::format(", groups {}", options.groups);
   return out + (options.bias ? ")" : ", no bias)");
 }

@@ -1,17 +1,20 @@
 // Conv2d: two-dimensional cross-correlation with learned filters.
 #pragma once
 #include "flame/nn/module.h"
+#include "flame/ops/pair.h"
 
 namespace flame::nn {
 
 struct Conv2dOptions {
-  int64_t in, out, kernel;  // channels, and the side of a square filter
-  int64_t stride = 1, padding = 0, dilation = 1, groups = 1;
+  int64_t in, out;  // channels
+  Pair kernel;
+  Pair stride = 1, padding = 0, dilation = 1;
+  int64_t groups = 1;
   bool bias = true;
   DType dtype = DType::f32;
 };
 
-// weight [out, in / groups, kernel, kernel] and bias [out], both uniform on +-1 / sqrt(in / groups * kernel^2), as in
+// weight [out, in / groups, height, width] and bias [out], both uniform on +-1 / sqrt(in / groups * height * width), as in
 // PyTorch. x: [N, in, H, W] -> [N, out, H', W'].
 class Conv2d : public Layer {
  public:

@@ -6,6 +6,7 @@
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/pointwise.h"
+#include "flame/ops/samples_internal.h"
 
 namespace flame {
 namespace {
@@ -85,5 +86,40 @@ Tensor one_hot(const Tensor& index, int64_t classes, DType dtype, Loc loc) {
   const Tensor c(pend_iota(shape, index.dtype(), index.rank(), 0, 1, index.device()));
   return eq(c, index.unsqueeze(-1, loc), loc).to(dtype, loc);
 }
+
+namespace {
+using Inputs = std::vector<Tensor>;
+
+// Ops that make tensors from numbers: a few calls each, in the dtype asked for.
+RegisterOp maker(const char* name, const char* signature, const char* formula, std::vector<Tensor (*)(DType)> calls) {
+  return RegisterOp({.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [calls](DType t) {
+                       std::vector<SampleCase> out;
+                       for (auto call : calls)
+                         out.push_back({{}, [call, t](const Inputs&) { return Inputs{call(t)}; }, "call " + std::to_string(out.size())});
+                       return out;
+                     }});
+}
+const RegisterOp makers[] = {
+    maker("full", "full(shape, value, dtype, device)", "value everywhere",
+          {[](DType t) { return full({2, 3}, 1.5, t); }, [](DType t) { return full({}, -2, t); }, [](DType t) { return full({0, 3}, 1, t); }}),
+    maker("arange", "arange(start, stop, step, dtype)", "start + step i",
+          {[](DType t) { return arange(0, 7, 1, t); }, [](DType t) { return arange(1.0, -1.0, -0.25, t); }, [](DType t) { return arange(2, 2, 1, t); }}),
+    maker("linspace", "linspace(start, stop, count, dtype)", "start + (stop - start) i / (count - 1)",
+          {[](DType t) { return linspace(-1, 2, 13, t); }, [](DType t) { return linspace(3, 4, 1, t); }}),
+    maker("eye", "eye(rows, columns, dtype)", "1 where the row is the column, else 0",
+          {[](DType t) { return eye(3, 5, t); }, [](DType t) { return eye(1, t); }, [](DType t) { return eye(0, t); }}),
+};
+const RegisterOp registered_one_hot({
+    .name = "one_hot",
+    .signature = "one_hot(index, classes, dtype)",
+    .formula = "1 where the class is the index, else 0",
+    .differentiable = false,
+    .samples =
+        [](DType t) {
+          const auto fn = [t](const Inputs& in) { return Inputs{one_hot(in[0], 4, t)}; };
+          return std::vector<SampleCase>{{{samples::classes({2, 3}, 4)}, fn, "matrix"}, {{samples::classes({}, 4)}, fn, "0-d"}};
+        },
+});
+}  // namespace
 
 }  // namespace flame

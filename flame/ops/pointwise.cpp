@@ -12,26 +12,19 @@
 #include "flame/ops/reduce.h"
 
 namespace flame {
+
+namespace {
+thread_local RuleScope* current_rule = nullptr;
+}
+RuleScope::RuleScope(const Loc& where, Device& device, DType compute)
+    : where(where), device(device), dtype(compute == DType::f64 ? DType::f64 : DType::f32), before_(std::exchange(current_rule, this)) {}
+RuleScope::~RuleScope() { current_rule = before_; }
+const RuleScope* RuleScope::current() { return current_rule; }
+
 namespace {
 
-// While a gradient rule runs: whose line its ops belong to, and what its numbers become if they meet no tensor.
-struct RuleScope {
-  const Loc& where;
-  Device& device;
-  DType dtype;
-  RuleScope* before;
-  RuleScope(const Loc& where, Device& device, DType compute);
-  ~RuleScope();
-  RuleScope(const RuleScope&) = delete;
-  RuleScope& operator=(const RuleScope&) = delete;
-};
-thread_local RuleScope* rule_scope = nullptr;
-RuleScope::RuleScope(const Loc& where, Device& device, DType compute)
-    : where(where), device(device), dtype(compute == DType::f64 ? DType::f64 : DType::f32), before(std::exchange(rule_scope, this)) {}
-RuleScope::~RuleScope() { rule_scope = before; }
-
 // A rule's number as a tensor of rank 0.
-Tensor constant(const Scalar& s) { return Tensor(pend_iota({}, rule_scope->dtype, 0, s, 0, rule_scope->device)); }
+Tensor constant(const Scalar& s) { return Tensor(pend_iota({}, RuleScope::current()->dtype, 0, s, 0, RuleScope::current()->device)); }
 
 // A saved input, in a rule.
 struct RuleArg : Arg {
@@ -257,7 +250,7 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
     if (code == Code::pow && is_two(*in[1]) && in[0]->tensor()) return pointwise<1>(Code::square, {in[0]}, loc);
   const Row& row = row_of(code);
   check_defined(row, in, loc);
-  if (rule_scope) {  // numbers alone, inside a gradient rule
+  if (RuleScope::current()) {  // numbers alone, inside a gradient rule
     bool tensors = false;
     for (const Arg* a : in) tensors |= a->tensor() != nullptr;
     if (!tensors) {
@@ -288,7 +281,7 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
   bool wanted = false;
   for (const Arg* a : in) wanted |= a->tensor() && a->tensor()->requires_grad();
   if (!wanted) return Tensor(std::move(y));
-  PointwiseNode* node = new PointwiseNode(row, rule_scope ? rule_scope->where : loc, *call.device, call.compute);
+  PointwiseNode* node = new PointwiseNode(row, RuleScope::line(loc), *call.device, call.compute);
   const Ref<Node> keep(node);
   node->save(in, y, call.shape);
   return Tensor(std::move(y), GradEdge(node, 0));

@@ -1,4 +1,4 @@
-// Internal: a pointwise op by its code, for loops over the table.
+// Internal: what the rules of pointwise ops and reductions run in, and a pointwise op by its code.
 #pragma once
 #include <span>
 
@@ -6,6 +6,24 @@
 #include "flame/ops/pointwise.h"
 
 namespace flame {
+
+// While a gradient rule runs: its ops belong to the forward call's line, and numbers that meet no tensor become
+// tensors of rank 0.
+class RuleScope {
+ public:
+  RuleScope(const Loc& where, Device& device, DType compute);
+  ~RuleScope();
+  RuleScope(const RuleScope&) = delete;
+  RuleScope& operator=(const RuleScope&) = delete;
+  static const RuleScope* current();  // of this thread, or null
+  static const Loc& line(const Loc& otherwise) { return current() ? current()->where : otherwise; }
+  const Loc& where;
+  Device& device;
+  const DType dtype;
+
+ private:
+  RuleScope* before_;
+};
 
 Tensor call_pointwise(Code code, std::span<const Arg> in, Loc loc = Loc::current());
 

@@ -248,4 +248,30 @@ Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
   return lt(u, p.detach().to(t, loc), loc).to(p.dtype(), loc);
 }
 
+namespace {
+// Every case draws with a generator of its own, so that a second run gives the same numbers.
+RegisterOp drawn(const char* name, const char* signature, const char* formula, Tensor (*fn)(const Shape&, RandomOptions)) {
+  return RegisterOp({.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [fn](DType t) {
+                       std::vector<SampleCase> out;
+                       for (const Shape& s : {Shape{}, Shape{1}, Shape{3, 5}, Shape{0, 2}, Shape{4099}})
+                         out.push_back({{},
+                                        [fn, s, t](const std::vector<Tensor>&) {
+                                          Generator g(7);
+                                          return std::vector<Tensor>{fn(s, {.dtype = t, .generator = &g})};
+                                        },
+                                        to_string(s)});
+                       return out;
+                     }});
+}
+const RegisterOp registered[] = {
+    drawn("rand", "rand(shape, options)", "uniform on [0, 1)", [](const Shape& s, RandomOptions o) { return rand(s, o); }),
+    drawn("uniform", "uniform(shape, low, high, options)", "uniform on [low, high)", [](const Shape& s, RandomOptions o) { return uniform(s, -2, 3, o); }),
+    drawn("randn", "randn(shape, options)", "normal, mean 0, deviation 1", [](const Shape& s, RandomOptions o) { return randn(s, o); }),
+    drawn("normal", "normal(shape, mean, std, options)", "normal", [](const Shape& s, RandomOptions o) { return normal(s, 1, 2, o); }),
+    drawn("randint", "randint(low, high, shape, options)", "integers of [low, high)", [](const Shape& s, RandomOptions o) { return randint(-4, 9, s, o); }),
+    drawn("bernoulli", "bernoulli(shape, p, options)", "1 with probability p, else 0", [](const Shape& s, RandomOptions o) { return bernoulli(s, 0.3, o); }),
+    drawn("randperm", "randperm(n, options)", "0 .. n - 1 in a random order", [](const Shape& s, RandomOptions o) { return randperm(numel(s) % 999, o); }),
+};
+}  // namespace
+
 }  // namespace flame

@@ -160,8 +160,12 @@ void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) 
   }
 }
 
-// A replay counts its step, and is only good while the parameters that were skipped have no gradient.
-void note_step(Recorder& r, const std::shared_ptr<Core>& core, const std::shared_ptr<const std::vector<size_t>>& present) {
+// A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see a
+// gradient that someone set before the step.
+void note_step(Recorder& r, const std::shared_ptr<Core>& core, const std::shared_ptr<const std::vector<size_t>>& present,
+               const Gradients& g) {
+  for (const Ref<Value>& v : g.values)
+    if (!r.made_here(v->storage->id())) r.refused = "the optimizer read a gradient that was made outside the step";
   r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); });
   if (present->size() == core->slots.size()) return;
   r.guard(core.get(), "which parameters have gradients", [core, present] {
@@ -185,7 +189,7 @@ void Optimizer::step(const StepOptions& o, Loc loc) {
   const Core::CachedPlan& plan = c.plan_for(g.signature);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   launch(c, plan, g, loc);
-  if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present);
+  if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
 }

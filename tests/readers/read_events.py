@@ -1,4 +1,4 @@
-"""Prints "tag step value" of every scalar that TensorBoard's own reader finds in an event file, values as float32 hex."""
+"""Prints "tag step value" of every scalar that TensorBoard's own reader finds; values as the hex of a float32."""
 import struct
 import sys
 

@@ -1,4 +1,4 @@
-"""Prints what Python's safetensors finds in a file: metadata, then "name dtype shape crc32-of-bytes" of every tensor."""
+"""Prints what Python's safetensors finds: metadata, then "name dtype shape crc32-of-bytes" of every tensor."""
 import json
 import sys
 import zlib

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
 #include <string>
 
 namespace flame_test {
@@ -32,6 +33,11 @@ class Scratch {
   std::string path_;
 };
 
+// Without waiting for the disk, for tests that write thousands of files.
+inline void write_plain(const std::string& path, const std::string& bytes) {
+  std::ofstream(path, std::ios::binary) << bytes;
+}
+
 inline bool full_size() { return std::getenv("FLAME_FULL") != nullptr; }
 
 struct Output {
@@ -51,7 +57,8 @@ inline Output run(const std::string& command) {
 // The first Python that has `package`; empty if none has.
 inline std::string python_with(const std::string& package) {
   const auto repository = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-  for (const std::string& python : {(repository / ".deps/pytest-venv/bin/python").string(), std::string("/opt/peers/bin/python")})
+  for (const std::string& python :
+       {(repository / ".deps/pytest-venv/bin/python").string(), std::string("/opt/peers/bin/python")})
     if (std::filesystem::exists(python) && run(python + " -c 'import " + package + "'").status == 0) return python;
   return {};
 }

@@ -1,0 +1,309 @@
+// Pooling: plain loops over channels (channels-last) or over a line (contiguous), which the compiler vectorises for each
+// instruction set. Gradients are gathered, not scattered, so that threads never meet.
+#define HWY_DISABLED_TARGETS (HWY_SSSE3 | HWY_SSE4 | HWY_AVX3_DL)
+#undef HWY_TARGET_INCLUDE
+#define HWY_TARGET_INCLUDE "flame/device/cpu/pool_kernel.cpp"
+#include "hwy/foreach_target.h"
+// foreach_target.h comes first
+#include <algorithm>
+#include <limits>
+#include <type_traits>
+
+#include "flame/device/cpu/parallel.h"
+#include "flame/device/cpu/pool_kernel.h"
+#include "hwy/highway.h"
+
+HWY_BEFORE_NAMESPACE();
+namespace flame {
+namespace HWY_NAMESPACE {
+
+// Values are compared and summed in float32 or float64.
+template <class T>
+using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
+
+constexpr int64_t block = 128;           // accumulators held at once
+constexpr int64_t piece = 16 * 1024;     // elements worth a thread
+
+// The window positions k of an axis for which start + k * dilation lies in [0, size).
+struct Span {
+  int64_t begin, end;
+};
+HWY_INLINE Span inside(int64_t start, int64_t kernel, int64_t dilation, int64_t size) {
+  const int64_t begin = start < 0 ? (-start + dilation - 1) / dilation : 0;
+  const int64_t end = start < size ? std::min(kernel, (size - start + dilation - 1) / dilation) : 0;
+  return {begin, std::max(begin, end)};
+}
+// The outputs of a line whose window position s is inside: 0 <= ow * stride + s * dilation - padding < width.
+HWY_INLINE Span outputs_at(const PoolSizes& p, int64_t s) {
+  return inside(s * p.dilation[1] - p.padding[1], p.out_width, p.stride[1], p.width);
+}
+// The output along `axis` whose window position k is at `at`; -1 if none.
+HWY_INLINE int64_t output_of(const PoolSizes& p, int axis, int64_t at, int64_t k) {
+  const int64_t from = at + p.padding[axis] - k * p.dilation[axis];
+  const int64_t out = from / p.stride[axis];
+  return from >= 0 && from % p.stride[axis] == 0 && out < (axis == 0 ? p.out_height : p.out_width) ? out : -1;
+}
+template <class A>
+HWY_INLINE A divisor(const PoolSizes& p, int64_t oh, int64_t ow) {
+  const int64_t out[2] = {oh, ow}, size[2] = {p.height, p.width};
+  int64_t count = 1;
+  for (int i = 0; i < 2; ++i) {
+    const int64_t start = out[i] * p.stride[i] - p.padding[i], end = std::min(start + p.kernel[i], size[i] + p.padding[i]);
+    count *= p.count_padding ? end - start : std::min(end, size[i]) - std::max<int64_t>(start, 0);
+  }
+  return static_cast<A>(count);
+}
+
+// Strict, so that the first of equal values stays; a NaN beats all but an earlier one.
+template <class T, class A>
+HWY_INLINE void keep_larger(const T* HWY_RESTRICT x, int64_t step, int32_t at, int32_t at_step, A* HWY_RESTRICT best,
+                            int32_t* HWY_RESTRICT where, int64_t n) {
+  for (int64_t i = 0; i < n; ++i) {
+    const A v = static_cast<A>(x[i * step]), b = best[i];
+    const bool take = (where[i] < 0) | (!(v <= b) & (b == b));
+    best[i] = take ? v : b;
+    where[i] = take ? at + static_cast<int32_t>(i) * at_step : where[i];
+  }
+}
+
+template <class T>
+void max_channels(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t line) {
+  using A = Wide<T>;
+  const int64_t n = line / p.out_height, h0 = line % p.out_height * p.stride[0] - p.padding[0], c = p.channels;
+  const Span rows = inside(h0, p.kernel[0], p.dilation[0], p.height);
+  for (int64_t ow = 0; ow < p.out_width; ++ow) {
+    const int64_t w0 = ow * p.stride[1] - p.padding[1], out = (line * p.out_width + ow) * c;
+    const Span cols = inside(w0, p.kernel[1], p.dilation[1], p.width);
+    for (int64_t c0 = 0; c0 < c; c0 += block) {
+      const int64_t count = std::min(block, c - c0);
+      A best[block];
+      int32_t where[block];
+      std::fill_n(best, count, -std::numeric_limits<A>::infinity());
+      std::fill_n(where, count, -1);
+      for (int64_t r = rows.begin; r < rows.end; ++r)
+        for (int64_t s = cols.begin; s < cols.end; ++s) {
+          const int64_t at = (h0 + r * p.dilation[0]) * p.width + w0 + s * p.dilation[1];
+          keep_larger(x + (n * p.height * p.width + at) * c + c0, 1, static_cast<int32_t>(at), 0, best, where, count);
+        }
+      for (int64_t i = 0; i < count; ++i) y[out + c0 + i] = static_cast<T>(best[i]);
+      std::copy_n(where, count, index + out + c0);
+    }
+  }
+}
+
+template <class T>
+void max_line(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t line) {
+  using A = Wide<T>;
+  const int64_t h0 = line % p.out_height * p.stride[0] - p.padding[0];
+  x += line / p.out_height * p.height * p.width;
+  const Span rows = inside(h0, p.kernel[0], p.dilation[0], p.height);
+  for (int64_t o0 = 0; o0 < p.out_width; o0 += block) {
+    const int64_t count = std::min(block, p.out_width - o0);
+    A best[block];
+    int32_t where[block];
+    std::fill_n(best, count, -std::numeric_limits<A>::infinity());
+    std::fill_n(where, count, -1);
+    for (int64_t r = rows.begin; r < rows.end; ++r)
+      for (int64_t s = 0; s < p.kernel[1]; ++s) {
+        const Span out = outputs_at(p, s);
+        const int64_t first = std::max(out.begin, o0), last = std::min(out.end, o0 + count);
+        const int64_t at = (h0 + r * p.dilation[0]) * p.width + first * p.stride[1] + s * p.dilation[1] - p.padding[1];
+        if (first < last)
+          keep_larger(x + at, p.stride[1], static_cast<int32_t>(at), static_cast<int32_t>(p.stride[1]), best + first - o0,
+                      where + first - o0, last - first);
+      }
+    for (int64_t i = 0; i < count; ++i) y[line * p.out_width + o0 + i] = static_cast<T>(best[i]);
+    std::copy_n(where, count, index + line * p.out_width + o0);
+  }
+}
+
+template <class T>
+void max_backward_channels(const PoolSizes& p, const T* dy, const int32_t* index, T* dx, int64_t line) {
+  using A = Wide<T>;
+  const int64_t n = line / p.height, h = line % p.height, c = p.channels;
+  for (int64_t w = 0; w < p.width; ++w)
+    for (int64_t c0 = 0; c0 < c; c0 += block) {
+      const int64_t count = std::min(block, c - c0);
+      const int32_t here = static_cast<int32_t>(h * p.width + w);
+      A sum[block];
+      std::fill_n(sum, count, A{});
+      for (int64_t r = 0; r < p.kernel[0]; ++r) {
+        const int64_t oh = output_of(p, 0, h, r);
+        for (int64_t s = 0; oh >= 0 && s < p.kernel[1]; ++s) {
+          const int64_t ow = output_of(p, 1, w, s);
+          if (ow < 0) continue;
+          const int64_t from = ((n * p.out_height + oh) * p.out_width + ow) * c + c0;
+          const T* HWY_RESTRICT g = dy + from;
+          const int32_t* HWY_RESTRICT k = index + from;
+          for (int64_t i = 0; i < count; ++i) sum[i] += k[i] == here ? static_cast<A>(g[i]) : A{};
+        }
+      }
+      T* out = dx + (line * p.width + w) * c + c0;
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i]);
+    }
+}
+
+// Calls add(sum, oh, ow, w - w0) for every window position over line h, between w0 and w0 + count; writes the sums.
+template <class T, class Add>
+HWY_INLINE void gather_line(const PoolSizes& p, T* dx, int64_t line, const Add& add) {
+  using A = Wide<T>;
+  const int64_t plane = line / p.height, h = line % p.height;
+  for (int64_t w0 = 0; w0 < p.width; w0 += block) {
+    const int64_t count = std::min(block, p.width - w0);
+    A sum[block];
+    std::fill_n(sum, count, A{});
+    for (int64_t r = 0; r < p.kernel[0]; ++r) {
+      const int64_t oh = output_of(p, 0, h, r);
+      if (oh >= 0) add(sum, (plane * p.out_height + oh) * p.out_width, oh, w0, count);
+    }
+    for (int64_t i = 0; i < count; ++i) dx[line * p.width + w0 + i] = static_cast<T>(sum[i]);
+  }
+}
+
+template <class T>
+void max_backward_line(const PoolSizes& p, const T* dy, const int32_t* index, T* dx, int64_t line) {
+  using A = Wide<T>;
+  const int64_t start = line % p.height * p.width;
+  gather_line(p, dx, line, [&](A* sum, int64_t out, int64_t, int64_t w0, int64_t count) HWY_ATTR {
+    for (int64_t ow = 0; ow < p.out_width; ++ow) {
+      const int64_t at = index[out + ow] - start - w0;
+      if (at >= 0 && at < count) sum[at] += static_cast<A>(dy[out + ow]);
+    }
+  });
+}
+
+template <class T>
+void max_gather(const PoolSizes& p, const T* x, const int32_t* index, T* y, int64_t line) {
+  const int64_t plane = p.height * p.width;
+  if (p.channels_last) {
+    x += line / p.out_height * plane * p.channels;
+    for (int64_t i = line * p.out_width * p.channels; i < (line + 1) * p.out_width * p.channels; ++i)
+      y[i] = index[i] < 0 ? T{} : x[index[i] * p.channels + i % p.channels];
+  } else {
+    x += line / p.out_height * plane;
+    for (int64_t i = line * p.out_width; i < (line + 1) * p.out_width; ++i) y[i] = index[i] < 0 ? T{} : x[index[i]];
+  }
+}
+
+template <class T>
+void average_channels(const PoolSizes& p, const T* x, int32_t*, T* y, int64_t line) {
+  using A = Wide<T>;
+  const int64_t n = line / p.out_height, oh = line % p.out_height, h0 = oh * p.stride[0] - p.padding[0], c = p.channels;
+  const Span rows = inside(h0, p.kernel[0], 1, p.height);
+  for (int64_t ow = 0; ow < p.out_width; ++ow) {
+    const int64_t w0 = ow * p.stride[1] - p.padding[1];
+    const Span cols = inside(w0, p.kernel[1], 1, p.width);
+    const A by = divisor<A>(p, oh, ow);
+    for (int64_t c0 = 0; c0 < c; c0 += block) {
+      const int64_t count = std::min(block, c - c0);
+      A sum[block];
+      std::fill_n(sum, count, A{});
+      for (int64_t r = rows.begin; r < rows.end; ++r)
+        for (int64_t s = cols.begin; s < cols.end; ++s) {
+          const T* HWY_RESTRICT from = x + ((n * p.height + h0 + r) * p.width + w0 + s) * c + c0;
+          for (int64_t i = 0; i < count; ++i) sum[i] += static_cast<A>(from[i]);
+        }
+      for (int64_t i = 0; i < count; ++i) y[(line * p.out_width + ow) * c + c0 + i] = static_cast<T>(sum[i] / by);
+    }
+  }
+}
+
+template <class T>
+void average_line(const PoolSizes& p, const T* x, int32_t*, T* y, int64_t line) {
+  using A = Wide<T>;
+  const int64_t oh = line % p.out_height, h0 = oh * p.stride[0] - p.padding[0];
+  x += line / p.out_height * p.height * p.width;
+  const Span rows = inside(h0, p.kernel[0], 1, p.height);
+  for (int64_t o0 = 0; o0 < p.out_width; o0 += block) {
+    const int64_t count = std::min(block, p.out_width - o0);
+    A sum[block];
+    std::fill_n(sum, count, A{});
+    for (int64_t r = rows.begin; r < rows.end; ++r)
+      for (int64_t s = 0; s < p.kernel[1]; ++s) {
+        const Span out = outputs_at(p, s);
+        const T* from = x + (h0 + r) * p.width + s - p.padding[1];
+        for (int64_t ow = std::max(out.begin, o0); ow < std::min(out.end, o0 + count); ++ow)
+          sum[ow - o0] += static_cast<A>(from[ow * p.stride[1]]);
+      }
+    for (int64_t i = 0; i < count; ++i)
+      y[line * p.out_width + o0 + i] = static_cast<T>(sum[i] / divisor<A>(p, oh, o0 + i));
+  }
+}
+
+template <class T>
+void average_backward_channels(const PoolSizes& p, const T* dy, const int32_t*, T* dx, int64_t line) {
+  using A = Wide<T>;
+  const int64_t n = line / p.height, h = line % p.height, c = p.channels;
+  for (int64_t w = 0; w < p.width; ++w)
+    for (int64_t c0 = 0; c0 < c; c0 += block) {
+      const int64_t count = std::min(block, c - c0);
+      A sum[block];
+      std::fill_n(sum, count, A{});
+      for (int64_t r = 0; r < p.kernel[0]; ++r) {
+        const int64_t oh = output_of(p, 0, h, r);
+        for (int64_t s = 0; oh >= 0 && s < p.kernel[1]; ++s) {
+          const int64_t ow = output_of(p, 1, w, s);
+          if (ow < 0) continue;
+          const T* HWY_RESTRICT g = dy + ((n * p.out_height + oh) * p.out_width + ow) * c + c0;
+          const A by = divisor<A>(p, oh, ow);
+          for (int64_t i = 0; i < count; ++i) sum[i] += static_cast<A>(g[i]) / by;
+        }
+      }
+      for (int64_t i = 0; i < count; ++i) dx[(line * p.width + w) * c + c0 + i] = static_cast<T>(sum[i]);
+    }
+}
+
+template <class T>
+void average_backward_line(const PoolSizes& p, const T* dy, const int32_t*, T* dx, int64_t line) {
+  using A = Wide<T>;
+  gather_line(p, dx, line, [&](A* sum, int64_t out, int64_t oh, int64_t w0, int64_t count) HWY_ATTR {
+    for (int64_t ow = 0; ow < p.out_width; ++ow) {
+      const int64_t start = ow * p.stride[1] - p.padding[1];
+      const A g = static_cast<A>(dy[out + ow]) / divisor<A>(p, oh, ow);
+      for (int64_t w = std::max(start, w0); w < std::min(start + p.kernel[1], w0 + count); ++w) sum[w - w0] += g;
+    }
+  });
+}
+
+// Lines of the output (backward: of the input), shared among the threads.
+template <class T, auto channels, auto lines, bool backward>
+void run(const PoolSizes& p, const void* in, int32_t* index, void* out) {
+  const int64_t height = backward ? p.height : p.out_height, width = backward ? p.width : p.out_width;
+  const int64_t count = p.images * height * (p.channels_last ? 1 : p.channels);
+  const int64_t work = std::max<int64_t>(1, width * (p.channels_last ? p.channels : 1));
+  const auto fn = p.channels_last ? channels : lines;
+  parallel_for(count, std::max<int64_t>(1, piece / work), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) fn(p, static_cast<const T*>(in), index, static_cast<T*>(out), i);
+  });
+}
+
+template <class T>
+PoolFn typed(PoolPass pass) {
+  switch (pass) {
+    case PoolPass::max: return run<T, max_channels<T>, max_line<T>, false>;
+    case PoolPass::max_backward: return run<T, max_backward_channels<T>, max_backward_line<T>, true>;
+    case PoolPass::max_gather: return run<T, max_gather<T>, max_gather<T>, false>;
+    case PoolPass::average: return run<T, average_channels<T>, average_line<T>, false>;
+    case PoolPass::average_backward: break;
+  }
+  return run<T, average_backward_channels<T>, average_backward_line<T>, true>;
+}
+
+PoolFn kernel(PoolPass pass, DType t) {
+  if (t == DType::f64) return typed<double>(pass);
+  if (t == DType::f16) return typed<float16>(pass);
+  return t == DType::bf16 ? typed<bfloat16>(pass) : typed<float>(pass);
+}
+
+}  // namespace HWY_NAMESPACE
+}  // namespace flame
+HWY_AFTER_NAMESPACE();
+
+#if HWY_ONCE
+namespace flame {
+
+HWY_EXPORT(kernel);
+PoolFn pool_kernel(PoolPass pass, DType t) { return HWY_DYNAMIC_DISPATCH(kernel)(pass, t); }
+
+}  // namespace flame
+#endif

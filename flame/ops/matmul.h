@@ -1,0 +1,13 @@
+// Matrix products over all ranks, as torch.matmul.
+#pragma once
+#include "flame/tensor/tensor.h"
+
+namespace flame {
+
+// Two matrices: [m, k] x [k, n] -> [m, n]. Axes before the last two are batches and broadcast. A 1-d tensor is a row on
+// the left and a column on the right, and its axis is dropped from the result; two of them give their dot product, 0-d.
+// Dtypes are promoted; float16 and bfloat16 are summed in float32 and rounded once; integers wrap. No transposed or
+// strided input is copied. Errors: ShapeError, DTypeError (bool).
+Tensor matmul(const Tensor& a, const Tensor& b, Loc loc = Loc::current());
+
+}  // namespace flame

@@ -1,0 +1,83 @@
+// Ops against PyTorch's values and gradients in float32 and float64, special values included.
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "flame/tensor/op.h"
+#include "tests/support/golden.h"
+
+namespace flame {
+namespace {
+
+using namespace test;
+
+std::string title(const Json& c, DType t) {
+  return c["op"].get<std::string>() + " (" + c["label"].get<std::string>() + ", " + std::string(name_of(t)) + ")";
+}
+
+TEST(Golden, ValuesAndGradientsArePyTorchs) {
+  std::map<std::string, std::pair<double, double>> worst;
+  size_t checked = 0;
+  for (const Json& c : golden_cases()) {
+    const auto fn = golden_functions().find(c["op"]);
+    if (fn == golden_functions().end()) {
+      ADD_FAILURE() << "golden case of an unknown op " << c["op"];
+      continue;
+    }
+    for (DType t : {DType::f64, DType::f32}) {
+      try {
+        const GoldenCheck r = check_golden(c, fn->second, t);
+        EXPECT_TRUE(r.failure.empty()) << title(c, t) << ": " << r.failure;
+        auto& [f64, f32] = worst[c["op"]];
+        (t == DType::f64 ? f64 : f32) = std::max(t == DType::f64 ? f64 : f32, r.worst);
+        ++checked;
+      } catch (const std::exception& e) {
+        ADD_FAILURE() << title(c, t) << ": " << e.what();
+      }
+    }
+  }
+  std::printf("largest error in roundings, against PyTorch's float64: float64, float32\n");
+  for (const auto& [op, e] : worst) std::printf("%-18s %9.3g %9.3g\n", op.c_str(), e.first, e.second);
+  std::printf("%zu golden comparisons\n", checked);
+  EXPECT_GT(checked, 900u);
+}
+
+TEST(Golden, EveryOpHasACase) {
+  std::set<std::string> covered;
+  for (const Json& c : golden_cases()) covered.insert(c["op"]);
+  int missing = 0;
+  for (const OpEntry& e : Registry::global().entries())
+    if (!covered.contains(e.name)) {
+      std::printf("no golden case: %s\n", e.name.c_str());
+      ++missing;
+    }
+  std::printf("missing = %d\n", missing);
+  EXPECT_EQ(missing, 0);
+}
+
+// A fixture that is off by little in one place must not pass: one output or gradient of every op, in turn.
+TEST(Golden, OneChangedNumberIsSeen) {
+  std::set<std::string> tried;
+  for (const Json& c : golden_cases()) {
+    if (c["outputs"][0]["data"].empty() || !tried.insert(c["op"]).second) continue;
+    const GoldenFn& fn = golden_functions().at(c["op"]);
+    for (const char* part : {"outputs", "gradients"}) {
+      for (size_t i = 0; i < c[part].size(); ++i) {
+        if (c[part][i].is_null() || c[part][i]["data"].empty()) continue;
+        Json changed = c;
+        Json& data = changed[part][i]["data"];
+        Json& one = data[data.size() / 2];
+        if (one.is_boolean()) one = !one.get<bool>();
+        else if (one.is_string()) one = 1.0;
+        else one = one.get<double>() + std::max(1.0, std::abs(one.get<double>())) * 1e-4;
+        EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty()) << title(c, DType::f64) << ", " << part << " " << i;
+        if (c[part == std::string("outputs") ? "float32_error" : "float32_gradient_error"][i].is_null()) continue;
+        EXPECT_FALSE(check_golden(changed, fn, DType::f32).failure.empty()) << title(c, DType::f32) << ", " << part << " " << i;
+      }
+    }
+  }
+  EXPECT_GT(tried.size(), 60u);
+}
+
+}  // namespace
+}  // namespace flame
