@@ -1,5 +1,6 @@
 # Run at install time: installs flame/flame.h and the closure of the project headers it includes, so that an internal
 # header is installed only when a public one needs it.
+cmake_policy(VERSION 3.25)
 set(waiting "${FLAME_UMBRELLA}")
 set(installed "")
 while(waiting)

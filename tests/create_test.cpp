@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "flame/flame.h"
-#include "op_support.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -53,9 +53,7 @@ TEST(Create, LinspaceEndsExactly) {
     const std::vector<double> v = linspace(-0.3, 1.7, n, DType::f64).to_vector<double>();
     ASSERT_EQ(v.size(), static_cast<size_t>(n));
     EXPECT_EQ(v.front(), -0.3);
-    if (n > 1) {
-      EXPECT_EQ(v.back(), 1.7);
-    }
+    if (n > 1) { EXPECT_EQ(v.back(), 1.7); }
     for (size_t i = 0; i < v.size(); ++i)
       EXPECT_NEAR(v[i], -0.3 + 2.0 * static_cast<double>(i) / std::max<double>(1, static_cast<double>(n - 1)), 1e-15);
   }

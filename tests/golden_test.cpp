@@ -71,7 +71,7 @@ TEST(Golden, OneChangedNumberIsSeen) {
         else if (one.is_string()) one = 1.0;
         else one = one.get<double>() + std::max(1.0, std::abs(one.get<double>())) * 1e-4;
         EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty()) << title(c, DType::f64) << ", " << part << " " << i;
-        if (c[part == std::string("outputs") ? "float32_error" : "float32_gradient_error"][i].is_null()) continue;
+        if (c.contains("outputs32") || c[part == std::string("outputs") ? "float32_error" : "float32_gradient_error"][i].is_null()) continue;
         EXPECT_FALSE(check_golden(changed, fn, DType::f32).failure.empty()) << title(c, DType::f32) << ", " << part << " " << i;
       }
     }

@@ -174,6 +174,7 @@ TEST(AtomicFile, KillLeavesOldOrNew) {
 TEST(AtomicFile, ThreadsWritingOneFileDoNotMix) {
   const Scratch dir;
   std::vector<std::thread> writers;
+  writers.reserve(4);
   for (int t = 0; t < 4; ++t)
     writers.emplace_back([&, t] {
       for (int i = 0; i < 20; ++i)
@@ -208,7 +209,7 @@ TEST(MappedFile, MovesAndEmptyFiles) {
   EXPECT_EQ(e.size(), 0u);
   MappedFile b(std::move(a));
   EXPECT_EQ(b.size(), 5u);
-  EXPECT_EQ(a.size(), 0u);
+  EXPECT_EQ(a.size(), 0u);  // NOLINT(bugprone-use-after-move,clang-analyzer-cplusplus.Move): moved-from is empty
   e = std::move(b);
   EXPECT_EQ(std::string(reinterpret_cast<const char*>(e.data()), e.size()), "bytes");
 }

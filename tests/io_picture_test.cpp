@@ -34,7 +34,7 @@ Image decode(const std::string& png) {
             static_cast<int>(head.height),
             head.color_type == SPNG_COLOR_TYPE_TRUECOLOR ? 3 : 1,
             {}};
-  out.pixels.resize(static_cast<size_t>(out.width * out.height * out.channels));
+  out.pixels.resize(size_t{head.width} * head.height * static_cast<size_t>(out.channels));
   EXPECT_EQ(spng_decode_image(c, out.pixels.data(), out.pixels.size(), SPNG_FMT_PNG, 0), 0);
   spng_ctx_free(c);
   return out;
@@ -127,7 +127,8 @@ TEST(Png, GridMarksRightAndWrong) {
   EXPECT_EQ(grid.width, 8 + 2 * (18 + 8));
   EXPECT_EQ(grid.height, 8 + 2 * (18 + 4 + 22 + 8));
   const auto pixel = [&](int x, int y) {
-    const uint8_t* p = &grid.pixels[static_cast<size_t>((y * grid.width + x) * 3)];
+    const uint8_t* p =
+        &grid.pixels[(static_cast<size_t>(y) * static_cast<size_t>(grid.width) + static_cast<size_t>(x)) * 3];
     return std::array<int, 3>{p[0], p[1], p[2]};
   };
   const auto right = pixel(8, 8), wrong = pixel(34, 8), none = pixel(8, 60);

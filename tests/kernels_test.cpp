@@ -1,5 +1,5 @@
-// Block kernels against the C library in long double, on every instruction set of this machine: accuracy, special values,
-// ragged ends, reduction order and conversions. Prints the largest error per op and dtype.
+// Block kernels against the C library in long double, on every instruction set here: accuracy, special values
+// and ragged ends. Prints the largest error per op and dtype.
 #include "flame/fuse/kernels.h"
 
 #include <gtest/gtest.h>
@@ -14,10 +14,12 @@
 #include <string>
 #include <vector>
 
-#include "hwy/targets.h"
+#include "tests/kernels_support.h"
 
 namespace flame {
 namespace {
+
+using test::Kernels, test::dt, test::targets;
 
 using Wide = long double;
 constexpr double inf = std::numeric_limits<double>::infinity();
@@ -60,9 +62,11 @@ const std::map<std::string, Reference>& references() {
       {"tanh", {[](Wide a, Wide) { return std::tanh(a); }, -20, 20, 0.51, 3}},
       {"sigmoid", {[](Wide a, Wide) { return 1 / (1 + std::exp(-a)); }, -87, 87, 2, 2.5}},
       {"silu", {[](Wide a, Wide) { return a / (1 + std::exp(-a)); }, -87, 87, 0.51, 3}},
-      {"gelu", {[](Wide a, Wide) { return a * erfc_of(-a * 0.70710678118654752440084436210485L) / 2; }, -13, 13, 0.51, 5}},
+      {"gelu",
+       {[](Wide a, Wide) { return a * erfc_of(-a * 0.70710678118654752440084436210485L) / 2; }, -13, 13, 0.51, 5}},
       {"erf", {[](Wide a, Wide) { return std::erf(a); }, -6, 6, 0.51, 2}},
-      {"softplus", {[](Wide a, Wide) { return (a > 0 ? a : 0) + std::log1p(std::exp(-std::fabs(a))); }, -87, 87, 0.51, 3}},
+      {"softplus",
+       {[](Wide a, Wide) { return (a > 0 ? a : 0) + std::log1p(std::exp(-std::fabs(a))); }, -87, 87, 0.51, 3}},
       {"fmod", {[](Wide a, Wide b) { return std::fmod(a, b); }, -100, 100, 0, 0}},
       {"floor", {[](Wide a, Wide) { return std::floor(a); }, -100, 100, 0, 0}},
       {"ceil", {[](Wide a, Wide) { return std::ceil(a); }, -100, 100, 0, 0}},
@@ -83,14 +87,13 @@ Code code_of(const std::string& name) {
   ADD_FAILURE() << "no row " << name;
   return Code::count;
 }
-template <class T>
-constexpr DType dt = dtype_of<T>();
 
 template <class T>
 double ulp_error(T got, Wide want) {
   const T rounded = static_cast<T>(want);
   if (std::isnan(want) || std::isnan(got)) return std::isnan(want) && std::isnan(got) ? 0 : inf;
-  if (std::isinf(rounded) || std::isinf(got)) return rounded == got ? 0 : std::isinf(want) ? inf : std::fabs(got) == std::numeric_limits<T>::max() ? 1 : inf;
+  if (std::isinf(rounded) || std::isinf(got))
+    return rounded == got ? 0 : std::isinf(want) ? inf : std::fabs(got) == std::numeric_limits<T>::max() ? 1 : inf;
   int exponent = 0;
   std::frexp(want, &exponent);
   const int lowest = std::numeric_limits<T>::min_exponent - std::numeric_limits<T>::digits;
@@ -98,26 +101,6 @@ double ulp_error(T got, Wide want) {
   return static_cast<double>(std::fabs(static_cast<Wide>(got) - want) / ulp);
 }
 
-// Runs each test for every instruction set of this machine.
-class Kernels : public ::testing::TestWithParam<int64_t> {
- protected:
-  void SetUp() override {
-    hwy::SetSupportedTargetsForTest(GetParam());
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-  void TearDown() override {
-    hwy::SetSupportedTargetsForTest(0);
-    hwy::GetChosenTarget().Update(hwy::SupportedTargets());
-  }
-};
-std::vector<int64_t> targets() {
-  std::vector<int64_t> out;
-  const int64_t have = hwy::SupportedTargets();
-  for (int64_t t : {int64_t{HWY_AVX3}, int64_t{HWY_AVX2}})
-    if (have & t) out.push_back(t);
-  out.push_back(HWY_STATIC_TARGET);
-  return out;
-}
 INSTANTIATE_TEST_SUITE_P(InstructionSets, Kernels, ::testing::ValuesIn(targets()),
                          [](const auto& p) { return std::string(hwy::TargetName(p.param)); });
 
@@ -147,7 +130,8 @@ void check_accuracy(const std::string& name, const Reference& r, double allowed,
     const double e = ulp_error(y[i], r.fn(a[i], b[i]));
     if (e > worst) worst = e, at = i;
   }
-  std::printf("  %-10s %-8s %-8s largest error %.3f ulp\n", hwy::TargetName(target), name.c_str(), name_of(dt<T>).data(), worst);
+  std::printf("  %-10s %-8s %-8s largest error %.3f ulp\n", hwy::TargetName(target), name.c_str(),
+              name_of(dt<T>).data(), worst);
   EXPECT_LE(worst, allowed) << name << " of " << a[at] << ", " << b[at] << " gave " << y[at] << ", want "
                             << static_cast<double>(r.fn(a[at], b[at]));
 }
@@ -161,9 +145,32 @@ TEST_P(Kernels, Accuracy) {
 template <class T>
 std::vector<T> special_values() {
   using L = std::numeric_limits<T>;
-  std::vector<T> v = {T(0),      T(0.5),   T(1),          T(1.5),        T(2),        T(2.5),  T(3), T(22.5), T(40), T(88.7), T(89),
-                      T(103.9),  T(105),   T(709.7),      T(746),        T(1e5),      T(3e6),  T(1e15), T(1e30), L::min(),
-                      L::denorm_min(), L::max(), L::infinity(), L::epsilon(), T(1) - L::epsilon() / 2, T(0.70710678118654752),
+  std::vector<T> v = {T(0),
+                      T(0.5),
+                      T(1),
+                      T(1.5),
+                      T(2),
+                      T(2.5),
+                      T(3),
+                      T(22.5),
+                      T(40),
+                      T(88.7),
+                      T(89),
+                      T(103.9),
+                      T(105),
+                      T(709.7),
+                      T(746),
+                      T(1e5),
+                      T(3e6),
+                      T(1e15),
+                      T(1e30),
+                      L::min(),
+                      L::denorm_min(),
+                      L::max(),
+                      L::infinity(),
+                      L::epsilon(),
+                      T(1) - L::epsilon() / 2,
+                      T(0.70710678118654752),
                       T(1.5707963267948966)};
   const size_t n = v.size();
   for (size_t i = 0; i < n; ++i) v.push_back(-v[i]);
@@ -181,9 +188,10 @@ void check_specials(const std::string& name, const Reference& r, double allowed)
     Wide want = r.fn(a[i], b[i]);
     if (name == "silu" && a[i] == -inf) want = NAN;  // -inf * 0, as PyTorch's
     if (name == "gelu" && a[i] == -inf) want = NAN;
-    if (name == "silu" && std::is_same_v<T, double> && a[i] < -708 && a[i] > -750) continue;  // its sigmoid is subnormal
-    EXPECT_LE(ulp_error(y[i], want), std::max(allowed, 0.5)) << name << " of " << a[i] << ", " << b[i] << " gave " << y[i] << ", want "
-                                                            << static_cast<double>(want);
+    if (name == "silu" && std::is_same_v<T, double> && a[i] < -708 && a[i] > -750)
+      continue;  // its sigmoid is subnormal
+    EXPECT_LE(ulp_error(y[i], want), std::max(allowed, 0.5))
+        << name << " of " << a[i] << ", " << b[i] << " gave " << y[i] << ", want " << static_cast<double>(want);
     const bool zeros = want == 0 && y[i] == 0 && name != "gelu";
     EXPECT_TRUE(!zeros || std::signbit(want) == std::signbit(y[i])) << name << " of " << a[i] << ", " << b[i];
   }
@@ -196,7 +204,8 @@ TEST_P(Kernels, SpecialValues) {
 }
 
 TEST_P(Kernels, NaNWinsInMaximumAndMinimum) {
-  const std::vector<float> a = {1, NAN, 3, NAN, -1, static_cast<float>(inf), NAN}, b = {2, 1, NAN, NAN, -2, NAN, static_cast<float>(-inf)};
+  const std::vector<float> a = {1, NAN, 3, NAN, -1, static_cast<float>(inf), NAN},
+                           b = {2, 1, NAN, NAN, -2, NAN, static_cast<float>(-inf)};
   std::vector<float> y(a.size());
   for (bool greatest : {true, false}) {
     block_kernel(greatest ? Code::maximum : Code::minimum, DType::f32)(a.data(), b.data(), nullptr, y.data(), 7);
@@ -253,7 +262,8 @@ void check_places() {
       fn(select ? static_cast<const void*>(cond.data()) : a.data(), b.data(), cc.data(), y.data(), n);
       const auto k = static_cast<size_t>(n - 1);
       fn(select ? static_cast<const void*>(cond.data()) : &a[k], &b[k], &cc[k], one.data(), 1);
-      EXPECT_EQ(std::memcmp(reinterpret_cast<char*>(y.data()) + k * bytes, one.data(), bytes), 0) << "row " << c << ", length " << n;
+      EXPECT_EQ(std::memcmp(reinterpret_cast<char*>(y.data()) + k * bytes, one.data(), bytes), 0)
+          << "row " << c << ", length " << n;
     }
     if (select) continue;
     std::vector<T> in_place = a;
@@ -267,150 +277,9 @@ TEST_P(Kernels, BitsDoNotDependOnPlace) {
   check_places<double>();
 }
 
-TEST_P(Kernels, ReductionOrderDependsOnLengthAlone) {
-  std::mt19937 rng(3);
-  std::normal_distribution<float> normal;
-  std::vector<float> x(5000 + 64);
-  for (float& v : x) v = normal(rng);
-  for (int64_t n : {1, 2, 31, 32, 33, 63, 100, 1023, 1024, 1025, 2048, 3000, 5000}) {
-    float first = 0;
-    for (size_t shift = 0; shift < 17; ++shift) {
-      std::vector<float> moved(shift + static_cast<size_t>(n));
-      std::copy_n(x.begin(), n, moved.begin() + static_cast<int64_t>(shift));
-      float y = 0;
-      row_reduce_kernel(Reduce::sum, DType::f32)(moved.data() + shift, &y, n);
-      if (shift == 0) first = y;
-      EXPECT_EQ(std::memcmp(&first, &y, sizeof y), 0) << n << " " << shift;
-    }
-  }
-}
-TEST_P(Kernels, SumsAreAsGoodAsPairwise) {
-  std::mt19937 rng(5);
-  std::uniform_real_distribution<float> uniform(0, 1);
-  const int64_t n = 1 << 20;
-  std::vector<float> x(static_cast<size_t>(n));
-  Wide exact = 0;
-  for (float& v : x) v = uniform(rng), exact += static_cast<Wide>(v);
-  float y = 0;
-  row_reduce_kernel(Reduce::sum, DType::f32)(x.data(), &y, n);
-  const double relative = static_cast<double>(std::fabs(static_cast<Wide>(y) - exact) / exact);
-  std::printf("  float32 sum of 2^20 numbers: relative error %.2e\n", relative);
-  EXPECT_LT(relative, 3e-7);  // one after the other gives about 1e-5
-}
-
-// One row of each integer dtype against plain loops; floats with NaN at every position.
-template <class T>
-void check_integer_reductions() {
-  std::vector<T> x;
-  for (int i = 0; i < 77; ++i) x.push_back(static_cast<T>((i * 31 + 5) % 19));
-  T sum = 0, prod = 1, most = x[0], least = x[0];
-  for (T v : x) {
-    sum = static_cast<T>(static_cast<uint64_t>(sum) + static_cast<uint64_t>(v));
-    prod = static_cast<T>(static_cast<uint64_t>(prod) * static_cast<uint64_t>(v));
-    most = std::max(most, v);
-    least = std::min(least, v);
-  }
-  const std::pair<Reduce, T> cases[] = {{Reduce::sum, sum}, {Reduce::prod, prod}, {Reduce::max, most}, {Reduce::min, least}};
-  for (auto [r, want] : cases) {
-    T y{};
-    row_reduce_kernel(r, dt<T>)(x.data(), &y, 77);
-    EXPECT_EQ(y, want);
-    T identity{};
-    fill_identity(r, dt<T>, &identity, 1);
-    combine_kernel(r, dt<T>)(&identity, &y, nullptr, &identity, 1);
-    EXPECT_EQ(identity, want);
-  }
-}
-TEST_P(Kernels, Reductions) {
-  check_integer_reductions<uint8_t>();
-  check_integer_reductions<int32_t>();
-  check_integer_reductions<int64_t>();
-  for (int64_t n : {1, 5, 32, 40, 1500}) {
-    for (int64_t bad = 0; bad < n; bad += 7) {
-      std::vector<double> x(static_cast<size_t>(n), -2.0);
-      x[static_cast<size_t>(n / 2)] = -1;
-      double y = 0;
-      row_reduce_kernel(Reduce::max, DType::f64)(x.data(), &y, n);
-      EXPECT_EQ(y, -1);
-      x[static_cast<size_t>(bad)] = NAN;
-      for (Reduce r : {Reduce::max, Reduce::min, Reduce::sum, Reduce::prod}) {
-        row_reduce_kernel(r, DType::f64)(x.data(), &y, n);
-        EXPECT_TRUE(std::isnan(y)) << n << " " << bad;
-      }
-    }
-  }
-  float y = 1;
-  row_reduce_kernel(Reduce::sum, DType::f32)(nullptr, &y, 0);
-  EXPECT_EQ(y, 0);
-  row_reduce_kernel(Reduce::max, DType::f32)(nullptr, &y, 0);
-  EXPECT_EQ(y, -inf);
-  for (uint8_t a : {0, 1}) {
-    const uint8_t row[3] = {a, 1, a};
-    uint8_t any = 9, all = 9;
-    row_reduce_kernel(Reduce::any, DType::boolean)(row, &any, 3);
-    row_reduce_kernel(Reduce::all, DType::boolean)(row, &all, 3);
-    EXPECT_EQ(any, 1);
-    EXPECT_EQ(all, a);
-  }
-}
-
-// All 65536 numbers of each 16-bit format up, and random float32 bits down, against the classes of core/dtype.h.
-template <class Half>
-void check_sixteen_bit() {
-  constexpr int64_t all = 65536;
-  std::vector<Half> h(all);
-  for (size_t i = 0; i < all; ++i) h[i].bits = static_cast<uint16_t>(i);
-  std::vector<float> f(all);
-  cast_kernel(dt<Half>, DType::f32)(h.data(), nullptr, nullptr, f.data(), all);
-  for (size_t i = 0; i < all; ++i) {
-    const float want = static_cast<float>(h[i]);
-    if (std::isnan(want)) EXPECT_TRUE(std::isnan(f[i]));
-    else EXPECT_EQ(std::memcmp(&f[i], &want, 4), 0) << i;
-  }
-  std::mt19937 rng(11);
-  std::vector<float> x(200001);
-  for (size_t i = 0; i < x.size(); ++i) x[i] = i % 2 ? std::bit_cast<float>(static_cast<uint32_t>(rng())) : static_cast<float>(static_cast<int32_t>(rng())) * 0x1p-26f;
-  std::vector<Half> down(x.size());
-  std::vector<float> rounded = x;
-  cast_kernel(DType::f32, dt<Half>)(x.data(), nullptr, nullptr, down.data(), static_cast<int64_t>(x.size()));
-  round_block(dt<Half>, rounded.data(), static_cast<int64_t>(x.size()));
-  for (size_t i = 0; i < x.size(); ++i) {
-    const float got = static_cast<float>(down[i]), want = static_cast<float>(Half(x[i]));
-    if (std::isnan(want)) EXPECT_TRUE(std::isnan(got) && std::isnan(rounded[i]));
-    else EXPECT_TRUE(std::memcmp(&got, &want, 4) == 0 && std::memcmp(&rounded[i], &want, 4) == 0) << x[i];
-  }
-}
-TEST_P(Kernels, SixteenBitConversions) {
-  check_sixteen_bit<float16>();
-  check_sixteen_bit<bfloat16>();
-}
-TEST(KernelCasts, AllPairsOfDtypes) {
-  for (DType from : all_dtypes)
-    for (DType to : all_dtypes) {
-      const double numbers[] = {0, 1, 2, 100, 3.75, 0.25, 77};
-      std::vector<uint64_t> in(7), out(7);
-      visit_dtype(from, [&](auto f) {
-        auto* p = reinterpret_cast<decltype(f)*>(in.data());
-        for (int i = 0; i < 7; ++i) p[i] = decltype(f)(static_cast<float>(numbers[i]));
-        cast_kernel(from, to)(in.data(), nullptr, nullptr, out.data(), 7);
-        visit_dtype(to, [&](auto t) {
-          const auto* q = reinterpret_cast<const decltype(t)*>(out.data());
-          for (int i = 0; i < 7; ++i) {
-            const double source = static_cast<double>(static_cast<float>(p[i]));
-            const double want = to == DType::boolean ? source != 0 : is_float(to) ? source : std::trunc(source);
-            EXPECT_EQ(static_cast<double>(static_cast<float>(q[i])), want) << name_of(from) << " to " << name_of(to);
-          }
-        });
-      });
-    }
-  const float negative = -3;
-  uint8_t wrapped = 0;
-  cast_kernel(DType::f32, DType::u8)(&negative, nullptr, nullptr, &wrapped, 1);
-  EXPECT_EQ(wrapped, 253);
-}
-
 TEST(KernelIntegers, ArithmeticWrapsAndDivisionByZeroIsZero) {
-  const std::vector<int32_t> a = {7, -7, 7, -7, 5, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()};
+  const std::vector<int32_t> a = {
+      7, -7, 7, -7, 5, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()};
   const std::vector<int32_t> b = {3, 3, -3, -3, 0, -1, 2};
   std::vector<int32_t> y(7);
   const auto run = [&](Code c) {

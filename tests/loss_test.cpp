@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "flame/flame.h"
-#include "op_support.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -20,11 +20,13 @@ TEST(Softmax, MatchesPlainLoopsOnEveryAxis) {
   const Tensor x = noise({3, 5, 4}, 1).t();
   const std::vector<double> v = x.to_vector<double>();
   for (int axis = 0; axis < 3; ++axis) {
-    const std::vector<double> y = softmax(x, axis).to_vector<double>(), l = log_softmax(x, axis - 3).to_vector<double>();
+    const std::vector<double> y = softmax(x, axis).to_vector<double>(),
+                              l = log_softmax(x, axis - 3).to_vector<double>();
     each_index(x.shape(), [&](const Dims& i) {
       double sum = 0;
       Dims j = i;
-      for (j[axis] = 0; j[axis] < x.shape()[axis]; ++j[axis]) sum += std::exp(v[static_cast<size_t>(row_major(x.shape(), j))]);
+      for (j[axis] = 0; j[axis] < x.shape()[axis]; ++j[axis])
+        sum += std::exp(v[static_cast<size_t>(row_major(x.shape(), j))]);
       const auto at = static_cast<size_t>(row_major(x.shape(), i));
       EXPECT_NEAR(y[at], std::exp(v[at]) / sum, 1e-14);
       EXPECT_NEAR(l[at], v[at] - std::log(sum), 1e-13);
@@ -78,8 +80,8 @@ struct Reference {
   std::vector<double> rows, gradient;
   double mean, sum;
 };
-Reference reference(const Tensor& logits, const std::vector<int64_t>& target, const std::vector<double>& weight, int64_t ignore,
-                    double smooth, Reduction r) {
+Reference reference(const Tensor& logits, const std::vector<int64_t>& target, const std::vector<double>& weight,
+                    int64_t ignore, double smooth, Reduction r) {
   const int64_t n = logits.size(0), c = logits.size(1), l = logits.size(2);
   const std::vector<double> z = logits.to_vector<double>();
   Reference out{{}, std::vector<double>(z.size()), 0, 0};
@@ -117,7 +119,8 @@ Reference reference(const Tensor& logits, const std::vector<int64_t>& target, co
 
 TEST(CrossEntropy, MatchesPlainLoopsForEveryOption) {
   const int64_t n = 4, c = 5, l = 3;
-  const std::vector<int64_t> target{0, 4, -100, 2, 2, 1, 3, 4, 0, -100, 1, 1}, other{0, 4, 2, 2, 2, 1, 3, 4, 0, 2, 1, 1};
+  const std::vector<int64_t> target{0, 4, -100, 2, 2, 1, 3, 4, 0, -100, 1, 1},
+      other{0, 4, 2, 2, 2, 1, 3, 4, 0, 2, 1, 1};
   const Tensor weight = Tensor::from(std::vector<double>{0.5, 1.5, 0.25, 2, 1}, {c});
   for (bool weighted : {false, true})
     for (double smooth : {0.0, 0.3})
@@ -129,7 +132,8 @@ TEST(CrossEntropy, MatchesPlainLoopsForEveryOption) {
             const std::vector<int64_t>& t = ignore == 2 ? other : target;
             const CrossEntropyOptions o{weighted ? weight : Tensor(), ignore, smooth, r};
             const Tensor loss = cross_entropy(x, Tensor::from(t, {n, l}), o);
-            const Reference expected = reference(x, t, weighted ? weight.to_vector<double>() : std::vector<double>{}, ignore, smooth, r);
+            const Reference expected =
+                reference(x, t, weighted ? weight.to_vector<double>() : std::vector<double>{}, ignore, smooth, r);
             if (r == Reduction::none) {
               EXPECT_EQ(loss.shape(), (Shape{n, l}));
               const std::vector<double> v = loss.to_vector<double>();
@@ -149,12 +153,15 @@ TEST(CrossEntropy, DerivativesOfFirstAndSecondOrder) {
   for (Reduction r : {Reduction::none, Reduction::mean})
     for (double smooth : {0.0, 0.2}) {
       const TensorFn fn = [&](const Inputs& in) {
-        return Inputs{square(cross_entropy(in[0], target, {.weight = weight, .label_smoothing = smooth, .reduction = r}))};
+        return Inputs{
+            square(cross_entropy(in[0], target, {.weight = weight, .label_smoothing = smooth, .reduction = r}))};
       };
       gradcheck(fn, {noise({4, 4}, 5)});
       gradgradcheck(fn, {noise({4, 4}, 5)});
     }
-  const TensorFn soft = [&](const Inputs& in) { return Inputs{cross_entropy(in[0], in[1], {.weight = weight, .label_smoothing = 0.2})}; };
+  const TensorFn soft = [&](const Inputs& in) {
+    return Inputs{cross_entropy(in[0], in[1], {.weight = weight, .label_smoothing = 0.2})};
+  };
   gradcheck(soft, {noise({3, 4}, 6), softmax(noise({3, 4}, 7), 1)});
   gradgradcheck(soft, {noise({3, 4}, 6), softmax(noise({3, 4}, 7), 1)});
 }
@@ -172,8 +179,10 @@ TEST(CrossEntropy, ProbabilitiesOfOneClassAreThatClass) {
 TEST(CrossEntropy, LargeLogitsAndRanksOneToFour) {
   const Tensor x = Tensor::from(std::vector<float>{1e4f, 0, 1e4f + 1}, {3});
   EXPECT_NEAR(cross_entropy(x, Tensor::from(std::vector<int64_t>{0}, {})).item(), 1 + std::log1p(std::exp(-1.0)), 1e-6);
-  EXPECT_EQ(cross_entropy(x, Tensor::from(std::vector<int64_t>{1}, {})).item(), 1e4f + 1 + static_cast<float>(std::log1p(std::exp(-1.0))));
-  EXPECT_EQ(cross_entropy(noise({2, 3, 4, 5}, 1), zeros({2, 4, 5}, DType::i64), {.reduction = Reduction::none}).shape(), (Shape{2, 4, 5}));
+  EXPECT_EQ(cross_entropy(x, Tensor::from(std::vector<int64_t>{1}, {})).item(),
+            1e4f + 1 + static_cast<float>(std::log1p(std::exp(-1.0))));
+  EXPECT_EQ(cross_entropy(noise({2, 3, 4, 5}, 1), zeros({2, 4, 5}, DType::i64), {.reduction = Reduction::none}).shape(),
+            (Shape{2, 4, 5}));
   EXPECT_EQ(cross_entropy(noise({2, 3}, 1, DType::bf16), zeros({2}, DType::i32)).dtype(), DType::bf16);
 }
 
@@ -218,16 +227,23 @@ TEST(CrossEntropy, Errors) {
   const auto target = [](std::vector<int64_t> v) { return Tensor::from(v, {static_cast<int64_t>(v.size())}); };
   EXPECT_MESSAGE(IndexError, cross_entropy(x, target({0, 3})), "cross_entropy: target 3 is out of range for 3 classes");
   EXPECT_MESSAGE(IndexError, nll_loss(x, target({-1, 0})), "nll_loss: target -1 is out of range for 3 classes");
-  EXPECT_MESSAGE(ShapeError, cross_entropy(x, target({0})), "cross_entropy: input [2, 3] needs targets of shape [2], got [1]");
-  EXPECT_MESSAGE(ShapeError, cross_entropy(x, noise({2, 2}, 1)), "cross_entropy: expected probabilities of the logits' shape [2, 3], got [2, 2]");
-  EXPECT_MESSAGE(DTypeError, cross_entropy(x, ones({2}, DType::boolean)), "cross_entropy: expected targets of int64 or int32");
-  EXPECT_MESSAGE(DTypeError, cross_entropy(ones({2, 3}, DType::i64), target({0, 0})), "cross_entropy: expected a floating dtype, got int64");
-  EXPECT_MESSAGE(ShapeError, cross_entropy(x, target({0, 0}), {.weight = ones({2})}), "cross_entropy: expected a weight of shape [3], got [2]");
-  EXPECT_MESSAGE(ValueError, cross_entropy(x, target({0, 0}), {.label_smoothing = 1.5}), "expected a label smoothing in [0, 1], got 1.5");
+  EXPECT_MESSAGE(ShapeError, cross_entropy(x, target({0})),
+                 "cross_entropy: input [2, 3] needs targets of shape [2], got [1]");
+  EXPECT_MESSAGE(ShapeError, cross_entropy(x, noise({2, 2}, 1)),
+                 "cross_entropy: expected probabilities of the logits' shape [2, 3], got [2, 2]");
+  EXPECT_MESSAGE(DTypeError, cross_entropy(x, ones({2}, DType::boolean)),
+                 "cross_entropy: expected targets of int64 or int32");
+  EXPECT_MESSAGE(DTypeError, cross_entropy(ones({2, 3}, DType::i64), target({0, 0})),
+                 "cross_entropy: expected a floating dtype, got int64");
+  EXPECT_MESSAGE(ShapeError, cross_entropy(x, target({0, 0}), {.weight = ones({2})}),
+                 "cross_entropy: expected a weight of shape [3], got [2]");
+  EXPECT_MESSAGE(ValueError, cross_entropy(x, target({0, 0}), {.label_smoothing = 1.5}),
+                 "expected a label smoothing in [0, 1], got 1.5");
 }
 
 TEST(Losses, NllOfLogSoftmaxIsCrossEntropy) {
-  const Tensor x = noise({4, 5, 3}, 9), t = Tensor::from(std::vector<int64_t>{0, 4, -100, 2, 2, 1, 3, 4, 0, -100, 1, 1}, {4, 3});
+  const Tensor x = noise({4, 5, 3}, 9),
+               t = Tensor::from(std::vector<int64_t>{0, 4, -100, 2, 2, 1, 3, 4, 0, -100, 1, 1}, {4, 3});
   const Tensor w = Tensor::from(std::vector<double>{0.5, 1.5, 0.25, 2, 1}, {5});
   for (Reduction r : {Reduction::mean, Reduction::sum})
     for (const Tensor& weight : {Tensor(), w})
@@ -239,7 +255,8 @@ TEST(Losses, NllOfLogSoftmaxIsCrossEntropy) {
 }
 
 TEST(Losses, SquaresAndAbsolutes) {
-  const Tensor a = Tensor::from(std::vector<double>{1, -2, 4}, {3}), b = Tensor::from(std::vector<double>{2, 1, 4}, {3});
+  const Tensor a = Tensor::from(std::vector<double>{1, -2, 4}, {3}),
+               b = Tensor::from(std::vector<double>{2, 1, 4}, {3});
   EXPECT_DOUBLE_EQ(mse_loss(a, b).item(), 10.0 / 3);
   EXPECT_DOUBLE_EQ(l1_loss(a, b, Reduction::sum).item(), 4);
   EXPECT_EQ(mse_loss(a, b, Reduction::none).to_vector<double>(), (std::vector<double>{1, 9, 0}));
@@ -266,11 +283,15 @@ TEST(Losses, BinaryCrossEntropyOverTheWholeRange) {
       EXPECT_NEAR(x.grad().item(), (1 - t) * s - 3 * t * (1 - s), 1e-12) << z << " " << t;
     }
   const Tensor weight = Tensor::from(std::vector<double>{1, 2}, {2});
-  EXPECT_NEAR(bce_with_logits(zeros({3, 2}, DType::f64), ones({3, 2}, DType::f64), {.weight = weight}).item(), 1.5 * std::log(2.0), 1e-14);
-  const TensorFn fn = [](const Inputs& in) { return Inputs{bce_with_logits(in[0], in[1], {.reduction = Reduction::none})}; };
+  EXPECT_NEAR(bce_with_logits(zeros({3, 2}, DType::f64), ones({3, 2}, DType::f64), {.weight = weight}).item(),
+              1.5 * std::log(2.0), 1e-14);
+  const TensorFn fn = [](const Inputs& in) {
+    return Inputs{bce_with_logits(in[0], in[1], {.reduction = Reduction::none})};
+  };
   gradcheck(fn, {noise({4}, 1), rand({4}, {.dtype = DType::f64})});
   gradgradcheck(fn, {noise({4}, 1), rand({4}, {.dtype = DType::f64})});
-  EXPECT_MESSAGE(ShapeError, bce_with_logits(ones({2}), ones({3})), "bce_with_logits: expected equal shapes, got [2] and [3]");
+  EXPECT_MESSAGE(ShapeError, bce_with_logits(ones({2}), ones({3})),
+                 "bce_with_logits: expected equal shapes, got [2] and [3]");
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 #include <cmath>
 
 #include "flame/flame.h"
-#include "op_support.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -58,7 +58,8 @@ TEST(LayerNorm, SixteenBitIsComputedInFloat32) {
     const Tensor x = noise({8, 64}, 1, t), w = noise({64}, 2, DType::f32);
     const Tensor y = layer_norm(x, {64}, w);
     EXPECT_EQ(y.dtype(), t);
-    EXPECT_EQ(y.to(DType::f32).to_vector<float>(), layer_norm(x.to(DType::f32), {64}, w).to(t).to(DType::f32).to_vector<float>());
+    EXPECT_EQ(y.to(DType::f32).to_vector<float>(),
+              layer_norm(x.to(DType::f32), {64}, w).to(t).to(DType::f32).to_vector<float>());
   }
 }
 
@@ -75,7 +76,8 @@ TEST(LayerNorm, Errors) {
   const Tensor x = noise({2, 5}, 1);
   EXPECT_MESSAGE(ShapeError, layer_norm(x, {4}), "layer_norm: expected an input whose last sizes are [4], got [2, 5]");
   EXPECT_MESSAGE(ShapeError, layer_norm(x, {5}, noise({4}, 1)), "layer_norm: expected a weight of shape [5], got [4]");
-  EXPECT_MESSAGE(ShapeError, layer_norm(x, {5}, {}, noise({1}, 1)), "layer_norm: expected a bias of shape [5], got [1]");
+  EXPECT_MESSAGE(ShapeError, layer_norm(x, {5}, {}, noise({1}, 1)),
+                 "layer_norm: expected a bias of shape [5], got [1]");
   EXPECT_MESSAGE(DTypeError, layer_norm(arange(5), {5}), "layer_norm: expected a floating dtype, got int64");
 }
 
@@ -95,7 +97,8 @@ TEST(BatchNorm, TrainingNormalisesAndUpdatesRunningStatistics) {
       const std::vector<double> in = channel(x, c), out = channel(y, c);
       const Moments m = moments(in);
       const double n = static_cast<double>(in.size()), ww = w.select(0, c).item(), bb = b.select(0, c).item();
-      for (size_t i = 0; i < in.size(); ++i) EXPECT_NEAR(out[i], (in[i] - m.mean) / std::sqrt(m.var + 1e-3) * ww + bb, 1e-11);
+      for (size_t i = 0; i < in.size(); ++i)
+        EXPECT_NEAR(out[i], (in[i] - m.mean) / std::sqrt(m.var + 1e-3) * ww + bb, 1e-11);
       EXPECT_NEAR(mean.tensor().select(0, c).item(), 0.3 * m.mean, 1e-12);
       EXPECT_NEAR(var.tensor().select(0, c).item(), 0.7 + 0.3 * m.var * n / (n - 1), 1e-12);
     }
@@ -104,7 +107,8 @@ TEST(BatchNorm, TrainingNormalisesAndUpdatesRunningStatistics) {
     const Tensor z = batch_norm(x, mean, var, w, {}, {.training = false});
     for (int64_t c = 0; c < channels; ++c) {
       const std::vector<double> in = channel(x, c), out = channel(z, c);
-      const double m = mean.tensor().select(0, c).item(), v = var.tensor().select(0, c).item(), ww = w.select(0, c).item();
+      const double m = mean.tensor().select(0, c).item(), v = var.tensor().select(0, c).item(),
+                   ww = w.select(0, c).item();
       for (size_t i = 0; i < in.size(); ++i) EXPECT_NEAR(out[i], (in[i] - m) / std::sqrt(v + 1e-5) * ww, 1e-11);
     }
     EXPECT_EQ(mean.tensor().to_vector<double>(), kept);
@@ -132,12 +136,17 @@ TEST(BatchNorm, WithoutStatisticsOrParameters) {
 TEST(BatchNorm, Errors) {
   const Tensor x = noise({1, 3}, 1);
   const State three(zeros({3})), two(zeros({2}));
-  EXPECT_MESSAGE(ValueError, batch_norm(x, three, three), "batch_norm: expected more than 1 value per channel when training, got input [1, 3]");
+  EXPECT_MESSAGE(ValueError, batch_norm(x, three, three),
+                 "batch_norm: expected more than 1 value per channel when training, got input [1, 3]");
   EXPECT_EQ(batch_norm(x, three, State(ones({3})), {}, {}, {.training = false}).shape(), (Shape{1, 3}));
-  EXPECT_MESSAGE(ShapeError, batch_norm(noise({2, 3}, 1), two, three), "batch_norm: expected a running_mean of shape [3], got [2]");
-  EXPECT_MESSAGE(ShapeError, batch_norm(noise({2, 3}, 1), three, three, noise({1}, 1)), "batch_norm: expected a weight of shape [3], got [1]");
-  EXPECT_MESSAGE(ShapeError, batch_norm(noise({3}, 1), three, three), "batch_norm: expected an input [N, C, ...], got [3]");
-  EXPECT_MESSAGE(ValueError, batch_norm(x, {}, {}, {}, {}, {.training = false}), "batch_norm: evaluation needs running statistics");
+  EXPECT_MESSAGE(ShapeError, batch_norm(noise({2, 3}, 1), two, three),
+                 "batch_norm: expected a running_mean of shape [3], got [2]");
+  EXPECT_MESSAGE(ShapeError, batch_norm(noise({2, 3}, 1), three, three, noise({1}, 1)),
+                 "batch_norm: expected a weight of shape [3], got [1]");
+  EXPECT_MESSAGE(ShapeError, batch_norm(noise({3}, 1), three, three),
+                 "batch_norm: expected an input [N, C, ...], got [3]");
+  EXPECT_MESSAGE(ValueError, batch_norm(x, {}, {}, {}, {}, {.training = false}),
+                 "batch_norm: evaluation needs running statistics");
 }
 
 }  // namespace

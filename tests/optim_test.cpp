@@ -7,12 +7,19 @@
 #include <fstream>
 #include <nlohmann/json.hpp>
 
+#include "flame/autograd/autograd.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/recorder.h"
+#include "flame/nn/basic.h"
+#include "flame/nn/linear.h"
+#include "flame/nn/sequential.h"
 #include "flame/ops/create.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/random.h"
 #include "flame/optim/adamw.h"
 #include "flame/optim/clip.h"
 #include "flame/optim/sgd.h"
+#include "flame/train/record.h"
 
 namespace flame {
 namespace {
@@ -39,7 +46,9 @@ Tensor start(size_t k, DType t) {
 Tensor gradient(size_t k, size_t step, DType t) {
   std::vector<double> v(static_cast<size_t>(numel(shapes[k])));
   for (size_t i = 0; i < v.size(); ++i) v[i] = (static_cast<double>((i * 37 + step * 101 + k * 17) % 64) - 32) / 16;
-  return Tensor::from(v, shapes[k]).to(t);
+  const Tensor g = Tensor::from(v, shapes[k]).to(t);
+  g.data();  // computed now, so that a step's launches are its own
+  return g;
 }
 std::vector<Parameter> starts(DType t) {
   std::vector<Parameter> out;
@@ -82,39 +91,44 @@ struct Case {
 
 std::vector<Case> cases() {
   using P = const std::vector<Parameter>&;
-  const auto some = [](P p, size_t from, size_t to) { return std::vector<Parameter>(p.begin() + long(from), p.begin() + long(to)); };
+  const auto some = [](P p, size_t from, size_t to) {
+    return std::vector<Parameter>(p.begin() + long(from), p.begin() + long(to));
+  };
   const optim::OneCycle cycle{.max_lr = 0.05, .total_steps = 11, .cycle_momentum = true};
   std::vector<Case> out;
   out.push_back({.name = "sgd", .make = [](P p) { return SGD(p, {.lr = 0.1}); }});
   out.push_back({.name = "sgd_decay", .make = [](P p) { return SGD(p, {.lr = 0.1, .weight_decay = 0.05}); }});
   out.push_back({.name = "sgd_momentum", .make = [](P p) { return SGD(p, {.lr = 0.05, .momentum = 0.9}); }});
   out.push_back({.name = "sgd_dampening", .make = [](P p) {
-    return SGD(p, {.lr = 0.05, .momentum = 0.8, .dampening = 0.3, .weight_decay = 0.01});
-  }});
+                   return SGD(p, {.lr = 0.05, .momentum = 0.8, .dampening = 0.3, .weight_decay = 0.01});
+                 }});
   out.push_back({.name = "sgd_nesterov", .make = [](P p) {
-    return SGD(p, {.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01, .nesterov = true});
-  }});
+                   return SGD(p, {.lr = 0.05, .momentum = 0.9, .weight_decay = 0.01, .nesterov = true});
+                 }});
   out.push_back({.name = "adamw", .make = [](P p) { return AdamW(p, {.lr = 1e-2}); }});
   out.push_back({.name = "adamw_options", .make = [](P p) {
-    return AdamW(p, {.lr = 3e-2, .betas = {0.8, 0.97}, .eps = 1e-6, .weight_decay = 0.2});
-  }});
+                   return AdamW(p, {.lr = 3e-2, .betas = {0.8, 0.97}, .eps = 1e-6, .weight_decay = 0.2});
+                 }});
   out.push_back({.name = "adamw_small_beta", .make = [](P p) { return AdamW(p, {.lr = 1e-2, .betas = {0.3, 0.9}}); }});
   out.push_back({.name = "adam", .make = [](P p) { return Adam(p, {.lr = 1e-2}); }});
   out.push_back({.name = "adam_l2", .make = [](P p) { return Adam(p, {.lr = 1e-2, .weight_decay = 0.1}); }});
   out.push_back({.name = "adamw_groups", .make = [some](P p) {
-    return AdamW({{.parameters = some(p, 0, 1), .options = {.lr = 0.05, .weight_decay = 0}},
-                  {.parameters = some(p, 1, 3), .options = {.lr = 0.01, .weight_decay = 0.1}}});
-  }});
+                   return AdamW({{.parameters = some(p, 0, 1), .options = {.lr = 0.05, .weight_decay = 0}},
+                                 {.parameters = some(p, 1, 3), .options = {.lr = 0.01, .weight_decay = 0.1}}});
+                 }});
   out.push_back({.name = "sgd_groups", .make = [some](P p) {
-    return SGD({{.parameters = some(p, 0, 2), .options = {.lr = 0.05, .momentum = 0.9}},
-                {.parameters = some(p, 2, 3), .options = {.lr = 0.1}}});
-  }});
-  out.push_back({.name = "adamw_absent", .make = [](P p) { return AdamW(p, {.lr = 1e-2}); },
+                   return SGD({{.parameters = some(p, 0, 2), .options = {.lr = 0.05, .momentum = 0.9}},
+                               {.parameters = some(p, 2, 3), .options = {.lr = 0.1}}});
+                 }});
+  out.push_back({.name = "adamw_absent",
+                 .make = [](P p) { return AdamW(p, {.lr = 1e-2}); },
                  .absent = [](size_t k, size_t step) { return k == 1 && step % 3 != 1; }});
-  out.push_back({.name = "sgd_absent", .make = [](P p) { return SGD(p, {.lr = 0.05, .momentum = 0.9}); },
+  out.push_back({.name = "sgd_absent",
+                 .make = [](P p) { return SGD(p, {.lr = 0.05, .momentum = 0.9}); },
                  .absent = [](size_t k, size_t step) { return k == 1 && step < 4; }});
   out.push_back({.name = "adamw_one_cycle", .make = [](P p) { return AdamW(p, {.lr = 1}); }, .schedule = cycle});
-  out.push_back({.name = "sgd_one_cycle", .make = [](P p) { return SGD(p, {.lr = 1, .momentum = 0.9}); }, .schedule = cycle});
+  out.push_back(
+      {.name = "sgd_one_cycle", .make = [](P p) { return SGD(p, {.lr = 1, .momentum = 0.9}); }, .schedule = cycle});
   return out;
 }
 
@@ -138,7 +152,7 @@ double worst_of(const Case& c, DType t) {
 TEST(Optim, GoldenNumbers) {
   EXPECT_EQ(golden()["optimizers"].size(), cases().size());
   for (const DType t : {DType::f32, DType::f64}) {
-    const double tolerance = t == DType::f32 ? 1.2e-7 : 2.3e-16;  // one unit in the last place of 1
+    const double tolerance = t == DType::f32 ? 2.4e-7 : 4.5e-16;  // PyTorch contracts some of its multiply-adds
     double worst = 0;
     for (const Case& c : cases()) {
       SCOPED_TRACE(c.name + " " + std::string(name_of(t)));
@@ -167,9 +181,7 @@ TEST(Optim, SixteenBitParametersKeepFloatMoments) {
     }
     EXPECT_EQ(values(params), values(reference));
     for (const auto& [name, tensor] : opt.state_dict())
-      if (name.find("exp_avg") != std::string::npos) {
-        EXPECT_EQ(tensor.dtype(), DType::f32) << name;
-      }
+      if (name.find("exp_avg") != std::string::npos) { EXPECT_EQ(tensor.dtype(), DType::f32) << name; }
   }
 }
 
@@ -214,7 +226,8 @@ TEST(Optim, ManyElementsSplitOverThreads) {
     start_values[i] = static_cast<float>(i % 101) / 16;
     g[i] = static_cast<float>(i % 37) / 8 - 2;
   }
-  Parameter small(Tensor::from<float>({1, 2, 3}, {3})), large(Tensor::from(start_values, {n})), last(Tensor::from<float>({4}, {1}));
+  Parameter small(Tensor::from<float>({1, 2, 3}, {3})), large(Tensor::from(start_values, {n})),
+      last(Tensor::from<float>({4}, {1}));
   SGD opt({small, large, last}, {.lr = 0.5});
   small.set_grad(ones({3}));
   large.set_grad(Tensor::from(g, {n}));
@@ -247,7 +260,7 @@ TEST(Optim, HeldValuesDoNotChange) {
 }
 
 TEST(Optim, FailedStepChangesNothing) {
-  // A gradient in the wrong layout, parameters and moments that someone shares: every allocation of the step fails in turn.
+  // A gradient in the wrong layout, parameters and moments that someone shares: every allocation fails in turn.
   Parameter p(Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3})), q(Tensor::from<float>({1, 2, 3, 4, 5, 6}, {2, 3}));
   AdamW opt({p}), control({q});
   const auto grad = Tensor::from<float>({1, 0, 0, 2, 0, 3}, {3, 2});
@@ -323,7 +336,8 @@ std::string message(F&& fn) {
   try {
     fn();
   } catch (const E& e) {
-    return e.what();
+    const std::string text = e.what();
+    return text.substr(0, text.rfind(" (at "));  // the place is the error's own line
   }
   return "nothing was thrown";
 }
@@ -350,7 +364,8 @@ TEST(Optim, LoadChecksBeforeItWrites) {
             "AdamW: load_state expected '2.exp_avg_sq' of float32, got float64");
   bad = good;
   bad.pop_back();
-  EXPECT_EQ(message<ValueError>([&] { opt.load_state(bad); }), "AdamW: load_state expected an entry '2.exp_avg_sq', got none");
+  EXPECT_EQ(message<ValueError>([&] { opt.load_state(bad); }),
+            "AdamW: load_state expected an entry '2.exp_avg_sq', got none");
   bad = good;
   bad.emplace_back("3.exp_avg", zeros({4}));
   EXPECT_EQ(message<ValueError>([&] { opt.load_state(bad); }),
@@ -400,6 +415,42 @@ TEST(Optim, ReplayUsesFreshNumbers) {
   }
 }
 
+// A small regression with dropout, clipping and a schedule; what is left after 15 steps.
+std::vector<double> train_net(bool recorded, uint64_t& replays) {
+  manual_seed(5);
+  nn::Sequential net{{nn::layer<nn::Linear>({.in = 4, .out = 8}), nn::layer<nn::ReLU>(),
+                      nn::layer<nn::Dropout>({.p = 0.25}), nn::layer<nn::Linear>({.in = 8, .out = 1})}};
+  AdamW opt(net.parameters());
+  opt.set_schedule(optim::OneCycle{.max_lr = 0.05, .total_steps = 15, .cycle_momentum = true});
+  const auto step = [&](const Tensor& x) {
+    const Tensor error = net(x) - x.sum(1, true);
+    const Tensor loss = (error * error).mean();
+    backward(loss);
+    optim::clip_grad_norm(net.parameters(), 0.5);
+    opt.step();
+    return loss;
+  };
+  auto replayed = record(step);
+  std::vector<double> out;
+  for (int i = 0; i < 15; ++i) {
+    const Tensor x = randn({16, 4});
+    x.data();
+    out.push_back((recorded ? replayed(x) : step(x)).item());
+  }
+  for (double v : values(net.parameters())) out.push_back(v);
+  EXPECT_EQ(opt.step_count(), 15);
+  replays = replayed.stats().replays;
+  return out;
+}
+
+TEST(Optim, RecordedTrainingEqualsEager) {
+  uint64_t none = 0, replays = 0;
+  const auto eager = train_net(false, none), recorded = train_net(true, replays);
+  EXPECT_EQ(eager, recorded);
+  EXPECT_GE(replays, 10u);
+  EXPECT_LT(eager[14], eager[0]);
+}
+
 TEST(Optim, FrozenParametersStayAndThawed) {
   const std::vector<Parameter> params = starts(DType::f32);
   params[1].requires_grad_(false);
@@ -435,11 +486,18 @@ TEST(Optim, RatesAndGroups) {
 
 TEST(Optim, Errors) {
   const std::vector<Parameter> p = starts(DType::f32);
-  EXPECT_EQ(message<ValueError>([&] { AdamW(std::vector<Parameter>{}); }), "AdamW: expected one parameter or more, got none");
-  EXPECT_EQ(message<ValueError>([&] { AdamW({p[0], p[0]}); }), "AdamW: expected each parameter once, got the one at 1 twice");
+  EXPECT_EQ(message<ValueError>([&] { AdamW(std::vector<Parameter>{}); }),
+            "AdamW: expected one parameter or more, got none");
+  EXPECT_EQ(message<ValueError>([&] {
+              AdamW({p[0], p[0]});
+            }),
+            "AdamW: expected each parameter once, got the one at 1 twice");
   EXPECT_EQ(message<ValueError>([&] { AdamW({Parameter{}}); }),
             "AdamW: expected defined parameters, got an undefined one at 0");
-  EXPECT_EQ(message<ValueError>([&] { AdamW(p, {.betas = {0.9, 1}}); }), "AdamW: expected betas in [0, 1), got 0.9 and 1");
+  EXPECT_EQ(message<ValueError>([&] {
+              AdamW(p, {.betas = {0.9, 1}});
+            }),
+            "AdamW: expected betas in [0, 1), got 0.9 and 1");
   EXPECT_EQ(message<ValueError>([&] { Adam(p, {.lr = -0.5}); }), "Adam: expected lr of 0 or more, got -0.5");
   EXPECT_EQ(message<ValueError>([&] { SGD(p, {.nesterov = true}); }),
             "SGD: nesterov expected momentum above 0 and no dampening, got momentum 0 and dampening 0");
@@ -456,7 +514,7 @@ TEST(Clip, GoldenNumbers) {
   for (const DType t : {DType::f32, DType::f64})
     for (const auto& [size, norm, limit] : {std::tuple{"small", 1.5, 0.5}, std::tuple{"large", 1e4, 100.0}}) {
       SCOPED_TRACE(std::string(name_of(t)) + " " + size);
-      const double tolerance = t == DType::f32 ? 1.2e-7 : 2.3e-16;  // one unit in the last place of 1
+      const double tolerance = t == DType::f32 ? 2.4e-7 : 4.5e-16;  // PyTorch contracts some of its multiply-adds
       const Json& expected = golden()["clip"][std::string(name_of(t))][size];
       const std::vector<Parameter> params = starts(t);
       set_gradients(params, 3, t);
@@ -478,9 +536,7 @@ TEST(Clip, OneLaunchAndNoHostRead) {
     const Tensor norm = optim::clip_grad_norm(params, 1);
     EXPECT_EQ(stats().launches - before.launches, 1u);
     EXPECT_EQ(stats().host_copies, before.host_copies);
-    if (i == 1) {
-      EXPECT_EQ(stats().plans_prepared, before.plans_prepared);
-    }
+    if (i == 1) { EXPECT_EQ(stats().plans_prepared, before.plans_prepared); }
   }
 }
 

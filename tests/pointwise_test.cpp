@@ -1,5 +1,5 @@
-// What pointwise functions mean: promotion as PyTorch's, broadcasting, operators, errors at the caller's line, gradients
-// at kinks, second gradients, what a node saves, and the cost of noting an op.
+// What pointwise functions mean: promotion as PyTorch's, broadcasting, operators, errors at the caller's line,
+// gradients at kinks, second gradients, what a node saves, and the cost of noting an op.
 #include "flame/ops/pointwise.h"
 
 #include <gtest/gtest.h>
@@ -12,7 +12,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/ops/create.h"
 #include "flame/ops/reduce.h"
-#include "tests/op_support.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -24,15 +24,18 @@ Numbers read(const Tensor& t) { return t.detach().to(DType::f64).to_vector<doubl
 void expect_equal(const Numbers& got, const Numbers& want) {
   ASSERT_EQ(got.size(), want.size());
   for (size_t i = 0; i < got.size(); ++i)
-    EXPECT_TRUE(got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i]))) << i << ": got " << got[i] << ", want " << want[i];
+    EXPECT_TRUE(got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i])))
+        << i << ": got " << got[i] << ", want " << want[i];
 }
 
 // torch.result_type of PyTorch 2.11, a letter a dtype: bool, u(int8), i(nt32), l(ong), h(alf), g (bfloat16), f, d.
 constexpr std::string_view letters = "builhgfd";
 char letter(DType t) { return letters[static_cast<size_t>(t)]; }
 TEST(PointwiseTypes, PromotionIsPyTorchs) {
-  const char* const both_axes[] = {"builhgfd", "uuilhgfd", "iiilhgfd", "llllhgfd", "hhhhhffd", "ggggfgfd", "fffffffd", "dddddddd"};
-  const char* const right_rank0[] = {"builhgfd", "uuuuhgfd", "iiiihgfd", "llllhgfd", "hhhhhhhh", "gggggggg", "ffffffff", "dddddddd"};
+  const char* const both_axes[] = {"builhgfd", "uuilhgfd", "iiilhgfd", "llllhgfd",
+                                   "hhhhhffd", "ggggfgfd", "fffffffd", "dddddddd"};
+  const char* const right_rank0[] = {"builhgfd", "uuuuhgfd", "iiiihgfd", "llllhgfd",
+                                     "hhhhhhhh", "gggggggg", "ffffffff", "dddddddd"};
   const char* const right_number[] = {"blf", "uuf", "iif", "llf", "hhh", "ggg", "fff", "ddd"};
   for (DType a : all_dtypes) {
     const Tensor x = ones({2}, a), x0 = ones({}, a);
@@ -124,7 +127,8 @@ uint32_t line_of_error(F&& fn) {
   try {
     fn();
   } catch (const Error& e) {
-    EXPECT_NE(std::string_view(e.where().file_name()).find("pointwise_test"), std::string_view::npos) << e.where().file_name();
+    EXPECT_NE(std::string_view(e.where().file_name()).find("pointwise_test"), std::string_view::npos)
+        << e.where().file_name();
     return e.where().line();
   }
   ADD_FAILURE() << "no error";
@@ -174,9 +178,12 @@ TEST(PointwiseGradients, FollowPyTorchAtKinks) {
   check([](In x) { return abs(x[0]); }, {kinks}, {{-1, 0, 1}});
   check([](In x) { return sign(x[0]); }, {kinks}, {{0, 0, 0}});
   check([](In x) { return floor(x[0]); }, {f64({inf, 0.5})}, {{0, 0}});
-  check([](In x) { return maximum(x[0], x[1]); }, {f64({1, 2, NAN, 0}), f64({1, 1, 1, 3})}, {{0.5, 1, 1, 0}, {0.5, 0, 1, 1}});
-  check([](In x) { return minimum(x[0], x[1]); }, {f64({1, 2, NAN, 0}), f64({1, 1, 1, 3})}, {{0.5, 0, 1, 1}, {0.5, 1, 1, 0}});
-  check([](In x) { return clamp(x[0], x[1], x[2]); }, {f64({-1, 0, 1, -2, 2}), f64({-1, -1, -1, -1, -1}), f64({1, 1, 1, 1, 1})},
+  check([](In x) { return maximum(x[0], x[1]); }, {f64({1, 2, NAN, 0}), f64({1, 1, 1, 3})},
+        {{0.5, 1, 1, 0}, {0.5, 0, 1, 1}});
+  check([](In x) { return minimum(x[0], x[1]); }, {f64({1, 2, NAN, 0}), f64({1, 1, 1, 3})},
+        {{0.5, 0, 1, 1}, {0.5, 1, 1, 0}});
+  check([](In x) { return clamp(x[0], x[1], x[2]); },
+        {f64({-1, 0, 1, -2, 2}), f64({-1, -1, -1, -1, -1}), f64({1, 1, 1, 1, 1})},
         {{1, 1, 1, 0, 0}, {0, 0, 0, 1, 0}, {0, 0, 0, 0, 1}});
   check([](In x) { return clamp(x[0], 2, 1); }, {f64({0, 3})}, {{0, 0}});
   check([](In x) { return pow(x[0], x[1]); }, {f64({0, 0, 0, -2, -2, 2, 0}), f64({0, 2, 1, 2, 3, 0, 0.5})},
@@ -186,11 +193,13 @@ TEST(PointwiseGradients, FollowPyTorchAtKinks) {
   check([](In x) { return pow(0, x[0]); }, {f64({0, 2})}, {{0, 0}});
   // A value that is not chosen never touches the gradient, not even as NaN times 0.
   check([](In x) { return where(x[0] > 0, log(x[0]), 0); }, {f64({-1, 2})}, {{0, 0.5}});
-  check([](In x) { return where(x[0] > 0, x[1], x[2]); }, {f64({1, -1}), f64({NAN, 2}), f64({3, inf})}, {{0, 0}, {1, 0}, {0, 1}});
+  check([](In x) { return where(x[0] > 0, x[1], x[2]); }, {f64({1, -1}), f64({NAN, 2}), f64({3, inf})},
+        {{0, 0}, {1, 0}, {0, 1}});
 }
 
 TEST(PointwiseGradients, UndoBroadcastAndCast) {
-  Tensor a = test::counting<float>({2, 1, 3}).requires_grad_(), b = Tensor::from(std::vector<double>{1, 2}, {2, 1}).requires_grad_();
+  Tensor a = test::counting<float>({2, 1, 3}).requires_grad_(),
+         b = Tensor::from(std::vector<double>{1, 2}, {2, 1}).requires_grad_();
   Tensor h = ones({}, DType::bf16).requires_grad_();
   const Tensor y = a * b * h;
   EXPECT_EQ(y.dtype(), DType::f64);

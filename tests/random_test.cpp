@@ -6,7 +6,8 @@
 #include "flame/core/philox.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/normal_internal.h"
-#include "op_support.h"
+#include "flame/ops/philox_internal.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -28,13 +29,25 @@ TEST(Random, UniformIsPhiloxByElementAndCall) {
   }
 }
 
+TEST(Random, VectorsMakeTheBlocksOfTheScalarFunction) {
+  std::vector<uint32_t> words(4 * 70);
+  for (uint64_t first :
+       {uint64_t{0}, uint64_t{0xfffffff0u}, uint64_t{1} << 40}) {  // the second carries into the high word
+    philox_words(0x9876543210ull, first, 0x1122334455667788ull, 70, words.data());
+    for (size_t b = 0; b < 70; ++b)
+      for (size_t k = 0; k < 4; ++k)
+        ASSERT_EQ(words[4 * b + k], philox(0x9876543210ull, first + b, 0x1122334455667788ull)[k]);
+  }
+}
+
 TEST(Random, ThreadsAndShapesDoNotMatter) {
   const int before = num_threads();
   std::vector<float> seen[2];
   for (int i = 0; i < 2; ++i) {
     set_num_threads(i ? 3 : 1);
     Generator g(5);
-    seen[i] = i ? randn({100003}, {.generator = &g}).to_vector<float>() : randn({1, 100003, 1}, {.generator = &g}).to_vector<float>();
+    seen[i] = i ? randn({100003}, {.generator = &g}).to_vector<float>()
+                : randn({1, 100003, 1}, {.generator = &g}).to_vector<float>();
   }
   set_num_threads(before);
   EXPECT_EQ(seen[0], seen[1]);
@@ -100,7 +113,8 @@ TEST(Random, NormalsHaveTheRightMomentsShapeAndTails) {
     EXPECT_NEAR(m[2], 1, 5 * std::sqrt(2.0) * s);
     EXPECT_NEAR(m[3], 0, 5 * std::sqrt(15.0) * s);
     EXPECT_NEAR(m[4], 3, 5 * std::sqrt(96.0) * s);
-    EXPECT_NEAR(static_cast<double>(beyond3), 0.0026998 * static_cast<double>(n), 5 * std::sqrt(0.0027 * static_cast<double>(n)));
+    EXPECT_NEAR(static_cast<double>(beyond3), 0.0026998 * static_cast<double>(n),
+                5 * std::sqrt(0.0027 * static_cast<double>(n)));
     EXPECT_LE(beyond5, 10);  // 1.1 expected
     EXPECT_LT(kolmogorov(z), 1.95);
     std::vector<double> shifted = z;
@@ -128,10 +142,12 @@ TEST(Random, InverseNormalIsAccurateToTheEnds) {
     const PhiloxBlock r = philox(1, static_cast<uint64_t>(i), 2);
     const uint64_t m = ((r[0] | uint64_t{r[1]} << 32) >> 1) >> (i % 50);  // reaches far into the tail
     const long double p64 = (static_cast<long double>(m) + 0.5L) * 0x1p-64L;
-    if (p64 < 0.45L) worst64 = std::max(worst64, static_cast<double>(std::abs(inverse_normal::from_bits(m) / quantile(p64) - 1)));
+    if (p64 < 0.45L)
+      worst64 = std::max(worst64, static_cast<double>(std::abs(inverse_normal::from_bits(m) / quantile(p64) - 1)));
     const auto m32 = static_cast<uint32_t>((r[2] >> 1) >> (i % 31));
     const long double p32 = (m32 + 0.5L) * 0x1p-32L;
-    if (p32 < 0.45L) worst32 = std::max(worst32, static_cast<double>(std::abs(inverse_normal::from_bits(m32) / quantile(p32) - 1)));
+    if (p32 < 0.45L)
+      worst32 = std::max(worst32, static_cast<double>(std::abs(inverse_normal::from_bits(m32) / quantile(p32) - 1)));
   }
   RecordProperty("worst_float32", std::to_string(worst32));
   EXPECT_LT(worst32, 3e-7);
@@ -222,7 +238,8 @@ TEST(Random, BernoulliRatesAndEnds) {
 TEST(Random, ReplaysDrawWhatEagerStepsDraw) {
   Generator eager(77), recorded(77);
   const auto step = [](Generator& g) {
-    return std::vector<Tensor>{rand({5}, {.generator = &g}), randn({3}, {.generator = &g}), bernoulli({9}, 0.5, {.generator = &g})};
+    return std::vector<Tensor>{rand({5}, {.generator = &g}), randn({3}, {.generator = &g}),
+                               bernoulli({9}, 0.5, {.generator = &g})};
   };
   const auto numbers = [](const std::vector<Tensor>& t) {
     std::vector<double> out;
@@ -260,7 +277,8 @@ TEST(Random, ReplaysDrawWhatEagerStepsDraw) {
     replay();
     EXPECT_EQ(numbers(out), numbers(step(eager))) << "replay " << i;
     if (i == 1) {
-      EXPECT_EQ(rand({4}, {.generator = &recorded}).to_vector<float>(), rand({4}, {.generator = &eager}).to_vector<float>());
+      EXPECT_EQ(rand({4}, {.generator = &recorded}).to_vector<float>(),
+                rand({4}, {.generator = &eager}).to_vector<float>());
     }
     if (i == 2) {
       recorded.manual_seed(5);
@@ -270,6 +288,40 @@ TEST(Random, ReplaysDrawWhatEagerStepsDraw) {
   }
   Recorder recorder;
   EXPECT_MESSAGE(RecordError, recorded.manual_seed(1), "generator: seeded inside a recorded step");
+}
+
+// The whole path: a recorded training step with dropout, batch norm and cross-entropy, against the same eager step.
+TEST(Random, RecordedTrainingStepsDrawAndLearnAsEagerOnes) {
+  struct Model {
+    Generator g{3};
+    Parameter w{normal({20, 6}, 0, 0.3, {.generator = &g})}, scale{ones({20})}, shift{zeros({20})},
+        head{normal({5, 20}, 0, 0.3, {.generator = &g})};
+    State mean{zeros({20})}, var{ones({20})};
+    Tensor step(const Tensor& x, const Tensor& t) {
+      Tensor h = (x.unsqueeze(1) * w.tensor()).sum(2);
+      h = dropout(relu(batch_norm(h, mean, var, scale, shift)), 0.3, true, &g);
+      h = dropout(h, 0.2, true, &g) + normal({20}, 0, 0.1, {.generator = &g});
+      const Tensor loss = cross_entropy((h.unsqueeze(1) * head.tensor()).sum(2), t, {.label_smoothing = 0.1});
+      backward(loss);
+      for (const Parameter* p : {&w, &scale, &shift, &head}) {
+        p->assign(no_grad([&] { return p->tensor().detach() - p->grad() * 0.1; }));
+        p->zero_grad();
+      }
+      return loss;
+    }
+  };
+  Model eager, replayed;
+  auto step = record([&](const Tensor& x, const Tensor& t) { return replayed.step(x, t); }, {.verify = 3});
+  Generator data(8);
+  for (int i = 0; i < 12; ++i) {
+    const Tensor x = randn({16, 6}, {.generator = &data}), t = randint(0, 5, {16}, {.generator = &data});
+    x.data();
+    EXPECT_EQ(step(x, t).item(), eager.step(x, t).item()) << "step " << i;
+    EXPECT_EQ(replayed.g.state(), eager.g.state()) << "step " << i;
+  }
+  EXPECT_GE(step.stats().replays, 8u) << step.stats().last_miss;
+  EXPECT_EQ(replayed.mean.tensor().to_vector<float>(), eager.mean.tensor().to_vector<float>());
+  EXPECT_EQ(replayed.head.tensor().to_vector<float>(), eager.head.tensor().to_vector<float>());
 }
 
 TEST(Dropout, KeepsScalesAndForgets) {

@@ -3,6 +3,8 @@
 #pragma once
 #include <sys/mman.h>
 
+#include <cstring>
+
 #include <mutex>
 #include <string>
 #include <vector>

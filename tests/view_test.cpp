@@ -4,7 +4,7 @@
 #include "flame/flame.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/recorder.h"
-#include "op_support.h"
+#include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
@@ -48,7 +48,8 @@ TEST(View, ReshapeKeepsRowMajorOrderAndCopiesOnlyWhenItMust) {
   };
   for (const Case& c : cases) {
     const Tensor y = c.from.reshape(c.to);
-    EXPECT_EQ(y.to_vector<float>(), c.from.to_vector<float>()) << to_string(c.from.shape()) << " as " << to_string(c.to);
+    EXPECT_EQ(y.to_vector<float>(), c.from.to_vector<float>())
+        << to_string(c.from.shape()) << " as " << to_string(c.to);
     EXPECT_EQ(shares(y, c.from), c.view) << to_string(c.from.strides()) << " as " << to_string(c.to);
     EXPECT_EQ(y.numel(), c.from.numel());
   }
@@ -80,7 +81,8 @@ TEST(View, FlattenOfChannelsLastIsRowMajor) {
   EXPECT_TRUE(is_contiguous(y.shape(), y.strides()));
   const std::vector<float> v = y.to_vector<float>();
   each_index({2, 3, 4, 5}, [&](const Dims& i) {
-    EXPECT_EQ(v[static_cast<size_t>(row_major({2, 3, 4, 5}, i))], static_cast<float>(row_major({2, 4, 5, 3}, {i[0], i[2], i[3], i[1]})));
+    EXPECT_EQ(v[static_cast<size_t>(row_major({2, 3, 4, 5}, i))],
+              static_cast<float>(row_major({2, 4, 5, 3}, {i[0], i[2], i[3], i[1]})));
   });
   EXPECT_EQ(x.flatten(-2).shape(), (Shape{2, 3, 20}));
   EXPECT_MESSAGE(ShapeError, x.flatten(2, 1), "flatten: expected from <= to");
@@ -93,7 +95,9 @@ TEST(View, PermuteAndTransposeMoveIndices) {
   const std::vector<float> v = y.to_vector<float>();
   EXPECT_EQ(y.shape(), (Shape{4, 2, 3}));
   EXPECT_TRUE(shares(x, y));
-  each_index(y.shape(), [&](const Dims& i) { EXPECT_EQ(v[static_cast<size_t>(row_major(y.shape(), i))], static_cast<float>(row_major(s, {i[1], i[2], i[0]}))); });
+  each_index(y.shape(), [&](const Dims& i) {
+    EXPECT_EQ(v[static_cast<size_t>(row_major(y.shape(), i))], static_cast<float>(row_major(s, {i[1], i[2], i[0]})));
+  });
   EXPECT_EQ(x.transpose(0, -1).shape(), (Shape{4, 3, 2}));
   EXPECT_EQ(x.t().shape(), (Shape{2, 4, 3}));
   EXPECT_EQ(movedim(x, 0, -1).shape(), (Shape{3, 4, 2}));
@@ -113,10 +117,13 @@ TEST(View, SliceFollowsPythonForEveryStartStopAndStep) {
           const auto place = [&](int64_t i) { return std::min(std::max(i < 0 ? i + n : i, low), high); };
           const int64_t a = place(start), b = place(stop);
           for (int64_t i = a; step > 0 ? i < b : i > b; i += step) expected.push_back(static_cast<float>(i));
-          EXPECT_EQ(counting({n}).slice(0, start, stop, step).to_vector<float>(), expected) << n << ": " << start << " " << stop << " " << step;
+          EXPECT_EQ(counting({n}).slice(0, start, stop, step).to_vector<float>(), expected)
+              << n << ": " << start << " " << stop << " " << step;
         }
   const Tensor x = counting({2, 5});
-  EXPECT_EQ(x.slice(1, 4, std::numeric_limits<int64_t>::min(), -1).to_vector<float>(), (std::vector<float>{4, 3, 2, 1, 0, 9, 8, 7, 6, 5}));
+  EXPECT_EQ(x.slice(1, 4, std::numeric_limits<int64_t>::min(), -1).to_vector<float>(),
+            (std::vector<float>{4, 3, 2, 1, 0, 9, 8, 7, 6, 5}));
+  EXPECT_EQ(x.slice(1, 3, 5, std::numeric_limits<int64_t>::max()).to_vector<float>(), (std::vector<float>{3, 8}));
   EXPECT_EQ(flip(x, {1}).to_vector<float>(), (std::vector<float>{4, 3, 2, 1, 0, 9, 8, 7, 6, 5}));
   EXPECT_EQ((flip(x, {0, 1}) + x).to_vector<float>(), std::vector<float>(10, 9.0f));
   EXPECT_MESSAGE(ValueError, x.slice(0, 0, 1, 0), "slice: expected a step other than 0");
@@ -141,7 +148,9 @@ TEST(View, ExpandRepeatsWithoutBytes) {
   EXPECT_EQ(y.strides(), (Strides{0, 1, 0}));
   EXPECT_TRUE(shares(x, y));
   const std::vector<float> v = y.to_vector<float>();
-  each_index(y.shape(), [&](const Dims& i) { EXPECT_EQ(v[static_cast<size_t>(row_major(y.shape(), i))], static_cast<float>(i[1])); });
+  each_index(y.shape(), [&](const Dims& i) {
+    EXPECT_EQ(v[static_cast<size_t>(row_major(y.shape(), i))], static_cast<float>(i[1]));
+  });
   EXPECT_EQ(zeros({1, 0}).expand({3, 0}).shape(), (Shape{3, 0}));
   EXPECT_EQ(x.expand({0, 3, 1}).numel(), 0);
   EXPECT_MESSAGE(ShapeError, x.expand({4, 1}), "expand: [3, 1] does not broadcast to [4, 1]");
@@ -182,14 +191,26 @@ TEST(View, ContiguousAndCasts) {
 
 TEST(View, GradientsAreTheOppositeViews) {
   const std::function<Tensor(const Tensor&)> views[] = {
-      [](const Tensor& x) { return x.reshape({4, -1}); },
-      [](const Tensor& x) { return x.permute({2, 0, 1}).flatten(); },
-      [](const Tensor& x) { return x.unsqueeze(2).expand({2, 3, 2, 4}); },
+      [](const Tensor& x) {
+        return x.reshape({4, -1});
+      },
+      [](const Tensor& x) {
+        return x.permute({2, 0, 1}).flatten();
+      },
+      [](const Tensor& x) {
+        return x.unsqueeze(2).expand({2, 3, 2, 4});
+      },
       [](const Tensor& x) { return x.narrow(1, 1, 2); },
       [](const Tensor& x) { return x.slice(2, -1, 0, -2); },
-      [](const Tensor& x) { return flip(x, {0, 2}).select(1, 1); },
-      [](const Tensor& x) { return cat({x.narrow(0, 0, 1), x.t().contiguous().t(), x}, 0); },
-      [](const Tensor& x) { return slice_scatter(x, {2, 9, 4}, 1, 7, -3); },
+      [](const Tensor& x) {
+        return flip(x, {0, 2}).select(1, 1);
+      },
+      [](const Tensor& x) {
+        return cat({x.narrow(0, 0, 1), x.t().contiguous().t(), x}, 0);
+      },
+      [](const Tensor& x) {
+        return slice_scatter(x, {2, 9, 4}, 1, 7, -3);
+      },
   };
   const Tensor x = randn({2, 3, 4}, {.dtype = DType::f64});
   for (const auto& view : views) {
@@ -256,7 +277,8 @@ TEST(Cat, DtypesLayoutsAndErrors) {
   const Tensor y = cat({last, last}, 1);
   EXPECT_TRUE(is_channels_last(y.shape(), y.strides()));
   EXPECT_EQ(y.to_vector<float>(), cat({last.contiguous(), last.contiguous()}, 1).to_vector<float>());
-  EXPECT_MESSAGE(ShapeError, cat({zeros({2, 3}), zeros({2, 4})}, 0), "cat: shapes [2, 3] and [2, 4] differ beside axis 0");
+  EXPECT_MESSAGE(ShapeError, cat({zeros({2, 3}), zeros({2, 4})}, 0),
+                 "cat: shapes [2, 3] and [2, 4] differ beside axis 0");
   EXPECT_MESSAGE(ShapeError, cat({zeros({2}), zeros({2, 4})}, 0), "cat: shapes [2] and [2, 4] differ");
   EXPECT_MESSAGE(ValueError, cat({}, 0), "cat: expected at least one tensor");
   EXPECT_MESSAGE(IndexError, cat({zeros({2})}, 1), "cat: axis 1 is out of range for rank 1");

@@ -66,13 +66,15 @@ def evaluate(fn, inputs, wrt, dtype):
     return out, grads
 
 
-def case(op, label, fn, inputs, options=None, wrt=None, gradients=True):
+def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=None):
+    """fn32: what float32 should give where that is no rounding of the float64 result (random draws)."""
     if wrt is None:
         wrt = [i for i, t in enumerate(inputs) if t.is_floating_point()]
     wrt = wrt if gradients else []
     out, grads = evaluate(fn, inputs, wrt, torch.float64)
     out32, grads32 = evaluate(fn, inputs, wrt, torch.float32)
-    CASES.append({
+    assert not any(c["op"] == op and c["label"] == label for c in CASES), f"two cases {op} ({label})"
+    CASES.append(({"outputs32": [dump(fn32(*inputs))]} if fn32 else {}) | {
         "op": op, "label": label, "options": options or {}, "wrt": wrt,
         "inputs": [dump(t) for t in inputs],
         "outputs": [dump(y) for y in out],
@@ -339,9 +341,62 @@ def networks():
              o | {"normalized": list(normal)})
     case("layer_norm", "no parameters", lambda x: F.layer_norm(x, (5,)), [make("ln", (2, 5))], {"normalized": [5]})
     y = make("dropout", (3, 4))
+    keep = torch.tensor([w / 2**32 < 0.6 for w in words32(12, 5)]).reshape(3, 4)
+    case("dropout", "p = 0.4, seed 5", lambda x: torch.where(keep, x * (1 / 0.6), 0.0), [y], {"p": 0.4, "training": True, "seed": 5})
     case("dropout", "evaluation", lambda x: F.dropout(x, 0.4, False), [y], {"p": 0.4, "training": False})
     case("dropout", "p = 0", lambda x: F.dropout(x, 0.0, True), [y], {"p": 0.0, "training": True})
     case("dropout", "p = 1", lambda x: F.dropout(x, 1.0, True), [y], {"p": 1.0, "training": True})
+
+
+def philox(seed, index, offset=0):
+    """Philox4x32-10 (Salmon et al. 2011): key = seed, counter = (index, offset)."""
+    c = [index & 0xffffffff, index >> 32, offset & 0xffffffff, offset >> 32]
+    k = [seed & 0xffffffff, seed >> 32]
+    for _ in range(10):
+        p0, p1 = 0xd2511f53 * c[0], 0xcd9e8d57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xffffffff, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xffffffff]
+        k = [(k[0] + 0x9e3779b9) & 0xffffffff, (k[1] + 0xbb67ae85) & 0xffffffff]
+    return c
+
+
+def words32(n, seed):
+    return [philox(seed, i // 4)[i % 4] for i in range(n)]
+
+
+def words64(n, seed):
+    w = words32(2 * n, seed)
+    return [w[2 * i] | w[2 * i + 1] << 32 for i in range(n)]
+
+
+def quantile(word, bits):
+    """The normal whose sign is the top bit and whose tail's probability is the rest."""
+    p = torch.tensor((2 * (word & (2 ** (bits - 1) - 1)) + 1) / 2.0 ** (bits + 1), dtype=torch.float64)
+    return torch.special.ndtri(p).item() * (1 if word >> (bits - 1) else -1)
+
+
+def creations():
+    f = lambda values: torch.tensor(values, dtype=torch.float64)
+    case("full", "2.5", lambda: torch.full((2, 3), 2.5).double(), [], {"shape": [2, 3], "value": 2.5})
+    case("full", "inf", lambda: torch.full((2,), INF).double(), [], {"shape": [2], "value": "inf"})
+    case("arange", "whole steps", lambda: torch.arange(-3, 9, 2, dtype=torch.float64), [], {"start": -3, "stop": 9, "step": 2})
+    case("arange", "backwards", lambda: torch.arange(1, -2, -0.25, dtype=torch.float64), [], {"start": 1, "stop": -2, "step": -0.25})
+    case("linspace", "seven", lambda: torch.linspace(-1, 2, 7, dtype=torch.float64), [], {"start": -1, "stop": 2, "count": 7})
+    case("linspace", "one", lambda: torch.linspace(5, 2, 1, dtype=torch.float64), [], {"start": 5, "stop": 2, "count": 1})
+    case("eye", "wide", lambda: torch.eye(2, 4, dtype=torch.float64), [], {"shape": [2, 4]})
+    case("one_hot", "classes", lambda i: F.one_hot(i, 4), [torch.tensor([[0, 3], [1, 1]])], {"classes": 4})
+    seed, n = 2**40 + 11, 10
+    o = {"seed": seed, "shape": [n]}
+    uniform64 = f([(w >> 11) / 2.0**53 for w in words64(n, seed)])
+    uniform32 = f([(w >> 8) / 2.0**24 for w in words32(n, seed)])
+    normal64 = f([quantile(w, 64) for w in words64(n, seed)])
+    normal32 = f([quantile(w, 32) for w in words32(n, seed)])
+    case("rand", "seeded", lambda: uniform64, [], o, fn32=lambda: uniform32)
+    case("uniform", "seeded", lambda: uniform64 * 3 - 1, [], o | {"low": -1, "high": 2}, fn32=lambda: uniform32 * 3 - 1)
+    case("randn", "seeded", lambda: normal64, [], o, fn32=lambda: normal32)
+    case("normal", "seeded", lambda: normal64 * 0.5 + 2, [], o | {"mean": 2, "std": 0.5}, fn32=lambda: normal32 * 0.5 + 2)
+    case("randint", "seeded", lambda: torch.tensor([-5 + (w * 17 >> 64) for w in words64(n, seed)]), [], o | {"low": -5, "high": 12})
+    case("bernoulli", "seeded", lambda: torch.tensor([w / 2**32 < 0.3 for w in words32(n, seed)]), [], o | {"p": 0.3})
+    case("randperm", "seeded", lambda: torch.tensor(sorted(range(n), key=lambda i: words64(n, seed)[i])), [], o)
 
 
 def text():
@@ -363,7 +418,7 @@ def near(a, b):
 def main():
     torch.manual_seed(0)
     torch.set_num_threads(1)
-    for part in (pointwise, reductions, shapes, products, networks):
+    for part in (pointwise, reductions, shapes, products, networks, creations):
         part()
     if "--check" in sys.argv[1:]:
         old, new = json.loads(FILE.read_text()), json.loads(text())

@@ -184,9 +184,8 @@ class Planner {
         if (const int j = node_of(static_cast<int>(i), k); j >= 0 && group(j) != group_[i]) wanted_[static_cast<size_t>(j)] = true;
   }
 
-  // Strides of a value over the loop dims, as read by something of shape `shape`; row: 0 along the reduced ones.
-  Strides loop_strides(const Draft& d, const Strides& st, const Shape& shape, bool as_row) const {
-    const Strides own = without_ones(shape, st);
+  // Strides over the loop dims, from those over the axes without ones; row: 0 along the reduced ones.
+  Strides loop_strides(const Draft& d, const Strides& own, bool as_row) const {
     Strides full;
     for (int axis = 0, at = 0; axis < d.space.rank(); ++axis)
       full.push_back(as_row && (d.mask >> axis & 1) ? 0 : own[at++]);
@@ -204,7 +203,9 @@ class Planner {
 int Planner::leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const {
   const Value& v = *expr(i).in[k].value;
   const Shape& shape = expr(i).is_reduce ? v.shape : value(i).shape;
-  LeafDesc leaf{v.dtype, loop_strides(d, broadcast_strides(v.shape, v.strides, shape), shape, as_row), as_row};
+  const bool reshaped = expr(i).free_of_charge;  // the same elements under other ones; ranks may differ
+  const Strides own = reshaped ? without_ones(v.shape, v.strides) : without_ones(shape, broadcast_strides(v.shape, v.strides, shape));
+  LeafDesc leaf{v.dtype, loop_strides(d, own, as_row), as_row};
   int source = ~cross;
   if (cross < 0)
     source = static_cast<int>(std::find(leaves_.begin(), leaves_.end(), &v) - leaves_.begin());
@@ -257,11 +258,11 @@ IslandPlan::Group Planner::build(int g) {
     if (e.code == Code::iota && !e.is_reduce) {
       Strides along = Dims::filled(value(i).shape.rank(), 0);
       along[e.axis] = 1;
-      n.iota_strides = loop_strides(d, along, value(i).shape, false);
+      n.iota_strides = loop_strides(d, without_ones(value(i).shape, along), false);
     }
     if (wanted_[static_cast<size_t>(i)]) {
       n.output = static_cast<int>(p.outputs.size());
-      p.outputs.push_back({value(i).dtype, loop_strides(d, value(i).strides, value(i).shape, as_row), as_row});
+      p.outputs.push_back({value(i).dtype, loop_strides(d, without_ones(value(i).shape, value(i).strides), as_row), as_row});
       out.outputs.push_back(i);
     }
     place_of[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());

@@ -23,7 +23,8 @@ To convert(From x) {
   else if constexpr (std::is_same_v<To, bool>) return x != From(0);
   else if constexpr (is_half<To>) return To(static_cast<float>(x));
   // Negative numbers wrap, as in PyTorch; straight from a float that would be undefined.
-  else if constexpr (std::is_same_v<To, uint8_t> && std::is_floating_point_v<From>) return static_cast<To>(static_cast<int64_t>(x));
+  else if constexpr (std::is_same_v<To, uint8_t> && std::is_floating_point_v<From>)
+    return static_cast<To>(static_cast<int64_t>(x));
   else return static_cast<To>(x);
 }
 template <class From, class To>

@@ -18,21 +18,21 @@ namespace HWY_NAMESPACE {
 using namespace kernels;
 
 // One struct a row: the element expression or the vector expression.
-#define FLAME_FORM_scalar(name, scalar, vector)                                                        \
-  struct Row_##name {                                                                                  \
-    static constexpr bool is_vector = false;                                                           \
-    template <class A, class T>                                                                        \
-    static HWY_INLINE auto call([[maybe_unused]] A a, [[maybe_unused]] T b, [[maybe_unused]] T c) {    \
-      return scalar;                                                                                   \
-    }                                                                                                  \
+#define FLAME_FORM_scalar(name, scalar, vector)                                                     \
+  struct Row_##name {                                                                               \
+    static constexpr bool is_vector = false;                                                        \
+    template <class A, class T>                                                                     \
+    static HWY_INLINE auto call([[maybe_unused]] A a, [[maybe_unused]] T b, [[maybe_unused]] T c) { \
+      return scalar;                                                                                \
+    }                                                                                               \
   };
-#define FLAME_FORM_vector(name, scalar, vector)                                                                      \
-  struct Row_##name {                                                                                                \
-    static constexpr bool is_vector = true;                                                                          \
-    template <class D, class V>                                                                                      \
+#define FLAME_FORM_vector(name, scalar, vector)                                                                        \
+  struct Row_##name {                                                                                                  \
+    static constexpr bool is_vector = true;                                                                            \
+    template <class D, class V>                                                                                        \
     static HWY_INLINE V call([[maybe_unused]] D d, [[maybe_unused]] V a, [[maybe_unused]] V b, [[maybe_unused]] V c) { \
-      return vector;                                                                                                 \
-    }                                                                                                                \
+      return vector;                                                                                                   \
+    }                                                                                                                  \
   };
 #define FLAME_POINTWISE(name, arity, in, out, lanes, scalar, vector, ...) FLAME_FORM_##lanes(name, scalar, vector)
 #include "flame/fuse/pointwise.def"
@@ -77,7 +77,8 @@ void run(const void* pa, const void* pb, const void* pc, void* po, int64_t n) {
 #define FLAME_FLOAT_floating FLAME_FLOAT_any
 #define FLAME_FLOAT_integral(name, arity, out, T) nullptr
 #define FLAME_FLOAT_select(name, arity, out, T) &run<Row_##name, arity, uint8_t, T, T>
-#define FLAME_POINTWISE(name, arity, in, out, ...) {FLAME_FLOAT_##in(name, arity, out, float), FLAME_FLOAT_##in(name, arity, out, double)},
+#define FLAME_POINTWISE(name, arity, in, out, ...) \
+  {FLAME_FLOAT_##in(name, arity, out, float), FLAME_FLOAT_##in(name, arity, out, double)},
 constexpr BlockFn table[][2] = {
 #include "flame/fuse/pointwise.def"
 };

@@ -9,12 +9,12 @@ namespace HWY_NAMESPACE {
 namespace {
 using namespace kernels;
 
-#define FLAME_ROW_any(name, scalar)                                                                     \
-  struct Row_##name {                                                                                   \
-    template <class A, class T>                                                                         \
-    static inline auto call([[maybe_unused]] A a, [[maybe_unused]] T b, [[maybe_unused]] T c) {         \
-      return scalar;                                                                                    \
-    }                                                                                                   \
+#define FLAME_ROW_any(name, scalar)                                                             \
+  struct Row_##name {                                                                           \
+    template <class A, class T>                                                                 \
+    static inline auto call([[maybe_unused]] A a, [[maybe_unused]] T b, [[maybe_unused]] T c) { \
+      return scalar;                                                                            \
+    }                                                                                           \
   };
 #define FLAME_ROW_number FLAME_ROW_any
 #define FLAME_ROW_integral FLAME_ROW_any

@@ -148,14 +148,14 @@ HWY_INLINE void in_vectors(const In* in, Out* out, int64_t count, F step) {
 constexpr hn::ScalableTag<float> f32_tag;
 constexpr hn::Rebind<hwy::float16_t, hn::ScalableTag<float>> f16_tag;
 void f16_from_f32(const void* in, const void*, const void*, void* out, int64_t n) {
-  in_vectors(static_cast<const float*>(in), static_cast<hwy::float16_t*>(out), n, [](const float* x, hwy::float16_t* y) {
-    hn::StoreU(hn::DemoteTo(f16_tag, hn::LoadU(f32_tag, x)), f16_tag, y);
-  });
+  in_vectors(
+      static_cast<const float*>(in), static_cast<hwy::float16_t*>(out), n,
+      [](const float* x, hwy::float16_t* y) { hn::StoreU(hn::DemoteTo(f16_tag, hn::LoadU(f32_tag, x)), f16_tag, y); });
 }
 void f32_from_f16(const void* in, const void*, const void*, void* out, int64_t n) {
-  in_vectors(static_cast<const hwy::float16_t*>(in), static_cast<float*>(out), n, [](const hwy::float16_t* x, float* y) {
-    hn::StoreU(hn::PromoteTo(f32_tag, hn::LoadU(f16_tag, x)), f32_tag, y);
-  });
+  in_vectors(
+      static_cast<const hwy::float16_t*>(in), static_cast<float*>(out), n,
+      [](const hwy::float16_t* x, float* y) { hn::StoreU(hn::PromoteTo(f32_tag, hn::LoadU(f16_tag, x)), f32_tag, y); });
 }
 void round_f16(float* x, int64_t n) {
   in_vectors(x, x, n, [](const float* in, float* out) {

@@ -12,18 +12,21 @@ constexpr bool is_number = std::is_integral_v<T> && !std::is_same_v<T, bool>;
 
 template <class T>
 inline T plus(T a, T b) {
-  if constexpr (is_number<T>) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
+  if constexpr (is_number<T>)
+    return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) + static_cast<std::make_unsigned_t<T>>(b));
   else return static_cast<T>(a + b);
 }
 template <class T>
 inline T minus(T a, T b) {
-  if constexpr (is_number<T>) return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) - static_cast<std::make_unsigned_t<T>>(b));
+  if constexpr (is_number<T>)
+    return static_cast<T>(static_cast<std::make_unsigned_t<T>>(a) - static_cast<std::make_unsigned_t<T>>(b));
   else return static_cast<T>(a - b);
 }
 template <class T>
 inline T times(T a, T b) {
   // In 64 bits, since a product of two promoted uint8 or uint16 would be signed.
-  if constexpr (is_number<T>) return static_cast<T>(static_cast<unsigned long long>(a) * static_cast<unsigned long long>(b));
+  if constexpr (is_number<T>)
+    return static_cast<T>(static_cast<unsigned long long>(a) * static_cast<unsigned long long>(b));
   else return static_cast<T>(a * b);
 }
 template <class T>

@@ -1,4 +1,4 @@
-// Internal: elementary functions on Highway vectors, compiled once per instruction set, for float and double.
+// Internal: elementary functions on Highway vectors, once per instruction set, for float and double.
 // float32 functions other than exp and log work in float64 lanes and round once, so they are right to about half an ulp.
 #if defined(FLAME_FUSE_SIMD_MATH_H_) == defined(HWY_TARGET_TOGGLE)
 #ifdef FLAME_FUSE_SIMD_MATH_H_
@@ -74,14 +74,16 @@ template <>
 struct FloatTraits<float> {
   static constexpr int mantissa = 23;
   static constexpr uint32_t one = 0x3f800000u, sqrt_half = 0x3f3504f3u;
-  static constexpr double magic = 0x1.8p23, to_integer = 0x1p23, bias = 127, min_normal = 0x1p-126, subnormal_scale = 0x1p24;
+  static constexpr double magic = 0x1.8p23, to_integer = 0x1p23, bias = 127, min_normal = 0x1p-126,
+                          subnormal_scale = 0x1p24;
   static constexpr double exp_low = -105, exp_high = 90, ln2_hi = 6.9314575195e-01, ln2_lo = 1.4286067653e-06;
 };
 template <>
 struct FloatTraits<double> {
   static constexpr int mantissa = 52;
   static constexpr uint64_t one = 0x3ff0000000000000u, sqrt_half = 0x3fe6a09e667f3bcdu;
-  static constexpr double magic = 0x1.8p52, to_integer = 0x1p52, bias = 1023, min_normal = 0x1p-1022, subnormal_scale = 0x1p53;
+  static constexpr double magic = 0x1.8p52, to_integer = 0x1p52, bias = 1023, min_normal = 0x1p-1022,
+                          subnormal_scale = 0x1p53;
   static constexpr double exp_low = -747, exp_high = 711, ln2_hi = 6.93147180369123816490e-01,
                           ln2_lo = 1.90821492927058770002e-10;
 };
@@ -119,8 +121,7 @@ HWY_INLINE ExpParts<V> SplitExp(D d, V x, V tail) {
   V r = hn::NegMulAdd(n, Const(d, Traits<D>::ln2_hi), x);
   r = hn::Sub(r, hn::MulSub(n, Const(d, Traits<D>::ln2_lo), tail));
   V p;
-  if constexpr (is_f32<D>)
-    p = Poly(d, r, 0.5, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040);
+  if constexpr (is_f32<D>) p = Poly(d, r, 0.5, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040);
   else
     p = Poly(d, r, 0.5, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720, 1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800,
              1.0 / 39916800, 1.0 / 479001600, 1.0 / 6227020800);
@@ -144,7 +145,8 @@ HWY_INLINE V Exp(D d, V x) {
 template <class D, class V>
 HWY_INLINE V Expm1(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Expm1(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Expm1(dd, v); }, x);
   } else {
     const auto e = SplitExp(d, hn::Min(hn::Max(x, Const(d, -50)), Const(d, 711)), hn::Zero(d));
     const V rest = hn::Sub(Const(d, 1), PowerOfTwo(d, hn::Max(hn::Neg(e.n), Const(d, -1022))));
@@ -167,9 +169,12 @@ HWY_INLINE LogParts<V> SplitLog(D d, V x) {
   const V adjust = hn::IfThenElseZero(tiny, Const(d, Tr::mantissa + 1));
   const auto bits = hn::BitCast(du, scaled);
   // Biased by one more than usual, so that the shift is of a positive number.
-  const auto shifted = hn::ShiftRight<Tr::mantissa>(hn::Add(hn::Sub(bits, hn::Set(du, Tr::sqrt_half)), hn::Set(du, Tr::one)));
-  const V k_biased = hn::Sub(hn::BitCast(d, hn::Or(shifted, hn::BitCast(du, Const(d, Tr::to_integer)))), Const(d, Tr::to_integer));
-  const auto m = hn::Sub(bits, hn::ShiftLeft<Tr::mantissa>(hn::Sub(shifted, hn::ShiftRight<Tr::mantissa>(hn::Set(du, Tr::one)))));
+  const auto shifted =
+      hn::ShiftRight<Tr::mantissa>(hn::Add(hn::Sub(bits, hn::Set(du, Tr::sqrt_half)), hn::Set(du, Tr::one)));
+  const V k_biased =
+      hn::Sub(hn::BitCast(d, hn::Or(shifted, hn::BitCast(du, Const(d, Tr::to_integer)))), Const(d, Tr::to_integer));
+  const auto m =
+      hn::Sub(bits, hn::ShiftLeft<Tr::mantissa>(hn::Sub(shifted, hn::ShiftRight<Tr::mantissa>(hn::Set(du, Tr::one)))));
   return {hn::Sub(hn::BitCast(d, m), Const(d, 1)), hn::Sub(hn::Sub(k_biased, Const(d, Tr::bias)), adjust)};
 }
 // ln(1 + f) + k ln 2 + c, after FreeBSD's e_log.c; c is a small correction.
@@ -178,8 +183,7 @@ HWY_INLINE V JoinLog(D d, LogParts<V> p, V c) {
   const V s = hn::Div(p.f, hn::Add(p.f, Const(d, 2)));
   const V z = hn::Mul(s, s);
   V r;
-  if constexpr (is_f32<D>)
-    r = hn::Mul(z, Poly(d, z, 0.66666662693, 0.40000972152, 0.28498786688, 0.24279078841));
+  if constexpr (is_f32<D>) r = hn::Mul(z, Poly(d, z, 0.66666662693, 0.40000972152, 0.28498786688, 0.24279078841));
   else
     r = hn::Mul(z, Poly(d, z, 6.666666666666735130e-01, 3.999999999940941908e-01, 2.857142874366239149e-01,
                         2.222219843214978396e-01, 1.818357216161805012e-01, 1.531383769920937332e-01,
@@ -204,7 +208,8 @@ HWY_INLINE V Log(D d, V x) {
 template <class D, class V>
 HWY_INLINE V Log1p(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Log1p(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Log1p(dd, v); }, x);
   } else {
     const V one = Const(d, 1), u = hn::Add(x, one);
     const V lost = hn::IfThenElse(hn::Lt(x, one), hn::Sub(x, hn::Sub(u, one)), hn::Sub(one, hn::Sub(u, x)));
@@ -215,7 +220,8 @@ HWY_INLINE V Log1p(D d, V x) {
 template <class D, class V>
 HWY_INLINE V Log2(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Log2(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Log2(dd, v); }, x);
   } else {
     const auto p = SplitLog(d, x);
     const V ln = JoinLog(d, LogParts<V>{p.f, hn::Zero(d)}, hn::Zero(d));
@@ -225,7 +231,8 @@ HWY_INLINE V Log2(D d, V x) {
 template <class D, class V>
 HWY_INLINE V Log10(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Log10(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Log10(dd, v); }, x);
   } else {
     const auto p = SplitLog(d, x);
     const V ln = JoinLog(d, LogParts<V>{p.f, hn::Zero(d)}, hn::Zero(d));

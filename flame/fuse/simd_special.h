@@ -68,7 +68,8 @@ HWY_INLINE V SinShifted(D d, V x, double quarter_turns, F libm) {
 template <class D, class V>
 HWY_INLINE V Sin(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Sin(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Sin(dd, v); }, x);
   } else {
     const V y = SinShifted(d, x, 0, [](double v) { return std::sin(v); });
     return hn::IfThenElse(hn::Eq(x, hn::Zero(d)), x, y);  // keeps -0
@@ -76,14 +77,17 @@ HWY_INLINE V Sin(D d, V x) {
 }
 template <class D, class V>
 HWY_INLINE V Cos(D d, V x) {
-  if constexpr (is_f32<D>) return ViaDouble(d, [](auto dd, auto v) { return Cos(dd, v); }, x);
+  if constexpr (is_f32<D>)
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Cos(dd, v); }, x);
   else return SinShifted(d, x, 1, [](double v) { return std::cos(v); });
 }
 
 template <class D, class V>
 HWY_INLINE V Tanh(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Tanh(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Tanh(dd, v); }, x);
   } else {
     // expm1(-2|x|) for small |x|, where 1 - 2 / (e + 2) would cancel.
     const V ax = hn::Min(hn::Abs(x), Const(d, 22)), two = Const(d, 2), twice = hn::Mul(ax, two);
@@ -103,13 +107,16 @@ HWY_INLINE V Sigmoid(D d, V x) {
 }
 template <class D, class V>
 HWY_INLINE V Silu(D d, V x) {
-  if constexpr (is_f32<D>) return ViaDouble(d, [](auto dd, auto v) { return Silu(dd, v); }, x);
+  if constexpr (is_f32<D>)
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Silu(dd, v); }, x);
   else return hn::Mul(x, Sigmoid(d, x));
 }
 template <class D, class V>
 HWY_INLINE V Softplus(D d, V x) {
   if constexpr (is_f32<D>) {
-    return ViaDouble(d, [](auto dd, auto v) { return Softplus(dd, v); }, x);
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Softplus(dd, v); }, x);
   } else {
     const V positive = hn::IfThenElseZero(hn::Gt(x, hn::Zero(d)), x);
     return KeepNaN(x, hn::Add(positive, Log1p(d, Exp(d, hn::Neg(hn::Abs(x))))), d);
@@ -176,19 +183,24 @@ HWY_INLINE V GeluWide(D d, V x) {
 }
 template <class D, class V>
 HWY_INLINE V Erf(D d, V x) {
-  if constexpr (is_f32<D>) return ViaDouble(d, [](auto dd, auto v) { return ErfWide<true>(dd, v); }, x);
+  if constexpr (is_f32<D>)
+    return ViaDouble(
+        d, [](auto dd, auto v) { return ErfWide<true>(dd, v); }, x);
   else return ErfWide<false>(d, x);
 }
 template <class D, class V>
 HWY_INLINE V Gelu(D d, V x) {
-  if constexpr (is_f32<D>) return ViaDouble(d, [](auto dd, auto v) { return GeluWide<true>(dd, v); }, x);
+  if constexpr (is_f32<D>)
+    return ViaDouble(
+        d, [](auto dd, auto v) { return GeluWide<true>(dd, v); }, x);
   else return GeluWide<false>(d, x);
 }
 
 // |x|^y = e^(y ln |x|) in float64 for float32 numbers; signs and exceptions as C's pow.
 template <class D, class V>
 HWY_INLINE V PowWide(D d, V x, V y) {
-  const V one = Const(d, 1), zero = hn::Zero(d), ax = hn::Abs(x), inf = Const(d, std::numeric_limits<double>::infinity());
+  const V one = Const(d, 1), zero = hn::Zero(d), ax = hn::Abs(x),
+          inf = Const(d, std::numeric_limits<double>::infinity());
   const V magnitude = hn::IfThenElse(hn::Eq(ax, one), one, Exp(d, hn::Mul(y, Log(d, ax))));
   const V half = hn::Mul(y, Const(d, 0.5));
   const auto whole = hn::Eq(hn::Round(y), y);
@@ -201,8 +213,12 @@ HWY_INLINE V PowWide(D d, V x, V y) {
 }
 template <class D, class V>
 HWY_INLINE V Pow(D d, V x, V y) {
-  if constexpr (is_f32<D>) return ViaDouble(d, [](auto dd, auto a, auto b) { return PowWide(dd, a, b); }, x, y);
-  else return Lanewise(d, [](double a, double b) { return std::pow(a, b); }, x, y);
+  if constexpr (is_f32<D>)
+    return ViaDouble(
+        d, [](auto dd, auto a, auto b) { return PowWide(dd, a, b); }, x, y);
+  else
+    return Lanewise(
+        d, [](double a, double b) { return std::pow(a, b); }, x, y);
 }
 
 }  // namespace HWY_NAMESPACE

@@ -7,7 +7,8 @@
 
 namespace flame::nn {
 
-Dropout::Dropout(Module* parent, std::string name, const Options& o, Loc loc) : Layer(parent, std::move(name), loc), options(o) {
+Dropout::Dropout(Module* parent, std::string name, const Options& o, Loc loc)
+    : Layer(parent, std::move(name), loc), options(o) {
   if (!(o.p >= 0 && o.p <= 1)) fail<ValueError>(loc, "Dropout: expected p in [0, 1], got {}", o.p);
 }
 Tensor Dropout::forward(const Tensor& x, Loc loc) { return dropout(x, options.p, is_training(), nullptr, loc); }
@@ -21,7 +22,8 @@ std::string Flatten::kind() const { return fmt::format("Flatten({}, {})", option
 Tensor MaxPool2d::forward(const Tensor& x, Loc loc) { return max_pool2d(x, options, loc); }
 std::string MaxPool2d::kind() const {
   const Pair& k = options.kernel;
-  return k.height == k.width ? fmt::format("MaxPool2d({})", k.height) : fmt::format("MaxPool2d({}x{})", k.height, k.width);
+  return k.height == k.width ? fmt::format("MaxPool2d({})", k.height)
+                             : fmt::format("MaxPool2d({}x{})", k.height, k.width);
 }
 
 }  // namespace flame::nn

@@ -15,14 +15,16 @@ std::string text(const Pair& p) {
 bool at_least(const Pair& p, int64_t least) { return p.height >= least && p.width >= least; }
 
 const Conv2dOptions& checked(const Conv2dOptions& o, Loc loc) {
-  if (o.in < 1 || o.out < 1 || o.groups < 1 || !at_least(o.kernel, 1) || !at_least(o.stride, 1) || !at_least(o.padding, 0) ||
-      !at_least(o.dilation, 1))
-    fail<ValueError>(loc,
-                     "Conv2d: expected sizes of 1 or more and padding of 0 or more, got in {}, out {}, kernel {}, stride {}, "
-                     "padding {}, dilation {}, groups {}",
-                     o.in, o.out, text(o.kernel), text(o.stride), text(o.padding), text(o.dilation), o.groups);
+  if (o.in < 1 || o.out < 1 || o.groups < 1 || !at_least(o.kernel, 1) || !at_least(o.stride, 1) ||
+      !at_least(o.padding, 0) || !at_least(o.dilation, 1))
+    fail<ValueError>(
+        loc,
+        "Conv2d: expected sizes of 1 or more and padding of 0 or more, got in {}, out {}, kernel {}, stride {}, "
+        "padding {}, dilation {}, groups {}",
+        o.in, o.out, text(o.kernel), text(o.stride), text(o.padding), text(o.dilation), o.groups);
   if (o.in % o.groups || o.out % o.groups)
-    fail<ValueError>(loc, "Conv2d: expected channels that {} groups divide, got in {} and out {}", o.groups, o.in, o.out);
+    fail<ValueError>(loc, "Conv2d: expected channels that {} groups divide, got in {} and out {}", o.groups, o.in,
+                     o.out);
   if (!is_float(o.dtype)) fail<DTypeError>(loc, "Conv2d: expected a floating dtype, got {}", o.dtype);
   return o;
 }
@@ -40,9 +42,10 @@ Conv2d::Conv2d(Module* parent, std::string name, const Options& o, Loc loc)
       bias(*this, "bias", o.bias ? draw({o.out}, o, loc) : Tensor{}, loc) {}
 
 Tensor Conv2d::forward(const Tensor& x, Loc loc) {
-  return conv2d(x, weight.tensor(), bias.defined() ? bias.tensor() : Tensor{},
-                {.stride = options.stride, .padding = options.padding, .dilation = options.dilation, .groups = options.groups},
-                loc);
+  return conv2d(
+      x, weight.tensor(), bias.defined() ? bias.tensor() : Tensor{},
+      {.stride = options.stride, .padding = options.padding, .dilation = options.dilation, .groups = options.groups},
+      loc);
 }
 
 std::string Conv2d::kind() const {

@@ -14,8 +14,8 @@ struct Conv2dOptions {
   DType dtype = DType::f32;
 };
 
-// weight [out, in / groups, height, width] and bias [out], both uniform on +-1 / sqrt(in / groups * height * width), as in
-// PyTorch. x: [N, in, H, W] -> [N, out, H', W'].
+// weight [out, in / groups, height, width] and bias [out], both uniform on +-1 / sqrt(in / groups * height * width), as
+// in PyTorch. x: [N, in, H, W] -> [N, out, H', W'].
 class Conv2d : public Layer {
  public:
   using Options = Conv2dOptions;

@@ -66,7 +66,8 @@ struct Matching {
 Matching match(const NamedStates& own, const NamedTensors& entries, Loc loc) {
   std::unordered_map<std::string, const Tensor*> given;
   for (const auto& [name, t] : entries)
-    if (!given.emplace(name, &t).second) fail<ValueError>(loc, "load_state: expected each name once, got '{}' twice", name);
+    if (!given.emplace(name, &t).second)
+      fail<ValueError>(loc, "load_state: expected each name once, got '{}' twice", name);
   Matching m;
   for (const auto& [name, state] : own) {
     if (const auto it = given.find(name); it == given.end()) m.missing.emplace_back(name, state);

@@ -57,9 +57,9 @@ class StateEntries {
 struct LoadOptions {
   bool strict = true;  // a missing or unknown name throws ValueError
 };
-struct LoadReport {                      // what a lenient load skipped
-  std::vector<std::string> missing;      // the module's, not among the entries; left as they are
-  std::vector<std::string> unknown;      // the entries', not in the module
+struct LoadReport {                  // what a lenient load skipped
+  std::vector<std::string> missing;  // the module's, not among the entries; left as they are
+  std::vector<std::string> unknown;  // the entries', not in the module
 };
 
 class Module {
@@ -91,8 +91,8 @@ class Module {
 
   // Parameters and buffers of the tree, in order. The states are the module's own: a load writes through them.
   NamedStates state_dict() const;
-  // Writes the entries into the states of the same name, cast to their dtype. Everything is checked first: ShapeError for
-  // another shape, ValueError for a name that does not fit (with the nearest one); a failed load changes nothing.
+  // Writes the entries into the states of the same name, cast to their dtype. Everything is checked first: ShapeError
+  // for another shape, ValueError for a name that does not fit (with the nearest one); a failed load changes nothing.
   LoadReport load_state(const StateEntries& entries, const LoadOptions& o = {}, Loc loc = Loc::current());
 
   std::string summary() const;  // a table: layer, kind, parameters, count, and their total

@@ -26,7 +26,9 @@ const LayerNormOptions& checked(const LayerNormOptions& o, Loc loc) {
   if (!is_float(o.dtype)) fail<DTypeError>(loc, "LayerNorm: expected a floating dtype, got {}", o.dtype);
   return o;
 }
-Tensor filled(const Shape& shape, double value, DType t, Loc loc) { return full(shape, value, t, default_device(), loc); }
+Tensor filled(const Shape& shape, double value, DType t, Loc loc) {
+  return full(shape, value, t, default_device(), loc);
+}
 DType statistics_dtype(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
 
 }  // namespace
@@ -40,7 +42,8 @@ BatchNorm2d::BatchNorm2d(Module* parent, std::string name, const Options& o, Loc
       running_var(*this, "running_var", filled({o.channels}, 1, statistics_dtype(o.dtype), loc), loc) {}
 
 Tensor BatchNorm2d::forward(const Tensor& x, Loc loc) {
-  if (x.rank() != 4) fail<ShapeError>(loc, "BatchNorm2d: expected [N, {}, H, W], got shape {}", options.channels, x.shape());
+  if (x.rank() != 4)
+    fail<ShapeError>(loc, "BatchNorm2d: expected [N, {}, H, W], got shape {}", options.channels, x.shape());
   return batch_norm(x, running_mean, running_var, tensor_or_none(weight), tensor_or_none(bias),
                     {.training = is_training(), .momentum = options.momentum, .eps = options.eps}, loc);
 }

@@ -62,13 +62,16 @@ class ArgReduce final : public Op {
  public:
   ArgReduce(const char* name, bool greatest, const ReducedAxes& axes) : name_(name), greatest_(greatest), axes_(axes) {}
   const char* name() const override { return name_; }
-  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return {contiguous_meta(DType::i64, axes_.out)}; }
+  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override {
+    return {contiguous_meta(DType::i64, axes_.out)};
+  }
   void key(Key& k) const override { k << axes_.mask; }
   bool saves_input(int) const override { return false; }
   bool differentiable() const override { return false; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     Walk kept, along;
-    for (int i = 0; i < in[0].shape.rank(); ++i) (axes_.mask >> i & 1 ? along : kept).add(in[0].shape[i], in[0].strides[i]);
+    for (int i = 0; i < in[0].shape.rank(); ++i)
+      (axes_.mask >> i & 1 ? along : kept).add(in[0].shape[i], in[0].strides[i]);
     const int64_t rows = numel(axes_.kept), count = axes_.count;
     return visit_dtype(in[0].dtype, [&](auto t) {
       using T = decltype(t);
@@ -93,13 +96,18 @@ class ArgReduce final : public Op {
 
 Tensor arg_extreme(const char* name, bool greatest, const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes(name, x, axes, keepdim, loc);
-  if (a.count == 0) fail<ShapeError>(loc, "{}: expected at least one element to reduce over, got shape {}", name, x.shape());
+  if (a.count == 0)
+    fail<ShapeError>(loc, "{}: expected at least one element to reduce over, got shape {}", name, x.shape());
   return dispatch(make_ref<ArgReduce>(name, greatest, a), {x.detach()}, loc);
 }
 
 }  // namespace
 
-Tensor argmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return arg_extreme("argmax", true, x, axes, keepdim, loc); }
-Tensor argmin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return arg_extreme("argmin", false, x, axes, keepdim, loc); }
+Tensor argmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return arg_extreme("argmax", true, x, axes, keepdim, loc);
+}
+Tensor argmin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return arg_extreme("argmin", false, x, axes, keepdim, loc);
+}
 
 }  // namespace flame

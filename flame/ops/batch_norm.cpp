@@ -30,8 +30,8 @@ void blend(const State& running, const Tensor& fresh, double momentum, Loc loc) 
 
 }  // namespace
 
-Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight, const Tensor& bias,
-                  const BatchNormOptions& o, Loc loc) {
+Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
+                  const Tensor& bias, const BatchNormOptions& o, Loc loc) {
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "batch_norm: expected a floating dtype, got {}", x.dtype());
   if (x.rank() < 2) fail<ShapeError>(loc, "batch_norm: expected an input [N, C, ...], got {}", x.shape());
   const int64_t channels = x.shape()[1];
@@ -49,12 +49,15 @@ Tensor batch_norm(const Tensor& x, const State& running_mean, const State& runni
         axes.push_back(i);
         count *= x.shape()[i];
       }
-    if (count == 1) fail<ValueError>(loc, "batch_norm: expected more than 1 value per channel when training, got input {}", x.shape());
+    if (count == 1)
+      fail<ValueError>(loc, "batch_norm: expected more than 1 value per channel when training, got input {}",
+                       x.shape());
     const Normalized n = normalize("batch_norm", x, axes, w, b, o.eps, loc);
     if (count == 0) return n.y;
     NoGrad guard;
     if (running_mean.defined()) blend(running_mean, n.mean, o.momentum, loc);
-    if (running_var.defined()) blend(running_var, n.var * (static_cast<double>(count) / static_cast<double>(count - 1)), o.momentum, loc);
+    if (running_var.defined())
+      blend(running_var, n.var * (static_cast<double>(count) / static_cast<double>(count - 1)), o.momentum, loc);
     return n.y;
   }
 
@@ -80,8 +83,8 @@ const RegisterOp registered({
             return [training](const std::vector<Tensor>& in) {
               const int64_t c = in[0].shape()[1];
               const State mean(samples::uniform({c}, DType::f32, 8)), var(samples::uniform({c}, DType::f32, 9, 0.5, 2));
-              return std::vector<Tensor>{batch_norm(in[0], mean, var, in.size() > 1 ? in[1] : Tensor(), in.size() > 2 ? in[2] : Tensor(),
-                                                    {.training = training})};
+              return std::vector<Tensor>{batch_norm(in[0], mean, var, in.size() > 1 ? in[1] : Tensor(),
+                                                    in.size() > 2 ? in[2] : Tensor(), {.training = training})};
             };
           };
           using namespace samples;

@@ -22,7 +22,8 @@ class Cat final : public Op {
     for (const Tensor& t : in) {
       Shape rest = t.shape();
       if (rest.rank() == out.rank()) rest[axis_] = out[axis_];
-      if (rest != out) fail<ShapeError>(loc, "cat: shapes {} and {} differ beside axis {}", in[0].shape(), t.shape(), axis_);
+      if (rest != out)
+        fail<ShapeError>(loc, "cat: shapes {} and {} differ beside axis {}", in[0].shape(), t.shape(), axis_);
       out[axis_] += t.shape()[axis_];
       last &= is_channels_last(t.shape(), t.strides()) && !is_contiguous(t.shape(), t.strides());
     }
@@ -79,7 +80,9 @@ const RegisterOp registered({
           using namespace samples;
           return std::vector<SampleCase>{
               {{uniform({3, 4}, t, 1), uniform({2, 4}, t, 2), uniform({0, 4}, t, 3)}, along(0), "rows, one empty"},
-              {{uniform({3, 4, 5}, t, 1), transposed({3, 1, 5}, t, 2), strided({3, 7, 5}, t, 3)}, along(-2), "mixed layouts"},
+              {{uniform({3, 4, 5}, t, 1), transposed({3, 1, 5}, t, 2), strided({3, 7, 5}, t, 3)},
+               along(-2),
+               "mixed layouts"},
               {{uniform({1}, t, 1), strided({3}, t, 2)}, along(0), "vectors"},
               {{channels_last({2, 3, 4, 5}, t, 1), channels_last({2, 2, 4, 5}, t, 2)}, along(1), "channels last"},
               {{uniform({0, 3}, t, 1), uniform({0, 2}, t, 2)}, along(1), "empty"},
@@ -115,7 +118,8 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
   const int a = normalize_axis("split", axis, x.rank(), loc);
   const int64_t count = count_of("split", x, size, a, loc);
   std::vector<Tensor> out;
-  for (int64_t i = 0; i < count; ++i) out.push_back(x.narrow(a, i * size, std::min(size, x.shape()[a] - i * size), loc));
+  for (int64_t i = 0; i < count; ++i)
+    out.push_back(x.narrow(a, i * size, std::min(size, x.shape()[a] - i * size), loc));
   return out;
 }
 
@@ -123,7 +127,9 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
   const int a = normalize_axis("split", axis, x.rank(), loc);
   int64_t total = 0;
   for (int64_t n : sizes) total += n;
-  if (total != x.shape()[a]) fail<ShapeError>(loc, "split: sizes {} add up to {}, axis {} of {} has {}", sizes, total, a, x.shape(), x.shape()[a]);
+  if (total != x.shape()[a])
+    fail<ShapeError>(loc, "split: sizes {} add up to {}, axis {} of {} has {}", sizes, total, a, x.shape(),
+                     x.shape()[a]);
   std::vector<Tensor> out;
   int64_t at = 0;
   for (int64_t n : sizes) {

@@ -51,7 +51,8 @@ Tensor arange(Scalar start, Scalar stop, Scalar step, DType dtype, Device& d, Lo
     n = static_cast<int64_t>(std::ceil((b - a) / s));
   }
   // Fractions are walked in float64 and rounded once.
-  const bool direct = !is_float(dtype) || dtype == DType::f64 || (integral(start) && integral(step) && dtype == DType::f32);
+  const bool direct =
+      !is_float(dtype) || dtype == DType::f64 || (integral(start) && integral(step) && dtype == DType::f32);
   return Tensor(pend_iota({n}, direct ? dtype : DType::f64, 0, start, step, d)).to(dtype, loc);
 }
 Tensor arange(Scalar start, Scalar stop, Scalar step, Loc loc) {
@@ -74,7 +75,8 @@ Tensor linspace(double start, double stop, int64_t count, DType dtype, Device& d
 
 Tensor eye(int64_t rows, int64_t columns, DType dtype, Device& d, Loc loc) {
   check_sizes("eye", {rows, columns}, loc);
-  const Tensor r(pend_iota({rows, columns}, DType::i64, 0, 0, 1, d)), c(pend_iota({rows, columns}, DType::i64, 1, 0, 1, d));
+  const Tensor r(pend_iota({rows, columns}, DType::i64, 0, 0, 1, d)),
+      c(pend_iota({rows, columns}, DType::i64, 1, 0, 1, d));
   return eq(r, c, loc).to(dtype, loc);
 }
 
@@ -92,18 +94,27 @@ using Inputs = std::vector<Tensor>;
 
 // Ops that make tensors from numbers: a few calls each, in the dtype asked for.
 RegisterOp maker(const char* name, const char* signature, const char* formula, std::vector<Tensor (*)(DType)> calls) {
-  return RegisterOp({.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [calls](DType t) {
-                       std::vector<SampleCase> out;
-                       for (auto call : calls)
-                         out.push_back({{}, [call, t](const Inputs&) { return Inputs{call(t)}; }, "call " + std::to_string(out.size())});
-                       return out;
-                     }});
+  return RegisterOp(
+      {.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [calls](DType t) {
+         std::vector<SampleCase> out;
+         for (auto call : calls)
+           out.push_back(
+               {{}, [call, t](const Inputs&) { return Inputs{call(t)}; }, "call " + std::to_string(out.size())});
+         return out;
+       }});
 }
 const RegisterOp makers[] = {
     maker("full", "full(shape, value, dtype, device)", "value everywhere",
-          {[](DType t) { return full({2, 3}, 1.5, t); }, [](DType t) { return full({}, -2, t); }, [](DType t) { return full({0, 3}, 1, t); }}),
+          {[](DType t) {
+             return full({2, 3}, 1.5, t);
+           },
+           [](DType t) { return full({}, -2, t); },
+           [](DType t) {
+             return full({0, 3}, 1, t);
+           }}),
     maker("arange", "arange(start, stop, step, dtype)", "start + step i",
-          {[](DType t) { return arange(0, 7, 1, t); }, [](DType t) { return arange(1.0, -1.0, -0.25, t); }, [](DType t) { return arange(2, 2, 1, t); }}),
+          {[](DType t) { return arange(0, 7, 1, t); }, [](DType t) { return arange(1.0, -1.0, -0.25, t); },
+           [](DType t) { return arange(2, 2, 1, t); }}),
     maker("linspace", "linspace(start, stop, count, dtype)", "start + (stop - start) i / (count - 1)",
           {[](DType t) { return linspace(-1, 2, 13, t); }, [](DType t) { return linspace(3, 4, 1, t); }}),
     maker("eye", "eye(rows, columns, dtype)", "1 where the row is the column, else 0",
@@ -117,7 +128,8 @@ const RegisterOp registered_one_hot({
     .samples =
         [](DType t) {
           const auto fn = [t](const Inputs& in) { return Inputs{one_hot(in[0], 4, t)}; };
-          return std::vector<SampleCase>{{{samples::classes({2, 3}, 4)}, fn, "matrix"}, {{samples::classes({}, 4)}, fn, "0-d"}};
+          return std::vector<SampleCase>{{{samples::classes({2, 3}, 4)}, fn, "matrix"},
+                                         {{samples::classes({}, 4)}, fn, "0-d"}};
         },
 });
 }  // namespace

@@ -4,7 +4,8 @@
 
 namespace flame {
 
-Tensor full(const Shape& shape, Scalar value, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current());
+Tensor full(const Shape& shape, Scalar value, DType dtype = DType::f32, Device& d = default_device(),
+            Loc loc = Loc::current());
 Tensor zeros(const Shape& shape, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current());
 Tensor ones(const Shape& shape, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current());
 Tensor empty(const Shape& shape, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current());
@@ -19,12 +20,14 @@ Tensor empty_like(const Tensor& x, Loc loc = Loc::current());
 // int64 when all three are integers, float32 otherwise; or the dtype given.
 Tensor arange(Scalar stop, Loc loc = Loc::current());
 Tensor arange(Scalar start, Scalar stop, Scalar step = 1, Loc loc = Loc::current());
-Tensor arange(Scalar start, Scalar stop, Scalar step, DType dtype, Device& d = default_device(), Loc loc = Loc::current());
+Tensor arange(Scalar start, Scalar stop, Scalar step, DType dtype, Device& d = default_device(),
+              Loc loc = Loc::current());
 // `count` values from `start` to `stop`, both included exactly; computed in float64.
 Tensor linspace(double start, double stop, int64_t count, DType dtype = DType::f32, Device& d = default_device(),
                 Loc loc = Loc::current());
 // Ones on the main diagonal of [rows, columns].
-Tensor eye(int64_t rows, int64_t columns, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current());
+Tensor eye(int64_t rows, int64_t columns, DType dtype = DType::f32, Device& d = default_device(),
+           Loc loc = Loc::current());
 inline Tensor eye(int64_t n, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current()) {
   return eye(n, n, dtype, d, loc);
 }

@@ -19,7 +19,8 @@ namespace {
 
 struct BadClass : IndexError {
   BadClass(int64_t value, int64_t classes)
-      : IndexError(fmt::format("target {} is out of range for {} classes", value, classes), Loc::current()), value(value) {}
+      : IndexError(fmt::format("target {} is out of range for {} classes", value, classes), Loc::current()),
+        value(value) {}
   int64_t value;
 };
 
@@ -78,7 +79,8 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   check_classes(op, t, c.count, ignored, loc);
   c.target = t.unsqueeze(c.axis, loc);
   if (weight.defined()) {
-    if (weight.shape() != Shape{c.count}) fail<ShapeError>(loc, "{}: expected a weight of shape [{}], got {}", op, c.count, weight.shape());
+    if (weight.shape() != Shape{c.count})
+      fail<ShapeError>(loc, "{}: expected a weight of shape [{}], got {}", op, c.count, weight.shape());
     Shape s = Dims::filled(x.rank(), 1);
     s[c.axis] = c.count;
     c.weight = weight.detach().to(compute_dtype_of(x.dtype()), loc).reshape(s, loc);
@@ -144,19 +146,22 @@ Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOpti
     return sum(row) / saved[4];
   });
   const Tensor out = loss.to(logits.dtype());
-  return with_rule("cross_entropy", {&logits, 1}, {out}, std::move(saved),
-                   [c, o](const CustomContext& ctx) { return class_gradient(ctx, c, o); }, loc)[0];
+  return with_rule(
+      "cross_entropy", {&logits, 1}, {out}, std::move(saved),
+      [c, o](const CustomContext& ctx) { return class_gradient(ctx, c, o); }, loc)[0];
 }
 
 // Targets are probabilities: -sum_c w_c t_c log p_c, averaged over rows.
 Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
   if (target.shape() != logits.shape())
-    fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(), target.shape());
+    fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(),
+                     target.shape());
   const int axis = logits.rank() == 1 ? 0 : 1;
   const int64_t classes = logits.shape()[axis];
   const DType wide = compute_dtype_of(logits.dtype());
   Tensor t = target.to(wide, loc);
-  if (o.label_smoothing > 0) t = add(mul(t, 1 - o.label_smoothing, loc), o.label_smoothing / static_cast<double>(classes), loc);
+  if (o.label_smoothing > 0)
+    t = add(mul(t, 1 - o.label_smoothing, loc), o.label_smoothing / static_cast<double>(classes), loc);
   if (o.weight.defined()) {
     if (o.weight.shape() != Shape{classes})
       fail<ShapeError>(loc, "cross_entropy: expected a weight of shape [{}], got {}", classes, o.weight.shape());
@@ -192,13 +197,16 @@ Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, 
   if (o.reduction == Reduction::none) return row.squeeze(c.axis, loc).to(x.dtype(), loc);
   Tensor total = sum(row, {}, false, loc);
   if (o.reduction == Reduction::mean)
-    total = div(total, sum(weight.defined() ? where(valid, weight, 0.0, loc) : valid.to(row.dtype(), loc), {}, false, loc), loc);
+    total =
+        div(total, sum(weight.defined() ? where(valid, weight, 0.0, loc) : valid.to(row.dtype(), loc), {}, false, loc),
+            loc);
   return total.to(x.dtype(), loc);
 }
 
 namespace {
 Tensor difference(const char* op, const Tensor& a, const Tensor& b, Loc loc) {
-  if (a.shape() != b.shape()) fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", op, a.shape(), b.shape());
+  if (a.shape() != b.shape())
+    fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", op, a.shape(), b.shape());
   return sub(a, b, loc);
 }
 }  // namespace
@@ -237,9 +245,15 @@ std::vector<SampleCase> cross_entropy_cases(DType t) {
   return {
       {{uniform({6, 5}, t), classes({6}, 5)}, fn(), "mean", 1},
       {{transposed({6, 5}, t), some}, fn({.weight = weight}), "weighted mean, some ignored, transposed", 1},
-      {{strided({6, 5}, t), some}, fn({.weight = weight, .label_smoothing = 0.2, .reduction = Reduction::none}), "smoothed, each row", 1},
+      {{strided({6, 5}, t), some},
+       fn({.weight = weight, .label_smoothing = 0.2, .reduction = Reduction::none}),
+       "smoothed, each row",
+       1},
       {{uniform({6, 5}, t), some}, fn({.label_smoothing = 0.1}), "smoothed mean", 1},
-      {{channels_last({2, 5, 3, 2}, t), classes({2, 3, 2}, 5)}, fn({.reduction = Reduction::sum}), "sum over pictures", 1},
+      {{channels_last({2, 5, 3, 2}, t), classes({2, 3, 2}, 5)},
+       fn({.reduction = Reduction::sum}),
+       "sum over pictures",
+       1},
       {{uniform({5}, t), classes({}, 5)}, fn(), "one row without N", 1},
       {{uniform({4, 5}, t), chances}, fn({.weight = weight, .label_smoothing = 0.1}), "probabilities"},
       {{uniform({0, 5}, t), classes({0}, 5)}, fn({.reduction = Reduction::sum}), "no rows", 1},
@@ -266,26 +280,30 @@ const RegisterOp registered_nll({
 
 // Pairs of equal shape; the first input is kept away from the second, where l1_loss has a kink.
 RegisterOp pairwise(const char* name, const char* formula, Tensor (*fn)(const Tensor&, const Tensor&, Reduction)) {
-  return RegisterOp({.name = name,
-                     .signature = std::string(name) + "(prediction, target)",
-                     .formula = formula,
-                     .samples = [fn](DType t) {
-                       const auto with = [fn](Reduction r) { return [fn, r](const Inputs& in) { return Inputs{fn(in[0], in[1], r)}; }; };
-                       using namespace samples;
-                       return std::vector<SampleCase>{
-                           {{uniform({3, 7}, t, 1, 1.1, 2), uniform({3, 7}, t, 2, 0, 1)}, with(Reduction::mean), "mean"},
-                           {{transposed({3, 4}, t, 1, 1.1, 2), strided({3, 4}, t, 2, 0, 1)}, with(Reduction::none), "mixed layouts"},
-                           {{uniform({}, t, 1, 1.1, 2), uniform({}, t, 2, 0, 1)}, with(Reduction::sum), "0-d"},
-                       };
-                     }});
+  return RegisterOp(
+      {.name = name,
+       .signature = std::string(name) + "(prediction, target)",
+       .formula = formula,
+       .samples = [fn](DType t) {
+         const auto with = [fn](Reduction r) {
+           return [fn, r](const Inputs& in) { return Inputs{fn(in[0], in[1], r)}; };
+         };
+         using namespace samples;
+         return std::vector<SampleCase>{
+             {{uniform({3, 7}, t, 1, 1.1, 2), uniform({3, 7}, t, 2, 0, 1)}, with(Reduction::mean), "mean"},
+             {{transposed({3, 4}, t, 1, 1.1, 2), strided({3, 4}, t, 2, 0, 1)}, with(Reduction::none), "mixed layouts"},
+             {{uniform({}, t, 1, 1.1, 2), uniform({}, t, 2, 0, 1)}, with(Reduction::sum), "0-d"},
+         };
+       }});
 }
-const RegisterOp registered_mse = pairwise("mse_loss", "(a - b)^2",
-                                           [](const Tensor& a, const Tensor& b, Reduction r) { return mse_loss(a, b, r); });
-const RegisterOp registered_l1 = pairwise("l1_loss", "|a - b|",
-                                          [](const Tensor& a, const Tensor& b, Reduction r) { return l1_loss(a, b, r); });
-const RegisterOp registered_bce = pairwise("bce_with_logits", "(1 - t) x + log(1 + exp(-x))", [](const Tensor& a, const Tensor& b, Reduction r) {
-  return bce_with_logits(a, b, {.pos_weight = full({}, 1.5, a.dtype(), a.device()), .reduction = r});
-});
+const RegisterOp registered_mse =
+    pairwise("mse_loss", "(a - b)^2", [](const Tensor& a, const Tensor& b, Reduction r) { return mse_loss(a, b, r); });
+const RegisterOp registered_l1 =
+    pairwise("l1_loss", "|a - b|", [](const Tensor& a, const Tensor& b, Reduction r) { return l1_loss(a, b, r); });
+const RegisterOp registered_bce =
+    pairwise("bce_with_logits", "(1 - t) x + log(1 + exp(-x))", [](const Tensor& a, const Tensor& b, Reduction r) {
+      return bce_with_logits(a, b, {.pos_weight = full({}, 1.5, a.dtype(), a.device()), .reduction = r});
+    });
 }  // namespace
 
 }  // namespace flame

@@ -30,9 +30,12 @@ const RegisterOp registered({
             };
           };
           return std::vector<SampleCase>{
-              {{samples::uniform({5, 7}, t)}, with(0.3), "ragged"},        {{samples::transposed({4, 6}, t)}, with(0.5), "transposed"},
-              {{samples::strided({3, 5}, t)}, with(0.1), "strided"},       {{samples::uniform({}, t)}, with(0.5), "0-d"},
-              {{samples::uniform({0, 3}, t)}, with(0.5), "empty"},         {{samples::uniform({9}, t)}, with(0.0), "p = 0"},
+              {{samples::uniform({5, 7}, t)}, with(0.3), "ragged"},
+              {{samples::transposed({4, 6}, t)}, with(0.5), "transposed"},
+              {{samples::strided({3, 5}, t)}, with(0.1), "strided"},
+              {{samples::uniform({}, t)}, with(0.5), "0-d"},
+              {{samples::uniform({0, 3}, t)}, with(0.5), "empty"},
+              {{samples::uniform({9}, t)}, with(0.0), "p = 0"},
               {{samples::uniform({9}, t)}, with(1.0), "p = 1"},
           };
         },

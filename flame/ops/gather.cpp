@@ -39,7 +39,11 @@ struct Walk {
   int64_t size, step;  // of the big tensor along axis
 
   Walk(const Meta& small, const Meta& index, const Meta& big, int axis)
-      : shape(index.shape), strides{small.strides, index.strides, big.strides}, axis(axis), size(big.shape[axis]), step(big.strides[axis]) {
+      : shape(index.shape),
+        strides{small.strides, index.strides, big.strides},
+        axis(axis),
+        size(big.shape[axis]),
+        step(big.strides[axis]) {
     strides[2][axis] = 0;
   }
   int64_t columns() const { return shape.back(); }
@@ -49,22 +53,23 @@ struct Walk {
 template <class T>
 void gather_rows(const Walk& w, const T* x, const int64_t* index, T* out) {
   const int64_t n = w.columns(), to = w.strides[0].back(), by = w.strides[1].back(), from = w.strides[2].back();
-  parallel_for(w.rows(), std::max<int64_t>(1, elements_per_piece / std::max<int64_t>(n, 1)), [&](int64_t begin, int64_t end) {
-    RowWalk<3> walk(w.shape, w.strides, begin);
-    for (int64_t r = begin; r < end; ++r, walk.next()) {
-      T* o = out + walk.at[0];
-      const int64_t* k = index + walk.at[1];
-      const T* s = x + walk.at[2];
-      if (by == 0) {  // one index a row: index_select, embedding
-        s += checked(*k, w.size) * w.step;
-        if (to == 1 && from == 1) std::memcpy(o, s, static_cast<size_t>(n) * sizeof(T));
-        else
-          for (int64_t i = 0; i < n; ++i) o[i * to] = s[i * from];
-      } else {
-        for (int64_t i = 0; i < n; ++i) o[i * to] = s[i * from + checked(k[i * by], w.size) * w.step];
-      }
-    }
-  });
+  parallel_for(w.rows(), std::max<int64_t>(1, elements_per_piece / std::max<int64_t>(n, 1)),
+               [&](int64_t begin, int64_t end) {
+                 RowWalk<3> walk(w.shape, w.strides, begin);
+                 for (int64_t r = begin; r < end; ++r, walk.next()) {
+                   T* o = out + walk.at[0];
+                   const int64_t* k = index + walk.at[1];
+                   const T* s = x + walk.at[2];
+                   if (by == 0) {  // one index a row: index_select, embedding
+                     s += checked(*k, w.size) * w.step;
+                     if (to == 1 && from == 1) std::memcpy(o, s, static_cast<size_t>(n) * sizeof(T));
+                     else
+                       for (int64_t i = 0; i < n; ++i) o[i * to] = s[i * from];
+                   } else {
+                     for (int64_t i = 0; i < n; ++i) o[i * to] = s[i * from + checked(k[i * by], w.size) * w.step];
+                   }
+                 }
+               });
 }
 
 // Pieces never share an element of `out`: rows do not if the axis is the last one, columns do not otherwise.
@@ -86,9 +91,11 @@ void scatter_rows(const Walk& w, const T* src, const int64_t* index, T* out) {
   const int64_t rows = w.rows(), n = w.columns();
   if (rows == 0) return;
   if (w.axis == w.shape.rank() - 1)
-    parallel_for(rows, std::max<int64_t>(1, elements_per_piece / n), [&](int64_t begin, int64_t end) { add(begin, end, 0, n); });
+    parallel_for(rows, std::max<int64_t>(1, elements_per_piece / n),
+                 [&](int64_t begin, int64_t end) { add(begin, end, 0, n); });
   else
-    parallel_for(n, std::max<int64_t>(8, elements_per_piece / rows), [&](int64_t begin, int64_t end) { add(0, rows, begin, end); });
+    parallel_for(n, std::max<int64_t>(8, elements_per_piece / rows),
+                 [&](int64_t begin, int64_t end) { add(0, rows, begin, end); });
 }
 
 // (index, src) -> zeros of a shape, plus src at index.
@@ -96,7 +103,9 @@ class ScatterZeros final : public Op {
  public:
   ScatterZeros(const Shape& shape, int axis) : shape_(shape), axis_(axis) {}
   const char* name() const override { return "scatter_add"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[1].dtype(), shape_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[1].dtype(), shape_)};
+  }
   void key(Key& k) const override { k << shape_ << axis_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     const Walk walk(in[1], in[0], out[0], axis_);
@@ -105,7 +114,8 @@ class ScatterZeros final : public Op {
       if constexpr (std::is_arithmetic_v<T> && !std::is_same_v<T, bool>)
         return make_ref<Plan>(name(), [walk, n = static_cast<size_t>(numel(shape_))](const Run& r) {
           std::memset(r.buffers[2], 0, n * sizeof(T));
-          scatter_rows(walk, static_cast<const T*>(r.buffers[1]), static_cast<const int64_t*>(r.buffers[0]), static_cast<T*>(r.buffers[2]));
+          scatter_rows(walk, static_cast<const T*>(r.buffers[1]), static_cast<const int64_t*>(r.buffers[0]),
+                       static_cast<T*>(r.buffers[2]));
         });
       else fail<NotImplemented>(Loc::current(), "scatter_add: no kernel for {} on cpu", in[1].dtype);
     });
@@ -119,7 +129,8 @@ class ScatterZeros final : public Op {
 };
 
 // Runs an op whose kernel may meet a bad index, and reports it at the caller's line.
-Tensor dispatch_checked(Ref<Op> op, std::initializer_list<Tensor> in, const char* name, int axis, int64_t size, Loc loc) {
+Tensor dispatch_checked(Ref<Op> op, std::initializer_list<Tensor> in, const char* name, int axis, int64_t size,
+                        Loc loc) {
   try {
     return dispatch(std::move(op), in, loc);
   } catch (const OutOfRange& e) {
@@ -130,7 +141,8 @@ Tensor dispatch_checked(Ref<Op> op, std::initializer_list<Tensor> in, const char
 Tensor scatter_zeros(const Shape& shape, int axis, const Tensor& index, const Tensor& src, Loc loc) {
   const bool half = size_of(src.dtype()) == 2;  // 16-bit sums are kept in float32
   const Tensor wide = half ? src.to(DType::f32, loc) : src;
-  const Tensor out = dispatch_checked(make_ref<ScatterZeros>(shape, axis), {index, wide}, "scatter_add", axis, shape[axis], loc);
+  const Tensor out =
+      dispatch_checked(make_ref<ScatterZeros>(shape, axis), {index, wide}, "scatter_add", axis, shape[axis], loc);
   return out.to(src.dtype(), loc);
 }
 
@@ -139,19 +151,24 @@ class Gather final : public Op {
  public:
   explicit Gather(int axis) : axis_(axis) {}
   const char* name() const override { return "gather"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), in[1].shape())}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[1].shape())};
+  }
   void key(Key& k) const override { k << axis_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     const Walk walk(out[0], in[1], in[0], axis_);
     return visit_size(size_of(in[0].dtype), [&](auto t) {
       using T = decltype(t);
       return make_ref<Plan>(name(), [walk](const Run& r) {
-        gather_rows(walk, static_cast<const T*>(r.buffers[0]), static_cast<const int64_t*>(r.buffers[1]), static_cast<T*>(r.buffers[2]));
+        gather_rows(walk, static_cast<const T*>(r.buffers[0]), static_cast<const int64_t*>(r.buffers[1]),
+                    static_cast<T*>(r.buffers[2]));
       });
     });
   }
   bool saves_input(int i) const override { return i == 1; }
-  void vjp(Vjp& v) const override { v.give(0, scatter_zeros(v.input_meta(0).shape, axis_, v.input(1), v.grad(0), v.call_site())); }
+  void vjp(Vjp& v) const override {
+    v.give(0, scatter_zeros(v.input_meta(0).shape, axis_, v.input(1), v.grad(0), v.call_site()));
+  }
 
  private:
   int axis_;
@@ -176,12 +193,14 @@ int checked_axis(const char* op, const Tensor& x, int64_t axis, const Tensor& in
 
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
   const int a = checked_axis("gather", x, axis, index, loc);
-  return dispatch_checked(make_ref<Gather>(a), {x, checked_index("gather", index, loc)}, "gather", a, x.shape()[a], loc);
+  return dispatch_checked(make_ref<Gather>(a), {x, checked_index("gather", index, loc)}, "gather", a, x.shape()[a],
+                          loc);
 }
 
 Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, Loc loc) {
   const int a = checked_axis("scatter_add", x, axis, index, loc);
-  if (src.shape() != index.shape()) fail<ShapeError>(loc, "scatter_add: expected src of the index's shape {}, got {}", index.shape(), src.shape());
+  if (src.shape() != index.shape())
+    fail<ShapeError>(loc, "scatter_add: expected src of the index's shape {}, got {}", index.shape(), src.shape());
   if (src.dtype() != x.dtype() || src.dtype() == DType::boolean)
     fail<DTypeError>(loc, "scatter_add: expected numbers of one dtype, got {} and {}", x.dtype(), src.dtype());
   return add(x, scatter_zeros(x.shape(), a, checked_index("scatter_add", index, loc), src, loc), loc);
@@ -199,10 +218,12 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc)
 Tensor embedding(const Tensor& weight, const Tensor& index, Loc loc) {
   if (weight.rank() != 2) fail<ShapeError>(loc, "embedding: expected a weight of rank 2, got {}", weight.shape());
   const int64_t width = weight.shape()[1];
-  const Tensor rows = checked_index("embedding", index, loc).reshape({index.numel(), 1}, loc).expand({index.numel(), width}, loc);
+  const Tensor rows =
+      checked_index("embedding", index, loc).reshape({index.numel(), 1}, loc).expand({index.numel(), width}, loc);
   Shape out = index.shape();
   out.push_back(width);
-  return dispatch_checked(make_ref<Gather>(0), {weight, rows}, "embedding", 0, weight.shape()[0], loc).reshape(out, loc);
+  return dispatch_checked(make_ref<Gather>(0), {weight, rows}, "embedding", 0, weight.shape()[0], loc)
+      .reshape(out, loc);
 }
 
 namespace {
@@ -214,7 +235,9 @@ const RegisterOp registered_gather({
     .formula = "out[i][j][k] = x[i][index[i][j][k]][k] for axis 1",
     .samples =
         [](DType t) {
-          const auto along = [](int64_t axis) { return [axis](const Inputs& in) { return Inputs{gather(in[0], axis, in[1])}; }; };
+          const auto along = [](int64_t axis) {
+            return [axis](const Inputs& in) { return Inputs{gather(in[0], axis, in[1])}; };
+          };
           using namespace samples;
           return std::vector<SampleCase>{
               {{uniform({4, 5}, t), classes({3, 5}, 4)}, along(0), "rows, repeated indices", 1},

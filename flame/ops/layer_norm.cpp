@@ -7,15 +7,18 @@
 
 namespace flame {
 
-Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps,
+                  Loc loc) {
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "layer_norm: expected a floating dtype, got {}", x.dtype());
   const int first = x.rank() - normalized.rank();
   bool fits = first >= 0 && !normalized.empty();
   for (int i = 0; fits && i < normalized.rank(); ++i) fits = x.shape()[first + i] == normalized[i];
-  if (!fits) fail<ShapeError>(loc, "layer_norm: expected an input whose last sizes are {}, got {}", normalized, x.shape());
+  if (!fits)
+    fail<ShapeError>(loc, "layer_norm: expected an input whose last sizes are {}, got {}", normalized, x.shape());
   for (const Tensor* p : {&weight, &bias})
     if (p->defined() && p->shape() != normalized)
-      fail<ShapeError>(loc, "layer_norm: expected a {} of shape {}, got {}", p == &weight ? "weight" : "bias", normalized, p->shape());
+      fail<ShapeError>(loc, "layer_norm: expected a {} of shape {}, got {}", p == &weight ? "weight" : "bias",
+                       normalized, p->shape());
   Dims axes;
   for (int i = first; i < x.rank(); ++i) axes.push_back(i);
   return normalize("layer_norm", x, axes, weight, bias, eps, loc).y;
@@ -30,7 +33,8 @@ const RegisterOp registered({
         [](DType t) {
           const auto over = [](Shape n) {
             return [n](const std::vector<Tensor>& in) {
-              return std::vector<Tensor>{layer_norm(in[0], n, in.size() > 1 ? in[1] : Tensor(), in.size() > 2 ? in[2] : Tensor())};
+              return std::vector<Tensor>{
+                  layer_norm(in[0], n, in.size() > 1 ? in[1] : Tensor(), in.size() > 2 ? in[2] : Tensor())};
             };
           };
           using namespace samples;

@@ -19,7 +19,8 @@ Statistics statistics(const Tensor& x, const Dims& axes, double eps) {
 
 }  // namespace
 
-Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
+                     double eps, Loc loc) {
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   Statistics s;
   const Tensor y = no_grad([&] {
@@ -37,7 +38,8 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
     saved.push_back(weight);
   }
   if (bias.defined()) in.push_back(bias);
-  const Shape of_weight = weight.defined() ? weight.shape() : Shape(), of_bias = bias.defined() ? bias.shape() : Shape();
+  const Shape of_weight = weight.defined() ? weight.shape() : Shape(),
+              of_bias = bias.defined() ? bias.shape() : Shape();
   const DType bias_dtype = bias.defined() ? bias.dtype() : wide;
   const auto rule = [axes, eps, wide, of_weight, of_bias, bias_dtype, scaled = weight.defined(),
                      shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {

@@ -7,7 +7,6 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
-#include "flame/ops/create.h"
 #include "flame/ops/pointwise_internal.h"
 #include "flame/ops/reduce.h"
 
@@ -17,14 +16,19 @@ namespace {
 thread_local RuleScope* current_rule = nullptr;
 }
 RuleScope::RuleScope(const Loc& where, Device& device, DType compute)
-    : where(where), device(device), dtype(compute == DType::f64 ? DType::f64 : DType::f32), before_(std::exchange(current_rule, this)) {}
+    : where(where),
+      device(device),
+      dtype(compute == DType::f64 ? DType::f64 : DType::f32),
+      before_(std::exchange(current_rule, this)) {}
 RuleScope::~RuleScope() { current_rule = before_; }
 const RuleScope* RuleScope::current() { return current_rule; }
 
 namespace {
 
 // A rule's number as a tensor of rank 0.
-Tensor constant(const Scalar& s) { return Tensor(pend_iota({}, RuleScope::current()->dtype, 0, s, 0, RuleScope::current()->device)); }
+Tensor constant(const Scalar& s) {
+  return Tensor(pend_iota({}, RuleScope::current()->dtype, 0, s, 0, RuleScope::current()->device));
+}
 
 // A saved input, in a rule.
 struct RuleArg : Arg {
@@ -34,6 +38,9 @@ struct RuleArg : Arg {
 struct None {
   operator Tensor() const { return {}; }
 } const none;
+
+// Zeros that hang on g, so that they can be differentiated again; g is never multiplied, since it may be infinite.
+Tensor zero(const Tensor& g) { return where(g < g, g, 0); }
 
 // Which of a, b, c and y a rule's text names, as bits.
 consteval uint8_t names_in(std::string_view rule) {
@@ -52,16 +59,18 @@ consteval uint8_t names_in(std::string_view rule) {
   }
   return found;
 }
-static_assert(names_in("g * (b * pow(a, b - 1))") == 3 && names_in("zeros_like(g)") == 0 && names_in("where(y <= 0, 0, g)") == 8);
+static_assert(names_in("g * (b * pow(a, b - 1))") == 3 && names_in("zero(g)") == 0 &&
+              names_in("where(y <= 0, 0, g)") == 8);
 
 // The gradient towards input i.
 using Rule = Tensor (*)(int i, const Tensor& g, const RuleArg& a, const RuleArg& b, const RuleArg& c, const Tensor& y);
-#define FLAME_POINTWISE(name, arity, in, out, lanes, scalar, vector, da, db, dc, ...)                                      \
-  Tensor gradient_##name([[maybe_unused]] int i, [[maybe_unused]] const Tensor& g, [[maybe_unused]] const RuleArg& a,      \
-                         [[maybe_unused]] const RuleArg& b, [[maybe_unused]] const RuleArg& c, [[maybe_unused]] const Tensor& y) { \
-    if (i == 0) return da;                                                                                                 \
-    if (i == 1) return db;                                                                                                 \
-    return dc;                                                                                                             \
+#define FLAME_POINTWISE(name, arity, in, out, lanes, scalar, vector, da, db, dc, ...)                                 \
+  Tensor gradient_##name([[maybe_unused]] int i, [[maybe_unused]] const Tensor& g, [[maybe_unused]] const RuleArg& a, \
+                         [[maybe_unused]] const RuleArg& b, [[maybe_unused]] const RuleArg& c,                        \
+                         [[maybe_unused]] const Tensor& y) {                                                          \
+    if (i == 0) return da;                                                                                            \
+    if (i == 1) return db;                                                                                            \
+    return dc;                                                                                                        \
   }
 #include "flame/fuse/pointwise.def"
 #undef FLAME_POINTWISE
@@ -117,7 +126,9 @@ class PointwiseNode final : public Node {
     const Tensor& g = v.grads[0];
     if (!g.defined()) return;
     if (released_ && saved_)
-      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
+      fail<AutogradError>(
+          where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one",
+          name);
     RuleScope scope(where, device_, compute_);
     const std::array<Tensor, 3> t = {input(0, v.create_graph), input(1, v.create_graph), input(2, v.create_graph)};
     const RuleArg a = arg(t, 0), b = arg(t, 1), c = arg(t, 2);
@@ -171,7 +182,10 @@ class ResultType {
  public:
   void join(const Arg& a) {
     if (const Tensor* t = a.tensor()) merge(t->rank() > 0 ? axes_ : rank0_, t->dtype());
-    else merge(number_, a.scalar().kind == Scalar::Kind::floating ? DType::f32 : a.scalar().kind == Scalar::Kind::integer ? DType::i64 : DType::boolean);
+    else
+      merge(number_, a.scalar().kind == Scalar::Kind::floating  ? DType::f32
+                     : a.scalar().kind == Scalar::Kind::integer ? DType::i64
+                                                                : DType::boolean);
   }
   DType get() const { return *combine(axes_, combine(rank0_, number_)); }
 
@@ -189,7 +203,8 @@ bool takes(In in, DType t) {
   if (in == In::number) return t != DType::boolean;
   return in != In::integral || !is_float(t);
 }
-constexpr const char* expected_dtypes[] = {"any dtype", "a number dtype", "a floating dtype", "bool or an integer dtype", "any dtype"};
+constexpr const char* expected_dtypes[] = {"any dtype", "a number dtype", "a floating dtype",
+                                           "bool or an integer dtype", "any dtype"};
 
 // What a call comes down to: the dtype it is computed in, and the broadcast shape.
 struct Call {
@@ -213,7 +228,8 @@ Call check(const Row& row, const std::array<const Arg*, n>& in, const Loc& loc) 
       continue;
     }
     if (v.device != call.device)
-      fail<DeviceError>(loc, "{}: inputs are on {} and {}; move one with to()", row.name, call.device->name(), v.device->name());
+      fail<DeviceError>(loc, "{}: inputs are on {} and {}; move one with to()", row.name, call.device->name(),
+                        v.device->name());
     if (v.shape == call.shape) continue;
     Shape joined;
     if (!broadcast_shapes(call.shape, v.shape, joined))
@@ -289,9 +305,9 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
 
 }  // namespace
 
-#define FLAME_DEFINE_1(name)              \
-  Tensor name(const Tensor& x, Loc loc) { \
-    const Arg a(x);                       \
+#define FLAME_DEFINE_1(name)                    \
+  Tensor name(const Tensor& x, Loc loc) {       \
+    const Arg a(x);                             \
     return pointwise<1>(Code::name, {&a}, loc); \
   }
 #define FLAME_DEFINE_2(name) \

@@ -1,5 +1,5 @@
-// Pointwise functions and operators, all of them rows of fuse/pointwise.def. Inputs broadcast as in NumPy and are promoted
-// as in PyTorch; at least one must be a tensor. Errors: ShapeError, DTypeError, DeviceError, at the caller's line.
+// Pointwise functions and operators, all rows of fuse/pointwise.def. Inputs broadcast as in NumPy and are promoted as
+// in PyTorch; at least one must be a tensor. Errors: ShapeError, DTypeError, DeviceError, at the caller's line.
 #pragma once
 #include <concepts>
 
@@ -37,7 +37,7 @@ class ArgHere : public Arg {
   const Loc loc;
 };
 
-// exp(x), add(a, b), where(condition, a, b), clamp(x, low, high), …: docs/ops.md of the build folder lists them with formulas.
+// exp(x), add(a, b), where(condition, a, b), clamp(x, low, high), …: docs/ops.md of the build lists them.
 #define FLAME_DECLARE_1(name) Tensor name(const Tensor& a, Loc loc = Loc::current());
 #define FLAME_DECLARE_2(name) Tensor name(const Arg& a, const Arg& b, Loc loc = Loc::current());
 #define FLAME_DECLARE_3(name) Tensor name(const Arg& a, const Arg& b, const Arg& c, Loc loc = Loc::current());

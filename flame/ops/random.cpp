@@ -10,6 +10,7 @@
 #include "flame/device/cpu/parallel.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/normal_internal.h"
+#include "flame/ops/philox_internal.h"
 #include "flame/ops/pointwise.h"
 
 namespace flame {
@@ -83,37 +84,44 @@ struct Draw {
   uint64_t seed, call;
 };
 
-constexpr int64_t grain = 4096;  // blocks a piece
+constexpr int64_t grain = 4096;    // blocks a piece
+constexpr int64_t at_a_time = 64;  // blocks made before they are used
 
+// Calls use(words, first word, count) on all words of n words, some hundreds at a time.
+template <class F>
+void each_words(const Run& r, int64_t n, F use) {
+  const Draw draw(r);
+  parallel_for((n + 3) / 4, grain, [&](int64_t begin, int64_t end) {
+    uint32_t words[4 * at_a_time];
+    for (int64_t b = begin; b < end; b += at_a_time) {
+      const int64_t blocks = std::min(at_a_time, end - b);
+      philox_words(draw.seed, static_cast<uint64_t>(b), draw.call, blocks, words);
+      use(words, 4 * b, std::min(4 * blocks, n - 4 * b));
+    }
+  });
+}
 // out[i] = fn(32 bits), four elements a Philox block.
 template <class T, class F>
 void fill32(const Run& r, int64_t n, F fn) {
-  const Draw draw(r);
   T* out = static_cast<T*>(r.buffers[0]);
-  parallel_for((n + 3) / 4, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const PhiloxBlock bits = draw.at(b);
-      const int64_t lanes = std::min<int64_t>(4, n - 4 * b);
-      for (int64_t k = 0; k < lanes; ++k) out[4 * b + k] = static_cast<T>(fn(bits[static_cast<size_t>(k)]));
-    }
+  each_words(r, n, [&](const uint32_t* words, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(fn(words[i]));
   });
 }
 // out[i] = fn(64 bits), two elements a block.
 template <class T, class F>
 void fill64(const Run& r, int64_t n, F fn) {
-  const Draw draw(r);
   T* out = static_cast<T*>(r.buffers[0]);
-  parallel_for((n + 1) / 2, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t b = begin; b < end; ++b) {
-      const PhiloxBlock bits = draw.at(b);
-      out[2 * b] = static_cast<T>(fn(bits[0] | uint64_t{bits[1]} << 32));
-      if (2 * b + 1 < n) out[2 * b + 1] = static_cast<T>(fn(bits[2] | uint64_t{bits[3]} << 32));
-    }
+  each_words(r, 2 * n, [&](const uint32_t* words, int64_t first, int64_t count) {
+    for (int64_t i = 0; i < count / 2; ++i)
+      out[first / 2 + i] = static_cast<T>(fn(words[2 * i] | uint64_t{words[2 * i + 1]} << 32));
   });
 }
 
 // The upper half of a * b.
-uint64_t multiply_high(uint64_t a, uint64_t b) { return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64); }
+uint64_t multiply_high(uint64_t a, uint64_t b) {
+  return static_cast<uint64_t>((static_cast<unsigned __int128>(a) * b) >> 64);
+}
 
 void permutation(const Run& r, int64_t n) {
   const Draw draw(r);
@@ -137,34 +145,45 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
     case Kind::uniform:
       if (t == DType::f64)
         return [n](const Run& r) {
-          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * (static_cast<double>(w >> 11) * 0x1p-53); });
+          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) {
+            return a + b * (static_cast<double>(w >> 11) * 0x1p-53);
+          });
         };
       return [n, t](const Run& r) {
         const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
           return a + b * (static_cast<float>(w >> 8) * 0x1p-24f);
         };
-        t == DType::f32 ? fill32<float>(r, n, fn) : t == DType::f16 ? fill32<float16>(r, n, fn) : fill32<bfloat16>(r, n, fn);
+        t == DType::f32   ? fill32<float>(r, n, fn)
+        : t == DType::f16 ? fill32<float16>(r, n, fn)
+                          : fill32<bfloat16>(r, n, fn);
       };
     case Kind::normal:
       if (t == DType::f64)
         return [n](const Run& r) {
-          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) { return a + b * inverse_normal::from_bits(w); });
+          fill64<double>(r, n, [a = r.scalars[2].f, b = r.scalars[3].f](uint64_t w) {
+            return a + b * inverse_normal::from_bits(w);
+          });
         };
       return [n, t](const Run& r) {
         const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
           return a + b * inverse_normal::from_bits(w);
         };
-        t == DType::f32 ? fill32<float>(r, n, fn) : t == DType::f16 ? fill32<float16>(r, n, fn) : fill32<bfloat16>(r, n, fn);
+        t == DType::f32   ? fill32<float>(r, n, fn)
+        : t == DType::f16 ? fill32<float16>(r, n, fn)
+                          : fill32<bfloat16>(r, n, fn);
       };
     case Kind::integers:
       return [n, t](const Run& r) {
-        const auto fn = [low = r.scalars[2].u, range = r.scalars[3].u](uint64_t w) { return low + multiply_high(w, range); };
-        t == DType::i64 ? fill64<int64_t>(r, n, fn) : t == DType::i32 ? fill64<int32_t>(r, n, fn) : fill64<uint8_t>(r, n, fn);
+        const auto fn = [low = r.scalars[2].u, range = r.scalars[3].u](uint64_t w) {
+          return low + multiply_high(w, range);
+        };
+        t == DType::i64   ? fill64<int64_t>(r, n, fn)
+        : t == DType::i32 ? fill64<int32_t>(r, n, fn)
+                          : fill64<uint8_t>(r, n, fn);
       };
     case Kind::bernoulli:
-      return [n](const Run& r) {
-        fill32<bool>(r, n, [threshold = r.scalars[2].u](uint32_t w) { return w < threshold; });
-      };
+      return
+          [n](const Run& r) { fill32<bool>(r, n, [threshold = r.scalars[2].u](uint32_t w) { return w < threshold; }); };
     case Kind::permutation: break;
   }
   return [n](const Run& r) { permutation(r, n); };
@@ -210,18 +229,22 @@ DType need_float(const char* op, DType t, Loc loc) {
 
 Tensor uniform(const Shape& shape, double low, double high, const RandomOptions& o, Loc loc) {
   if (!(low <= high)) fail<ValueError>(loc, "uniform: expected low <= high, got {} and {}", low, high);
-  return draw(Kind::uniform, shape, need_float("uniform", o.dtype.value_or(DType::f32), loc), o, {word(low), word(high - low)}, loc);
+  return draw(Kind::uniform, shape, need_float("uniform", o.dtype.value_or(DType::f32), loc), o,
+              {word(low), word(high - low)}, loc);
 }
 Tensor rand(const Shape& shape, const RandomOptions& o, Loc loc) {
-  return draw(Kind::uniform, shape, need_float("rand", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)}, loc);
+  return draw(Kind::uniform, shape, need_float("rand", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)},
+              loc);
 }
 
 Tensor normal(const Shape& shape, double mean, double std, const RandomOptions& o, Loc loc) {
   if (!(std >= 0)) fail<ValueError>(loc, "normal: expected a standard deviation of 0 or more, got {}", std);
-  return draw(Kind::normal, shape, need_float("normal", o.dtype.value_or(DType::f32), loc), o, {word(mean), word(std)}, loc);
+  return draw(Kind::normal, shape, need_float("normal", o.dtype.value_or(DType::f32), loc), o, {word(mean), word(std)},
+              loc);
 }
 Tensor randn(const Shape& shape, const RandomOptions& o, Loc loc) {
-  return draw(Kind::normal, shape, need_float("randn", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)}, loc);
+  return draw(Kind::normal, shape, need_float("randn", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)},
+              loc);
 }
 
 Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOptions& o, Loc loc) {
@@ -239,7 +262,8 @@ Tensor randperm(int64_t n, const RandomOptions& o, Loc loc) {
 Tensor bernoulli(const Shape& shape, double p, const RandomOptions& o, Loc loc) {
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "bernoulli: expected a probability in [0, 1], got {}", p);
   const auto threshold = static_cast<int64_t>(p * 0x1p32);
-  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold), word(threshold)}, loc).to(o.dtype.value_or(DType::boolean), loc);
+  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold), word(threshold)}, loc)
+      .to(o.dtype.value_or(DType::boolean), loc);
 }
 Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
   need_float("bernoulli", p.dtype(), loc);
@@ -250,27 +274,36 @@ Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
 
 namespace {
 // Every case draws with a generator of its own, so that a second run gives the same numbers.
-RegisterOp drawn(const char* name, const char* signature, const char* formula, Tensor (*fn)(const Shape&, RandomOptions)) {
-  return RegisterOp({.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [fn](DType t) {
-                       std::vector<SampleCase> out;
-                       for (const Shape& s : {Shape{}, Shape{1}, Shape{3, 5}, Shape{0, 2}, Shape{4099}})
-                         out.push_back({{},
-                                        [fn, s, t](const std::vector<Tensor>&) {
-                                          Generator g(7);
-                                          return std::vector<Tensor>{fn(s, {.dtype = t, .generator = &g})};
-                                        },
-                                        to_string(s)});
-                       return out;
-                     }});
+RegisterOp drawn(const char* name, const char* signature, const char* formula,
+                 Tensor (*fn)(const Shape&, RandomOptions)) {
+  return RegisterOp(
+      {.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [fn](DType t) {
+         std::vector<SampleCase> out;
+         for (const Shape& s : {Shape{}, Shape{1}, Shape{3, 5}, Shape{0, 2}, Shape{4099}})
+           out.push_back({{},
+                          [fn, s, t](const std::vector<Tensor>&) {
+                            Generator g(7);
+                            return std::vector<Tensor>{fn(s, {.dtype = t, .generator = &g})};
+                          },
+                          to_string(s)});
+         return out;
+       }});
 }
 const RegisterOp registered[] = {
-    drawn("rand", "rand(shape, options)", "uniform on [0, 1)", [](const Shape& s, RandomOptions o) { return rand(s, o); }),
-    drawn("uniform", "uniform(shape, low, high, options)", "uniform on [low, high)", [](const Shape& s, RandomOptions o) { return uniform(s, -2, 3, o); }),
-    drawn("randn", "randn(shape, options)", "normal, mean 0, deviation 1", [](const Shape& s, RandomOptions o) { return randn(s, o); }),
-    drawn("normal", "normal(shape, mean, std, options)", "normal", [](const Shape& s, RandomOptions o) { return normal(s, 1, 2, o); }),
-    drawn("randint", "randint(low, high, shape, options)", "integers of [low, high)", [](const Shape& s, RandomOptions o) { return randint(-4, 9, s, o); }),
-    drawn("bernoulli", "bernoulli(shape, p, options)", "1 with probability p, else 0", [](const Shape& s, RandomOptions o) { return bernoulli(s, 0.3, o); }),
-    drawn("randperm", "randperm(n, options)", "0 .. n - 1 in a random order", [](const Shape& s, RandomOptions o) { return randperm(numel(s) % 999, o); }),
+    drawn("rand", "rand(shape, options)", "uniform on [0, 1)",
+          [](const Shape& s, RandomOptions o) { return rand(s, o); }),
+    drawn("uniform", "uniform(shape, low, high, options)", "uniform on [low, high)",
+          [](const Shape& s, RandomOptions o) { return uniform(s, -2, 3, o); }),
+    drawn("randn", "randn(shape, options)", "normal, mean 0, deviation 1",
+          [](const Shape& s, RandomOptions o) { return randn(s, o); }),
+    drawn("normal", "normal(shape, mean, std, options)", "normal",
+          [](const Shape& s, RandomOptions o) { return normal(s, 1, 2, o); }),
+    drawn("randint", "randint(low, high, shape, options)", "integers of [low, high)",
+          [](const Shape& s, RandomOptions o) { return randint(-4, 9, s, o); }),
+    drawn("bernoulli", "bernoulli(shape, p, options)", "1 with probability p, else 0",
+          [](const Shape& s, RandomOptions o) { return bernoulli(s, 0.3, o); }),
+    drawn("randperm", "randperm(n, options)", "0 .. n - 1 in a random order",
+          [](const Shape& s, RandomOptions o) { return randperm(numel(s) % 999, o); }),
 };
 }  // namespace
 

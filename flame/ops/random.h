@@ -56,8 +56,8 @@ class GeneratorScope {
 
 struct RandomOptions {
   std::optional<DType> dtype = {};  // float32; int64 for randint and randperm, bool for bernoulli
-  Device* device = nullptr;        // default_device()
-  Generator* generator = nullptr;  // default_generator()
+  Device* device = nullptr;         // default_device()
+  Generator* generator = nullptr;   // default_generator()
 };
 // Uniform on [0, 1): 24 bits in float32, 53 in float64; float16 and bfloat16 are the float32 values rounded (so 1 can occur).
 Tensor rand(const Shape& shape, const RandomOptions& o = {}, Loc loc = Loc::current());

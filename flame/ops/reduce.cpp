@@ -50,7 +50,13 @@ Tensor widened(const Tensor& x, Loc loc) { return is_narrow(x.dtype()) ? x.to(DT
 class ReduceNode final : public Node {
  public:
   ReduceNode(const char* name, Loc where, const Tensor& x, const ReducedAxes& axes, Rule rule, double divisor)
-      : Node(name, where, 1), rule_(rule), device_(x.device()), dtype_(x.dtype()), shape_(x.shape()), kept_(axes.kept), divisor_(divisor) {
+      : Node(name, where, 1),
+        rule_(rule),
+        device_(x.device()),
+        dtype_(x.dtype()),
+        shape_(x.shape()),
+        kept_(axes.kept),
+        divisor_(divisor) {
     next = {x.edge()};
     for (int i = 0; i < shape_.rank(); ++i)
       if (axes.mask >> i & 1) axes_.push_back(i);
@@ -63,11 +69,14 @@ class ReduceNode final : public Node {
   void backward(BackwardContext& v) override {
     if (!v.grads[0].defined() || !v.needs(*this, 0)) return;
     if (released_ && saves_)
-      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
+      fail<AutogradError>(
+          where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one",
+          name);
     RuleScope scope(where, device_, dtype_);
     const bool edges = v.create_graph;
     const Tensor x = x_ ? widened(Tensor(x_, edges ? next[0] : GradEdge()), where) : Tensor();
-    const Tensor y = y_ ? widened(Tensor(y_, edges ? GradEdge(this, 0) : GradEdge()).reshape(kept_, where), where) : Tensor();
+    const Tensor y =
+        y_ ? widened(Tensor(y_, edges ? GradEdge(this, 0) : GradEdge()).reshape(kept_, where), where) : Tensor();
     const Tensor g = widened(v.grads[0].reshape(kept_, where), where);
     const Tensor dx = rule_({g, x, y, shape_, axes_, divisor_});
     v.given[0] = dx.dtype() == dtype_ ? dx : dx.to(dtype_, where);
@@ -90,11 +99,13 @@ class ReduceNode final : public Node {
   bool released_ = false;
 };
 
-Ref<Value> with_axes(const Ref<Value>& v, const Shape& shape) { return v->shape == shape ? v : pend_reshape_ones(v, shape); }
+Ref<Value> with_axes(const Ref<Value>& v, const Shape& shape) {
+  return v->shape == shape ? v : pend_reshape_ones(v, shape);
+}
 
 // The result in the input's dtype and the asked shape, with its node. `y` has no graph and keeps the axes.
-Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedAxes& axes, Rule rule, Saves saves, Loc loc,
-              double divisor = 1) {
+Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedAxes& axes, Rule rule, Saves saves,
+              Loc loc, double divisor = 1) {
   Ref<Value> out = y.value_ref();
   if (is_narrow(x.dtype()) && out->dtype != x.dtype()) out = pend_copy(out, x.dtype());
   out = with_axes(out, axes.out);
@@ -106,9 +117,12 @@ Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedA
 }
 
 void check_floating(const char* op, const Tensor& x, Loc loc) {
-  if (x.defined() && !is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
+  if (x.defined() && !is_float(x.dtype()))
+    fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
 }
-Tensor reduced(Reduce r, const Tensor& x, const ReducedAxes& axes) { return Tensor(pend_reduce(r, x.value_ref(), axes.mask)); }
+Tensor reduced(Reduce r, const Tensor& x, const ReducedAxes& axes) {
+  return Tensor(pend_reduce(r, x.value_ref(), axes.mask));
+}
 // Without a graph, wide enough to add up.
 Tensor accumulable(const Tensor& x, Loc loc) {
   const Tensor bare = x.detach();
@@ -159,7 +173,8 @@ Tensor prod_rule(const Reduced& r) {
 }
 
 void check_not_empty(const char* op, const Tensor& x, const ReducedAxes& axes, Loc loc) {
-  if (axes.count == 0) fail<ShapeError>(loc, "{}: expected at least one element to reduce over, got shape {}", op, x.shape());
+  if (axes.count == 0)
+    fail<ShapeError>(loc, "{}: expected at least one element to reduce over, got shape {}", op, x.shape());
 }
 Tensor extreme(const char* op, Reduce r, const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes(op, x, axes, keepdim, loc);
@@ -199,8 +214,12 @@ Tensor mean(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const double n = static_cast<double>(a.count);
   return finish("mean", x, reduced(Reduce::sum, accumulable(x, loc), a) / n, a, &mean_rule, nothing, loc, n);
 }
-Tensor amax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return extreme("amax", Reduce::max, x, axes, keepdim, loc); }
-Tensor amin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return extreme("amin", Reduce::min, x, axes, keepdim, loc); }
+Tensor amax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return extreme("amax", Reduce::max, x, axes, keepdim, loc);
+}
+Tensor amin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return extreme("amin", Reduce::min, x, axes, keepdim, loc);
+}
 
 Tensor var(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
   check_floating("var", x, loc);
@@ -226,8 +245,12 @@ Tensor logsumexp(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const Tensor shift = where(isfinite(top), top, 0);  // not e^(Inf - Inf); also the identity -Inf of an empty row
   return finish("logsumexp", x, log(reduced(Reduce::sum, exp(w - shift), a)) + shift, a, &logsumexp_rule, both, loc);
 }
-Tensor any(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return truth("any", Reduce::any, x, axes, keepdim, loc); }
-Tensor all(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) { return truth("all", Reduce::all, x, axes, keepdim, loc); }
+Tensor any(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return truth("any", Reduce::any, x, axes, keepdim, loc);
+}
+Tensor all(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return truth("all", Reduce::all, x, axes, keepdim, loc);
+}
 
 Tensor sum_to(const Tensor& g, const Shape& shape, Loc loc) {
   if (g.shape() == shape) return g;
@@ -235,7 +258,8 @@ Tensor sum_to(const Tensor& g, const Shape& shape, Loc loc) {
   Dims axes;
   for (int i = 0; i < g.rank(); ++i) {
     if (i < extra || (shape[i - extra] == 1 && g.shape()[i] != 1)) axes.push_back(i);
-    else if (shape[i - extra] != g.shape()[i]) fail<ShapeError>(loc, "sum_to: {} was not broadcast from {}", g.shape(), shape);
+    else if (shape[i - extra] != g.shape()[i])
+      fail<ShapeError>(loc, "sum_to: {} was not broadcast from {}", g.shape(), shape);
   }
   if (extra < 0) fail<ShapeError>(loc, "sum_to: {} was not broadcast from {}", g.shape(), shape);
   return sum(g, axes, true, loc).reshape(shape, loc);

@@ -36,7 +36,12 @@ const Row rows[] = {
 std::vector<SampleCase> samples_of(const Row& row, DType t) {
   std::vector<SampleCase> out;
   const auto add_case = [&](const char* label, const Tensor& x, const Axes& axes, bool keepdim) {
-    out.push_back({{x}, [fn = row.fn, axes, keepdim](const std::vector<Tensor>& in) { return std::vector<Tensor>{fn(in[0], axes, keepdim)}; }, label, -1});
+    out.push_back({{x},
+                   [fn = row.fn, axes, keepdim](const std::vector<Tensor>& in) {
+                     return std::vector<Tensor>{fn(in[0], axes, keepdim)};
+                   },
+                   label,
+                   -1});
   };
   // Away from 0, where norm has a kink, and for products of moderate size.
   constexpr double lo = 0.4, hi = 1.9;
@@ -52,10 +57,11 @@ std::vector<SampleCase> samples_of(const Row& row, DType t) {
   add_case("ragged columns", samples::uniform({35, 3}, t, 3, lo, hi), 0, false);
   add_case("transposed", samples::transposed({4, 5}, t, 4, lo, hi), 1, false);
   add_case("offset and stride", samples::strided({3, 4}, t, 5, lo, hi), {0, 1}, false);
-  if (std::string_view(row.name) == "amax" || std::string_view(row.name) == "amin" || std::string_view(row.name) == "std")
-    add_case("expanded", samples::uniform({1, 4}, t, 6, lo, hi).expand({3, 4}), 1, false);  // no ties, no deviation of 0
-  else
-    add_case("expanded", samples::uniform({4, 1}, t, 6, lo, hi).expand({4, 3}), {}, false);
+  if (std::string_view(row.name) == "amax" || std::string_view(row.name) == "amin" ||
+      std::string_view(row.name) == "std")
+    add_case("expanded", samples::uniform({1, 4}, t, 6, lo, hi).expand({3, 4}), 1,
+             false);  // no ties, no deviation of 0
+  else add_case("expanded", samples::uniform({4, 1}, t, 6, lo, hi).expand({4, 3}), {}, false);
   if (std::string_view(row.name) != "std") {
     add_case("rank 0", samples::uniform({}, t, 7, lo, hi), {}, false);
     add_case("one element", samples::uniform({1, 1}, t, 8, lo, hi), 0, false);
@@ -68,7 +74,8 @@ std::vector<SampleCase> samples_of(const Row& row, DType t) {
 struct RegisterRows {
   RegisterRows() {
     for (const Row& row : rows)
-      Registry::global().add({row.name, row.signature, row.formula, row.differentiable, [&row](DType t) { return samples_of(row, t); }});
+      Registry::global().add(
+          {row.name, row.signature, row.formula, row.differentiable, [&row](DType t) { return samples_of(row, t); }});
   }
 } const register_rows;
 

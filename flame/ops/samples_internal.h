@@ -33,7 +33,8 @@ inline Tensor channels_last(const Shape& s, DType t, uint64_t seed = 1, double l
 // Integers in [0, classes).
 inline Tensor classes(const Shape& shape, int64_t count, uint64_t seed = 1) {
   std::vector<int64_t> v(static_cast<size_t>(numel(shape)));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(philox(seed, i, 0x5a4)[0] % static_cast<uint64_t>(count));
+  for (size_t i = 0; i < v.size(); ++i)
+    v[i] = static_cast<int64_t>(philox(seed, i, 0x5a4)[0] % static_cast<uint64_t>(count));
   return Tensor::from(v, shape);
 }
 

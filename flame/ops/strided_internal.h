@@ -13,7 +13,8 @@ namespace flame {
 template <size_t N>
 class RowWalk {
  public:
-  RowWalk(const Shape& shape, const std::array<Strides, N>& strides, int64_t first_row) : shape_(shape), strides_(strides) {
+  RowWalk(const Shape& shape, const std::array<Strides, N>& strides, int64_t first_row)
+      : shape_(shape), strides_(strides) {
     for (int d = shape.rank() - 2; d >= 0; --d) {
       index_[d] = first_row % shape[d];
       first_row /= shape[d];

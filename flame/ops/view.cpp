@@ -10,7 +10,6 @@
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/reduce.h"
-#include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 
 namespace flame {
@@ -89,7 +88,8 @@ Shape resolve(const Shape& from, const Shape& asked, Loc loc) {
   const int64_t have = numel(from);
   if (unknown >= 0) {
     if (known == 0 || have % known != 0)
-      fail<ShapeError>(loc, "reshape: {} with {} elements does not fit into {}, whose known sizes make {}", from, have, asked, known);
+      fail<ShapeError>(loc, "reshape: {} with {} elements does not fit into {}, whose known sizes make {}", from, have,
+                       asked, known);
     to[unknown] = have / known;
   } else if (known != have) {
     fail<ShapeError>(loc, "reshape: {} has {} elements, {} has {}", from, have, asked, known);
@@ -100,9 +100,12 @@ Shape resolve(const Shape& from, const Shape& asked, Loc loc) {
 // Zeros, and a piece in them. Its gradient is the slice it was put at.
 class SliceScatter final : public Op {
  public:
-  SliceScatter(const Shape& shape, int axis, int64_t start, int64_t step) : shape_(shape), axis_(axis), start_(start), step_(step) {}
+  SliceScatter(const Shape& shape, int axis, int64_t start, int64_t step)
+      : shape_(shape), axis_(axis), start_(start), step_(step) {}
   const char* name() const override { return "slice_scatter"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), shape_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), shape_)};
+  }
   void key(Key& k) const override { k << shape_ << axis_ << start_ << step_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     const size_t element = size_of(in[0].dtype);
@@ -136,7 +139,10 @@ Tensor sliced(const char* name, const Tensor& x, int axis, int64_t start, int64_
   st[axis] *= step;
   return with_opposite(
       name, x, strided(x, shape, st, skip),
-      [from = x.shape(), axis, start, step, loc](const Tensor& g) { return slice_scatter(g, from, axis, start, step, loc); }, loc);
+      [from = x.shape(), axis, start, step, loc](const Tensor& g) {
+        return slice_scatter(g, from, axis, start, step, loc);
+      },
+      loc);
 }
 
 void SliceScatter::vjp(Vjp& v) const {
@@ -146,8 +152,9 @@ void SliceScatter::vjp(Vjp& v) const {
 // Bytes cross between devices here and in host reads, nowhere else.
 Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
   if (Recorder::current())
-    fail<RecordError>(loc, "to: a tensor was moved from {} to {} inside a recorded step; pass it as an argument instead", x.device().name(),
-                      d.name());
+    fail<RecordError>(loc,
+                      "to: a tensor was moved from {} to {} inside a recorded step; pass it as an argument instead",
+                      x.device().name(), d.name());
   note_flush_reason("copied to another device");
   const Tensor dense = x.detach().contiguous(loc);
   void* from = dense.data();
@@ -174,10 +181,12 @@ Tensor slice_scatter(const Tensor& piece, const Shape& shape, int64_t axis, int6
   const int a = normalize_axis("slice_scatter", axis, shape.rank(), loc);
   Shape rest = piece.shape();
   if (rest.rank() == shape.rank()) rest[a] = shape[a];
-  if (rest != shape) fail<ShapeError>(loc, "slice_scatter: a piece of {} does not fit into {} along axis {}", piece.shape(), shape, a);
+  if (rest != shape)
+    fail<ShapeError>(loc, "slice_scatter: a piece of {} does not fit into {} along axis {}", piece.shape(), shape, a);
   const int64_t n = piece.shape()[a], last = start + (n - 1) * step;
   if (step == 0 || (n > 0 && (std::min(start, last) < 0 || std::max(start, last) >= shape[a])))
-    fail<IndexError>(loc, "slice_scatter: {} elements from {} by {} leave axis {} of size {}", n, start, step, a, shape[a]);
+    fail<IndexError>(loc, "slice_scatter: {} elements from {} by {} leave axis {} of size {}", n, start, step, a,
+                     shape[a]);
   return dispatch(make_ref<SliceScatter>(shape, a, n ? start : 0, step), {piece}, loc);
 }
 
@@ -193,7 +202,8 @@ Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
     const Tensor copy(pend_copy(value_, dtype()));
     out = strided(copy, to, contiguous_strides(to));
   }
-  return with_opposite("reshape", *this, std::move(out), [from = shape(), loc](const Tensor& g) { return g.reshape(from, loc); }, loc);
+  return with_opposite(
+      "reshape", *this, std::move(out), [from = shape(), loc](const Tensor& g) { return g.reshape(from, loc); }, loc);
 }
 
 Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
@@ -209,7 +219,8 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
 }
 
 Tensor Tensor::permute(const Dims& order, Loc loc) const {
-  if (order.rank() != rank()) fail<ShapeError>(loc, "permute: expected {} axes for shape {}, got {}", rank(), shape(), order);
+  if (order.rank() != rank())
+    fail<ShapeError>(loc, "permute: expected {} axes for shape {}, got {}", rank(), shape(), order);
   Shape s, back = order;
   Strides st;
   unsigned seen = 0;
@@ -227,7 +238,8 @@ Tensor Tensor::permute(const Dims& order, Loc loc) const {
     last = a;
   }
   Ref<Value> out = in_order ? pend_reshape_ones(value_, s) : strided(*this, s, st);
-  return with_opposite("permute", *this, std::move(out), [back, loc](const Tensor& g) { return g.permute(back, loc); }, loc);
+  return with_opposite(
+      "permute", *this, std::move(out), [back, loc](const Tensor& g) { return g.permute(back, loc); }, loc);
 }
 
 Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
@@ -305,8 +317,9 @@ Tensor Tensor::slice(int64_t axis, int64_t start, int64_t stop, int64_t step, Lo
     return step > 0 ? std::clamp<int64_t>(i, 0, n) : std::clamp<int64_t>(i, -1, n - 1);
   };
   const int64_t first = clamp(start), last = clamp(stop);
-  const int64_t count = step > 0 ? (last > first ? (last - first - 1) / step + 1 : 0) : (first > last ? (last - first + 1) / step + 1 : 0);
-  return sliced("slice", *this, a, count ? first : 0, count, step, loc);
+  const int64_t count = step > 0 ? (last > first ? (last - first - 1) / step + 1 : 0)
+                                 : (first > last ? (last - first + 1) / step + 1 : 0);
+  return sliced("slice", *this, a, count ? first : 0, count, count > 1 ? step : 1, loc);
 }
 
 Tensor flip(const Tensor& x, const Dims& axes, Loc loc) {
@@ -327,7 +340,8 @@ Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
 
 Tensor Tensor::contiguous(Loc loc) const {
   if (is_contiguous(shape(), strides())) return *this;
-  return with_opposite("contiguous", *this, pend_copy(value_, dtype()), [](const Tensor& g) { return g; }, loc);
+  return with_opposite(
+      "contiguous", *this, pend_copy(value_, dtype()), [](const Tensor& g) { return g; }, loc);
 }
 
 Tensor Tensor::to(DType t, Loc loc) const {
@@ -335,49 +349,18 @@ Tensor Tensor::to(DType t, Loc loc) const {
   const Strides st = dense_strides_like(shape(), strides());
   Ref<Value> out = pend_copy(value_, t, &st);
   if (!is_float(t)) return Tensor(std::move(out));
-  return with_opposite("to", *this, std::move(out), [from = dtype(), loc](const Tensor& g) { return g.to(from, loc); }, loc);
+  return with_opposite(
+      "to", *this, std::move(out), [from = dtype(), loc](const Tensor& g) { return g.to(from, loc); }, loc);
 }
 
 Tensor Tensor::to(Device& d, Loc loc) const {
   Device& from = device();
   if (&d == &from) return *this;
-  return with_opposite("to", *this, transferred(*this, d, loc), [&from, loc](const Tensor& g) { return g.to(from, loc); }, loc);
+  return with_opposite(
+      "to", *this, transferred(*this, d, loc), [&from, loc](const Tensor& g) { return g.to(from, loc); }, loc);
 }
 
 Tensor Tensor::sum(const Axes& axes, bool keepdim, Loc loc) const { return flame::sum(*this, axes, keepdim, loc); }
 Tensor Tensor::mean(const Axes& axes, bool keepdim, Loc loc) const { return flame::mean(*this, axes, keepdim, loc); }
-
-namespace {
-using Inputs = std::vector<Tensor>;
-
-// Every view of one op on a dense, a transposed, a strided and a channels-last tensor of one shape.
-RegisterOp view_op(const char* name, const char* signature, const char* formula, Shape shape, Tensor (*fn)(const Tensor&)) {
-  return RegisterOp({.name = name, .signature = signature, .formula = formula, .samples = [shape, fn](DType t) {
-                       const auto run = [fn](const Inputs& in) { return Inputs{fn(in[0])}; };
-                       std::vector<SampleCase> out{{{samples::uniform(shape, t)}, run, "dense"},
-                                                   {{samples::transposed(shape, t)}, run, "transposed"},
-                                                   {{samples::strided(shape, t)}, run, "strided"}};
-                       if (shape.rank() == 4) out.push_back({{samples::channels_last(shape, t)}, run, "channels last"});
-                       return out;
-                     }});
-}
-const RegisterOp registered[] = {
-    view_op("reshape", "x.reshape(shape)", "the same numbers in row-major order", {2, 3, 4, 2}, [](const Tensor& x) { return x.reshape({6, -1}); }),
-    view_op("flatten", "x.flatten(from, to)", "axes from to to become one", {2, 3, 4, 2}, [](const Tensor& x) { return x.flatten(1); }),
-    view_op("permute", "x.permute(order)", "out[i][j][k] = x[k][i][j]", {2, 3, 4}, [](const Tensor& x) { return x.permute({1, 2, 0}); }),
-    view_op("transpose", "x.transpose(a, b)", "axes a and b exchanged", {3, 5}, [](const Tensor& x) { return x.t(); }),
-    view_op("expand", "x.expand(shape)", "repeated along axes of size 1", {3, 1}, [](const Tensor& x) { return x.expand({2, 3, 4}); }),
-    view_op("unsqueeze", "x.unsqueeze(axis)", "a new axis of size 1", {3, 5}, [](const Tensor& x) { return x.unsqueeze(1); }),
-    view_op("squeeze", "x.squeeze(axis)", "without an axis of size 1", {3, 1, 5}, [](const Tensor& x) { return x.squeeze(1); }),
-    view_op("narrow", "x.narrow(axis, start, length)", "x[start .. start + length - 1]", {4, 7}, [](const Tensor& x) { return x.narrow(1, 2, 3); }),
-    view_op("slice", "x.slice(axis, start, stop, step)", "x[start], x[start + step], ... before stop", {7, 5},
-            [](const Tensor& x) { return x.slice(0, -2, 0, -2); }),
-    view_op("select", "x.select(axis, index)", "x[index]", {3, 4, 5}, [](const Tensor& x) { return x.select(-2, -1); }),
-    view_op("flip", "flip(x, axes)", "reversed along axes", {3, 4}, [](const Tensor& x) { return flip(x, {0, -1}); }),
-    view_op("contiguous", "x.contiguous()", "x in row-major order", {2, 3, 4, 2}, [](const Tensor& x) { return x.contiguous(); }),
-    view_op("slice_scatter", "slice_scatter(piece, shape, axis, start, step)", "zeros, and the piece", {2, 3},
-            [](const Tensor& x) { return slice_scatter(x, {2, 8}, 1, 6, -2); }),
-};
-}  // namespace
 
 }  // namespace flame

@@ -28,7 +28,8 @@ void check(const Hyper& h, Loc loc) {
   if (!(h.beta1 >= 0 && h.beta1 < 1) || !(h.beta2 >= 0 && h.beta2 < 1))
     fail<ValueError>(loc, "{}: expected betas in [0, 1), got {} and {}", name, h.beta1, h.beta2);
   if (!(h.eps >= 0)) fail<ValueError>(loc, "{}: expected eps of 0 or more, got {}", name, h.eps);
-  if (!(h.weight_decay >= 0)) fail<ValueError>(loc, "{}: expected weight_decay of 0 or more, got {}", name, h.weight_decay);
+  if (!(h.weight_decay >= 0))
+    fail<ValueError>(loc, "{}: expected weight_decay of 0 or more, got {}", name, h.weight_decay);
 }
 
 constexpr int two(const Hyper&) { return 2; }

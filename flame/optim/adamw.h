@@ -1,4 +1,4 @@
-// Adam (Kingma and Ba 2015) and AdamW, with decoupled weight decay (Loshchilov and Hutter 2019), as PyTorch computes them.
+// Adam (Kingma and Ba 2015), and AdamW with decoupled weight decay (Loshchilov and Hutter 2019), as in PyTorch.
 #pragma once
 #include <array>
 

@@ -15,27 +15,42 @@
 namespace flame::optim {
 namespace {
 
-constexpr int64_t chunk = 4096;       // elements summed or scaled at a time, never across tensors
-constexpr int64_t chunks_a_thread = 8;
+constexpr int64_t chunk = 4096;   // elements summed or scaled at a time, never across tensors
+constexpr int64_t grain = 32768;  // elements worth a thread
 
 struct Chunk {
   size_t tensor;
   int64_t begin, count;
+  int64_t place;  // of its first element among those of all tensors
 };
 struct Work {
   std::vector<DType> dtypes;
   std::vector<Chunk> chunks;
+  int64_t total = 0;
 };
 Work split(std::span<const Meta> gradients) {
   Work w;
   for (const Meta& m : gradients) {
-    for (int64_t i = 0, n = numel(m.shape); i < n; i += chunk)
-      w.chunks.push_back({w.dtypes.size(), i, std::min(chunk, n - i)});
+    const int64_t n = numel(m.shape);
+    for (int64_t i = 0; i < n; i += chunk)
+      w.chunks.push_back({w.dtypes.size(), i, std::min(chunk, n - i), w.total + i});
     w.dtypes.push_back(m.dtype);
+    w.total += n;
   }
   return w;
 }
-void* element(void* base, DType t, int64_t i) { return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(t)); }
+// fn(chunk, index) for all chunks, on as many threads as the elements are worth.
+template <class F>
+void each_chunk(const Work& w, const F& fn) {
+  parallel_for(w.total, grain, [&](int64_t begin, int64_t end) {
+    auto it = std::lower_bound(w.chunks.begin(), w.chunks.end(), begin,
+                               [](const Chunk& c, int64_t at) { return c.place < at; });
+    for (; it != w.chunks.end() && it->place < end; ++it) fn(*it, static_cast<size_t>(it - w.chunks.begin()));
+  });
+}
+void* element(void* base, DType t, int64_t i) {
+  return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(t));
+}
 
 double squares(const Work& w, const Chunk& c, const Run& run) {
   const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
@@ -84,29 +99,23 @@ class ClipNorm : public Op {
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     Work w = split(in);
     const size_t workspace = std::max<size_t>(w.chunks.size(), 1) * sizeof(double);
-    return make_ref<Plan>(name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); },
-                          workspace);
+    return make_ref<Plan>(
+        name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); }, workspace);
   }
 
  private:
   static void body(const Work& w, DType norm_dtype, const Run& run) {
     double* sums = static_cast<double*>(run.workspace);
-    const int64_t n = static_cast<int64_t>(w.chunks.size());
-    parallel_for(n, chunks_a_thread, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) sums[i] = squares(w, w.chunks[static_cast<size_t>(i)], run);
-    });
+    each_chunk(w, [&](const Chunk& c, size_t i) { sums[i] = squares(w, c, run); });
     double total = 0;
-    for (int64_t i = 0; i < n; ++i) total += sums[i];
+    for (size_t i = 0; i < w.chunks.size(); ++i) total += sums[i];
     const double norm = std::sqrt(total), wanted = run.scalars[0].f / (norm + 1e-6);
     const double factor = wanted > 1 ? 1 : wanted;  // NaN stays
     void* const* out = run.buffers + w.dtypes.size();
     if (norm_dtype == DType::f64) *static_cast<double*>(out[0]) = norm;
     else *static_cast<float*>(out[0]) = static_cast<float>(norm);
-    parallel_for(n, chunks_a_thread, [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const Chunk& c = w.chunks[static_cast<size_t>(i)];
-        apply(Kernels::best().scale, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
-      }
+    each_chunk(w, [&](const Chunk& c, size_t) {
+      apply(Kernels::best().scale, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
     });
   }
   const double limit_;
@@ -126,11 +135,9 @@ class ClipValue : public Op {
   bool differentiable() const override { return false; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return make_ref<Plan>(name(), [w = split(in)](const Run& run) {
-      parallel_for(static_cast<int64_t>(w.chunks.size()), chunks_a_thread, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end; ++i) {
-          const Chunk& c = w.chunks[static_cast<size_t>(i)];
-          apply(Kernels::best().clamp, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor], run.scalars[0].f);
-        }
+      each_chunk(w, [&](const Chunk& c, size_t) {
+        apply(Kernels::best().clamp, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor],
+              run.scalars[0].f);
       });
     });
   }
@@ -160,7 +167,8 @@ Gradients gather(const char* who, const std::vector<Parameter>& parameters, doub
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Loc loc) {
   NoGrad guard;
   const Gradients g = gather("clip_grad_norm", parameters, max_norm, loc);
-  if (g.tensors.empty()) return zeros({}, DType::f32, parameters.empty() ? default_device() : parameters[0].device(), loc);
+  if (g.tensors.empty())
+    return zeros({}, DType::f32, parameters.empty() ? default_device() : parameters[0].device(), loc);
   const std::vector<Tensor> out = dispatch_multi(make_ref<ClipNorm>(max_norm), g.tensors, loc);
   for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i + 1], loc);
   return out[0];

@@ -27,7 +27,8 @@ Optimizer::Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups
     rule.check(hyper, loc);
     for (Parameter& p : parameters) {
       const size_t i = c.slots.size();
-      if (!p.defined()) fail<ValueError>(loc, "{}: expected defined parameters, got an undefined one at {}", rule.name, i);
+      if (!p.defined())
+        fail<ValueError>(loc, "{}: expected defined parameters, got an undefined one at {}", rule.name, i);
       if (!is_float(p.dtype()))
         fail<DTypeError>(loc, "{}: expected floating parameters, got {} at {}", rule.name, p.dtype(), i);
       if (!seen.insert(p.id()).second)
@@ -89,7 +90,8 @@ void Core::undo_step(const std::vector<size_t>& present) {
 
 const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
   constexpr size_t most = 16;
-  const auto it = std::find_if(plans.begin(), plans.end(), [&](const CachedPlan& p) { return p.signature == signature; });
+  const auto it =
+      std::find_if(plans.begin(), plans.end(), [&](const CachedPlan& p) { return p.signature == signature; });
   if (it != plans.end()) {
     std::rotate(plans.begin(), it, it + 1);
     return plans.front();
@@ -125,12 +127,13 @@ Gradients gather(const Core& c, Loc loc) {
     const Tensor g = p.grad();
     if (!g.defined()) continue;
     if (g.shape() != p.shape())
-      fail<ShapeError>(loc, "{}: expected a gradient of shape {} for parameter {}, got {}", c.rule.name, p.shape(), i, g.shape());
+      fail<ShapeError>(loc, "{}: expected a gradient of shape {} for parameter {}, got {}", c.rule.name, p.shape(), i,
+                       g.shape());
     if (!is_float(g.dtype()))
       fail<DTypeError>(loc, "{}: expected a floating gradient for parameter {}, got {}", c.rule.name, i, g.dtype());
     if (&g.device() != &p.device())
-      fail<DeviceError>(loc, "{}: expected a gradient on {} for parameter {}, got one on {}", c.rule.name, p.device().name(), i,
-                        g.device().name());
+      fail<DeviceError>(loc, "{}: expected a gradient on {} for parameter {}, got one on {}", c.rule.name,
+                        p.device().name(), i, g.device().name());
     out.values.push_back(converted(g.value_ref(), g.dtype(), p.value().strides));
     out.signature.push_back(i * num_dtypes + static_cast<uint64_t>(g.dtype()));
   }
@@ -160,10 +163,10 @@ void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) 
   }
 }
 
-// A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see a
-// gradient that someone set before the step.
-void note_step(Recorder& r, const std::shared_ptr<Core>& core, const std::shared_ptr<const std::vector<size_t>>& present,
-               const Gradients& g) {
+// A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see
+// a gradient that someone set before the step.
+void note_step(Recorder& r, const std::shared_ptr<Core>& core,
+               const std::shared_ptr<const std::vector<size_t>>& present, const Gradients& g) {
   for (const Ref<Value>& v : g.values)
     if (!r.made_here(v->storage->id())) r.refused = "the optimizer read a gradient that was made outside the step";
   r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); });

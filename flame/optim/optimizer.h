@@ -31,8 +31,8 @@ class Optimizer {
   Optimizer& operator=(Optimizer&&) noexcept;
   ~Optimizer();
 
-  // Updates every parameter that has a gradient, in one launch, and drops the gradients. The others keep their values and
-  // their own step count. Should it throw (OutOfMemory, a gradient that does not fit), no parameter or moment has changed.
+  // Updates every parameter that has a gradient, in one launch, and drops the gradients. The others keep their values
+  // and their own step count. Should it throw (OutOfMemory, a gradient that does not fit), nothing has changed.
   void step(const StepOptions& o = {}, Loc loc = Loc::current());
   void zero_grad() const;
 

@@ -20,9 +20,9 @@ inline constexpr int max_moments = 2;
 struct Rule {
   const char* name;
   std::array<const char*, max_moments> moment_names;
-  int (*moments)(const Hyper&);                                          // how many a parameter of the group has
-  UpdateFn (*kernel)(const Hyper&, DType compute);                       // float32 or float64
-  void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);   // step counts from 1
+  int (*moments)(const Hyper&);                                         // how many a parameter of the group has
+  UpdateFn (*kernel)(const Hyper&, DType compute);                      // float32 or float64
+  void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);  // step counts from 1
   void (*check)(const Hyper&, Loc loc);
 };
 

@@ -56,7 +56,8 @@ std::optional<double> OneCycle::momentum_at(int64_t step) const {
 void OneCycle::check(Loc loc) const {
   check_rate("OneCycle", "max_lr", max_lr, loc);
   check_steps("OneCycle", total_steps, loc);
-  if (!(pct_start >= 0 && pct_start <= 1)) fail<ValueError>(loc, "OneCycle: expected pct_start in [0, 1], got {}", pct_start);
+  if (!(pct_start >= 0 && pct_start <= 1))
+    fail<ValueError>(loc, "OneCycle: expected pct_start in [0, 1], got {}", pct_start);
   if (!(div_factor > 0) || !(final_div_factor > 0))
     fail<ValueError>(loc, "OneCycle: expected factors above 0, got div_factor {} and final_div_factor {}", div_factor,
                      final_div_factor);
@@ -69,7 +70,9 @@ double LinearWarmup::at(int64_t step) const {
   if (step >= steps) return then.at(step - steps);
   return then.at(0) * (start_factor + (1 - start_factor) * static_cast<double>(step) / static_cast<double>(steps));
 }
-std::optional<double> LinearWarmup::momentum_at(int64_t step) const { return then.momentum_at(std::max<int64_t>(step - steps, 0)); }
+std::optional<double> LinearWarmup::momentum_at(int64_t step) const {
+  return then.momentum_at(std::max<int64_t>(step - steps, 0));
+}
 void LinearWarmup::check(Loc loc) const {
   check_steps("LinearWarmup", steps, loc);
   check_rate("LinearWarmup", "start_factor", start_factor, loc);

@@ -1,5 +1,5 @@
-// Learning-rate schedules: values whose rate is a pure function of the number of steps taken, so that a checkpoint needs
-// nothing but the step. The numbers are those of torch.optim.lr_scheduler.
+// Learning-rate schedules: values whose rate is a pure function of the number of steps taken, so that a checkpoint
+// needs nothing but the step. The numbers are those of torch.optim.lr_scheduler.
 #pragma once
 #include <concepts>
 #include <functional>
@@ -15,7 +15,8 @@ class Schedule {
  public:
   Schedule() = default;  // none
   template <class S>
-    requires(!std::same_as<S, Schedule>) && (std::invocable<const S&, int64_t> || requires(const S& s) { s.at(int64_t{}); })
+    requires(!std::same_as<S, Schedule>) &&
+            (std::invocable<const S&, int64_t> || requires(const S& s) { s.at(int64_t{}); })
   Schedule(S s, Loc loc = Loc::current()) {
     if constexpr (requires { s.check(loc); }) s.check(loc);
     if constexpr (requires { s.momentum_at(int64_t{}); })

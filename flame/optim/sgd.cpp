@@ -15,7 +15,8 @@ UpdateFn kernel(const Hyper& h, DType compute) {
 
 void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
   const bool first = step == 1, nesterov = h.flag != 0;
-  a = {h.weight_decay, h.lr, first ? 0 : h.beta1, first ? 1 : 1 - h.beta2, nesterov ? 1.0 : 0.0, nesterov ? h.beta1 : 1};
+  a = {h.weight_decay,        h.lr, first ? 0 : h.beta1, first ? 1 : 1 - h.beta2, nesterov ? 1.0 : 0.0,
+       nesterov ? h.beta1 : 1};
 }
 
 void check(const Hyper& h, Loc loc) {
@@ -23,8 +24,8 @@ void check(const Hyper& h, Loc loc) {
   if (!(h.beta1 >= 0)) fail<ValueError>(loc, "SGD: expected momentum of 0 or more, got {}", h.beta1);
   if (!(h.weight_decay >= 0)) fail<ValueError>(loc, "SGD: expected weight_decay of 0 or more, got {}", h.weight_decay);
   if (h.flag != 0 && (h.beta1 <= 0 || h.beta2 != 0))
-    fail<ValueError>(loc, "SGD: nesterov expected momentum above 0 and no dampening, got momentum {} and dampening {}", h.beta1,
-                     h.beta2);
+    fail<ValueError>(loc, "SGD: nesterov expected momentum above 0 and no dampening, got momentum {} and dampening {}",
+                     h.beta1, h.beta2);
 }
 
 constexpr Rule rule{"SGD", {"momentum_buffer", ""}, moments, kernel, prepare, check};

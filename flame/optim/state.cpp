@@ -8,7 +8,9 @@
 namespace flame::optim {
 namespace {
 
-std::string moment_name(const Core& c, size_t slot, size_t k) { return fmt::format("{}.{}", slot, c.rule.moment_names[k]); }
+std::string moment_name(const Core& c, size_t slot, size_t k) {
+  return fmt::format("{}.{}", slot, c.rule.moment_names[k]);
+}
 
 using Entries = std::map<std::string, Tensor>;
 
@@ -18,7 +20,8 @@ Tensor take(Entries& entries, const Core& c, const std::string& name, DType dtyp
   const Tensor t = it->second;
   if (t.shape() != shape)
     fail<ShapeError>(loc, "{}: load_state expected '{}' of shape {}, got {}", c.rule.name, name, shape, t.shape());
-  if (t.dtype() != dtype) fail<DTypeError>(loc, "{}: load_state expected '{}' of {}, got {}", c.rule.name, name, dtype, t.dtype());
+  if (t.dtype() != dtype)
+    fail<DTypeError>(loc, "{}: load_state expected '{}' of {}, got {}", c.rule.name, name, dtype, t.dtype());
   entries.erase(it);
   return t.detach();
 }
@@ -65,7 +68,8 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& li
   Core& c = *core_;
   Entries entries;
   for (const auto& [name, t] : list)
-    if (!entries.emplace(name, t).second) fail<ValueError>(loc, "{}: load_state expected '{}' once, got it twice", c.rule.name, name);
+    if (!entries.emplace(name, t).second)
+      fail<ValueError>(loc, "{}: load_state expected '{}' once, got it twice", c.rule.name, name);
 
   const int64_t slots = static_cast<int64_t>(c.slots.size()), groups = static_cast<int64_t>(c.groups.size());
   const auto steps = take(entries, c, "steps", DType::i64, {slots + 1}, loc).to_vector<int64_t>(loc);
@@ -75,14 +79,15 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& li
   for (size_t g = 0; g < hypers.size(); ++g) {
     c.rule.check(hypers[g], loc);
     if (c.rule.moments(hypers[g]) != c.rule.moments(c.groups[g]) || hypers[g].flag != c.groups[g].flag)
-      fail<ValueError>(loc, "{}: load_state expected options of the same variant for group {}, got another", c.rule.name, g);
+      fail<ValueError>(loc, "{}: load_state expected options of the same variant for group {}, got another",
+                       c.rule.name, g);
   }
   for (const int64_t n : steps)
     if (n < 0) fail<ValueError>(loc, "{}: load_state expected step counts of 0 or more, got {}", c.rule.name, n);
   const std::vector<MomentLoad> moments = match_moments(c, entries, steps, loc);
   if (!entries.empty())
-    fail<ValueError>(loc, "{}: load_state expected no entry '{}' among {} of {} parameters", c.rule.name, entries.begin()->first,
-                     list.size(), slots);
+    fail<ValueError>(loc, "{}: load_state expected no entry '{}' among {} of {} parameters", c.rule.name,
+                     entries.begin()->first, list.size(), slots);
 
   for (const MomentLoad& m : moments) {
     c.make_moments(c.slots[m.slot], loc);

@@ -19,7 +19,9 @@ struct Placed : UpdateTensor {
 void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
   const UpdateArguments& a = static_cast<const UpdateArguments*>(run.scalars[0].p)[t.block];
   const DType compute = compute_dtype(t.parameter);
-  const auto at = [](void* base, DType type, int64_t i) { return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(type)); };
+  const auto at = [](void* base, DType type, int64_t i) {
+    return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(type));
+  };
   void* p = run.buffers[t.parameter_buffer];
   void* g = run.buffers[t.gradient_buffer];
   const auto moment = [&](int k, int64_t i) -> void* {

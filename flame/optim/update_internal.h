@@ -18,10 +18,11 @@ using ScaleFn = void (*)(const void* x, double number, void* out, int64_t n);
 
 // Each for float32 and float64, in this machine's best instruction set.
 struct Kernels {
-  // a: {1 - lr * decoupled decay, L2 decay, 1 - beta1, beta2, 1 - beta2, sqrt(bias correction 2), eps, lr / bias correction 1}
+  // a: {1 - lr * decoupled decay, L2 decay, 1 - beta1, beta2, 1 - beta2, sqrt(bias correction 2), eps,
+  //     lr / bias correction 1}
   UpdateFn adam[2];
   UpdateFn sgd[2];  // a: {L2 decay, lr}
-  // a: {L2 decay, lr, momentum, factor of g in the buffer, factor of g in the update, factor of the buffer in the update}
+  // a: {L2 decay, lr, momentum, factor of g in the buffer, factors of g and of the buffer in the update}
   UpdateFn sgd_momentum[2];
   SquaresFn squares[2];
   ScaleFn scale[2];  // out = x * number

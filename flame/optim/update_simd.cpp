@@ -39,7 +39,8 @@ void adam(const UpdateArguments& a, void* pp, const void* gp, void* mp, void* vp
     const auto change = hn::Sub(grad, m0);
     const auto m1 = near_gradient ? hn::Sub(grad, hn::Mul(change, hn::Set(d, rest)))
                                   : hn::Add(m0, hn::Mul(hn::Set(d, k[2]), change));
-    const auto v1 = hn::Add(hn::Mul(hn::LoadU(d, v + i), hn::Set(d, k[3])), hn::Mul(hn::Mul(hn::Set(d, k[4]), grad), grad));
+    const auto v1 =
+        hn::Add(hn::Mul(hn::LoadU(d, v + i), hn::Set(d, k[3])), hn::Mul(hn::Mul(hn::Set(d, k[4]), grad), grad));
     const auto denominator = hn::Add(hn::Div(hn::Sqrt(v1), hn::Set(d, k[5])), hn::Set(d, k[6]));
     const auto step = hn::Div(hn::Mul(hn::Set(d, k[7]), m1), denominator);
     hn::StoreU(hn::Sub(hn::Mul(x, hn::Set(d, k[0])), step), d, p + i);
@@ -105,7 +106,8 @@ void scale(const void* xp, double factor, void* outp, int64_t n) {
   const T* HWY_RESTRICT x = static_cast<const T*>(xp);
   T* HWY_RESTRICT out = static_cast<T*>(outp);
   const T f = static_cast<T>(factor);
-  for_each<T>(n, [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, f)), d, out + i); });
+  for_each<T>(n,
+              [&](auto d, int64_t i) HWY_ATTR { hn::StoreU(hn::Mul(hn::LoadU(d, x + i), hn::Set(d, f)), d, out + i); });
 }
 
 // NaN stays NaN, as in clamp.
@@ -122,8 +124,12 @@ void clamp(const void* xp, double limit, void* outp, int64_t n) {
 }
 
 Kernels kernels() {
-  return {{adam<float>, adam<double>},       {sgd<float>, sgd<double>},     {sgd_momentum<float>, sgd_momentum<double>},
-          {sum_squares<float>, sum_squares<double>}, {scale<float>, scale<double>}, {clamp<float>, clamp<double>}};
+  return {{adam<float>, adam<double>},
+          {sgd<float>, sgd<double>},
+          {sgd_momentum<float>, sgd_momentum<double>},
+          {sum_squares<float>, sum_squares<double>},
+          {scale<float>, scale<double>},
+          {clamp<float>, clamp<double>}};
 }
 
 }  // namespace flame::optim::HWY_NAMESPACE

@@ -55,10 +55,19 @@ def stale_objects(changed):
     return stale
 
 
-def compile_command(entry, copy, output):
+def compile_commands():
+    """The build's compile commands, by object file."""
+    entries = {}
+    for entry in json.loads((BUILD / "compile_commands.json").read_text()):
+        words = shlex.split(entry["command"])
+        entries[words[words.index("-o") + 1]] = words
+    return entries
+
+
+def compile_command(command, copy, output):
     """The command of the build, reading the copy instead of the source tree."""
     words = []
-    for word in shlex.split(entry["command"]):
+    for word in command:
         if word == f"-I{SOURCE}" or word.startswith((f"{SOURCE}/flame/", f"{SOURCE}/tools/")):
             word = word.replace(str(SOURCE), str(copy), 1)
         words.append(word)
@@ -66,45 +75,47 @@ def compile_command(entry, copy, output):
     return words
 
 
-def build_again(copy, changed):
-    """The library and the op reference with the op in them."""
-    entries = {e["output"]: e for e in json.loads((BUILD / "compile_commands.json").read_text())}
+def build_again(copy, changed, commands, reference):
+    """The library with the op in it, and the object file of the op reference."""
     stale = sorted(stale_objects(changed))
-    reference = next(o for o in entries if o.endswith("tools/op_reference.cpp.o"))
     if not stale:
         sys.exit(f"no object depends on {changed}")
     outputs = {o: copy / "objects" / f"{i}.o" for i, o in enumerate([*stale, reference])}
     (copy / "objects").mkdir()
     with concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(lambda o: run(compile_command(entries[o], copy, outputs[o]), BUILD), outputs))
+        list(pool.map(lambda o: run(compile_command(commands[o], copy, outputs[o]), BUILD), outputs))
 
     link = next(c for c in run(["ninja", "-t", "commands", LIBRARY], BUILD).splitlines() if " -shared " in c)
     words = [str(outputs.get(w, w)) for w in shlex.split(link.removeprefix(": && ").removesuffix(" && :"))]
     words[words.index("-o") + 1] = str(copy / LIBRARY)
     run([w for w in words if not w.startswith("-Wl,-soname")], BUILD)
-    print(f"{changed}: {len(stale)} of {sum('room_' in o for o in entries)} objects of the library built again")
+    print(f"{changed}: {len(stale)} of {sum('room_' in o for o in commands)} objects of the library built again")
     return outputs[reference]
 
 
-def link_program(entry, objects, copy, name):
-    compiler = [w for w in shlex.split(entry["command"]) if w.endswith(("c++", "g++", "clang++"))][0]
-    flags = [w for w in shlex.split(entry["command"]) if w.startswith("-fsanitize")]
+def link_program(compiler, objects, copy, name):
     program = copy / name
-    run([compiler, *flags, *objects, copy / LIBRARY, f"-Wl,-rpath,{copy}", "-lfmt", "-lgtest", "-lpthread", "-o", program], copy)
+    run([compiler, *objects, copy / LIBRARY, f"-Wl,-rpath,{copy}", "-lfmt", "-lgtest", "-lpthread", "-o", program], copy)
     return program
 
 
 def main():
+    if "FLAME_SANITIZE:STRING=\n" not in (BUILD / "CMakeCache.txt").read_text():
+        print("the op is added in a build without sanitizers")
+        sys.exit(77)
     with tempfile.TemporaryDirectory() as folder:
         copy = pathlib.Path(folder).resolve()
         changed = patched_copy(copy)
-        reference = build_again(copy, changed)
-        entry = next(e for e in json.loads((BUILD / "compile_commands.json").read_text()) if e["file"].endswith("op_reference.cpp"))
-        command = compile_command(entry, copy, copy / "cube.o")
-        command[-1] = str(copy / "tests/layout/cube.cpp")
+        commands = compile_commands()
+        reference = next(o for o in commands if o.endswith("/op_reference.cpp.o"))
+        compiler = next(w for w in commands[reference] if w.endswith(("c++", "g++", "clang++")))
+        reference_object = build_again(copy, changed, commands, reference)
+
+        command = compile_command(commands[reference], copy, copy / "cube.o")
+        command[command.index("-c") + 1] = str(copy / "tests/layout/cube.cpp")
         run(command, BUILD)
-        print(run([link_program(entry, [copy / "cube.o"], copy, "cube")], copy), end="")
-        lines = run([link_program(entry, [reference], copy, "op_reference")], copy).splitlines()
+        print(run([link_program(compiler, [copy / "cube.o"], copy, "cube")], copy), end="")
+        lines = run([link_program(compiler, [reference_object], copy, "op_reference")], copy).splitlines()
         if not any(line.startswith("| cube |") and "a^3" in line for line in lines):
             sys.exit("the op reference has no line for cube")
         print("reference line: yes")

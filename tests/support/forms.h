@@ -23,7 +23,9 @@ inline Tensor dense(const Tensor& x) {
 inline Tensor spread(const Tensor& x, int64_t size, int64_t start, int64_t step) {
   const auto raw = bytes(x);
   const size_t element = size_of(x.dtype());
-  const int64_t n = x.shape().back(), rows = n ? x.numel() / n : 0;
+  const int64_t n = x.shape().back();
+  int64_t rows = 1;
+  for (int i = 0; i + 1 < x.rank(); ++i) rows *= x.shape()[i];
   std::vector<unsigned char> wide(static_cast<size_t>(rows * size) * element, 0x5b);
   for (int64_t r = 0; r < rows; ++r)
     for (int64_t i = 0; i < n; ++i)

@@ -136,15 +136,57 @@ inline const std::map<std::string, GoldenFn>& golden_functions() {
     f["layer_norm"] = [](In in, O o) {
       return Out{layer_norm(in[0], dims_of(o["normalized"]), at(in, 1), at(in, 2), o.value("eps", 1e-5))};
     };
-    f["dropout"] = [](In in, O o) { return Out{dropout(in[0], o["p"].get<double>(), o["training"].get<bool>())}; };
+    f["dropout"] = [](In in, O o) {
+      Generator g(o.value("seed", uint64_t{0}));
+      return Out{dropout(in[0], o["p"].get<double>(), o["training"].get<bool>(), &g)};
+    };
+
+    const auto made = [&f](const char* name, auto make) {
+      f[name] = [make](In, O o) { return Out{make(o, dims_of(o.value("shape", Json::array())), dtype_named(o["float"]))}; };
+    };
+    made("full", [](O o, const Shape& s, DType t) { return full(s, number_of(o["value"]), t); });
+    made("eye", [](O, const Shape& s, DType t) { return eye(s[0], s[1], t); });
+    made("arange", [](O o, const Shape&, DType t) { return arange(number_of(o["start"]), number_of(o["stop"]), number_of(o["step"]), t); });
+    made("linspace", [](O o, const Shape&, DType t) { return linspace(o["start"], o["stop"], o["count"], t); });
+    f["one_hot"] = [](In in, O o) { return Out{one_hot(in[0], o["classes"])}; };
+    const auto drawn = [&f](const char* name, auto draw) {
+      f[name] = [draw](In, O o) {
+        Generator g(o["seed"].get<uint64_t>());
+        return Out{draw(o, dims_of(o["shape"]), RandomOptions{.dtype = dtype_named(o["float"]), .generator = &g})};
+      };
+    };
+    drawn("rand", [](O, const Shape& s, const RandomOptions& r) { return rand(s, r); });
+    drawn("randn", [](O, const Shape& s, const RandomOptions& r) { return randn(s, r); });
+    drawn("uniform", [](O o, const Shape& s, const RandomOptions& r) { return uniform(s, o["low"], o["high"], r); });
+    drawn("normal", [](O o, const Shape& s, const RandomOptions& r) { return normal(s, o["mean"], o["std"], r); });
+    drawn("randint", [](O o, const Shape& s, const RandomOptions& r) { return randint(o["low"], o["high"], s, {.generator = r.generator}); });
+    drawn("bernoulli", [](O o, const Shape& s, const RandomOptions& r) {
+      return bernoulli(s, o["p"].get<double>(), {.generator = r.generator});
+    });
+    drawn("randperm", [](O, const Shape& s, const RandomOptions& r) { return randperm(s[0], {.generator = r.generator}); });
     return f;
   }();
   return table;
 }
 
-// What float64 may differ by, in roundings, and float32 beyond twice PyTorch's own error: less than this is one or two
-// roundings more in another order of the same sum.
-inline constexpr double golden_f64 = 16, golden_f32 = 2;
+// A result may be off by twice what PyTorch's own float32 result is off from its float64 one, in roundings of the dtype.
+// Less than the floor is a few roundings more in another order of the same sum.
+inline constexpr double golden_floor_f64 = 16, golden_floor_f32 = 4;
+
+struct GoldenException {
+  std::string_view op, label;
+  double allowed;
+  const char* why;
+};
+inline constexpr GoldenException golden_exceptions[] = {
+    {"pow", "0-d", 12, "the base's gradient is a sum of four terms ten times its size"},
+    {"batch_norm", "two values", 160, "the gradient cancels to eps; PyTorch's CPU kernel sums statistics of float32 in float64"},
+};
+inline double golden_allowed(const Json& c, double peer, DType t) {
+  for (const GoldenException& e : golden_exceptions)
+    if (e.op == c["op"] && e.label == c["label"]) return std::max(e.allowed, 2 * peer);
+  return std::max(2 * peer, t == DType::f64 ? golden_floor_f64 : golden_floor_f32);
+}
 
 struct GoldenCheck {
   double worst = 0;  // error in roundings
@@ -158,7 +200,10 @@ inline GoldenCheck check_golden(const Json& c, const GoldenFn& fn, DType t) {
   const std::vector<size_t> wrt = c["wrt"];
   for (const Json& j : c["inputs"]) in.push_back(tensor_of(j, t));
   for (size_t i : wrt) leaves.push_back(in[i].requires_grad_());
-  const std::vector<Tensor> out = fn(in, c["options"]);
+  Json options = c["options"];
+  options["float"] = flame::name_of(t);
+  const std::vector<Tensor> out = fn(in, options);
+  const Json& outputs = c[t == DType::f32 && c.contains("outputs32") ? "outputs32" : "outputs"];
   const auto compare = [&](const Tensor& got, const Json& want, const Json& torch_error, const std::string& what) {
     if (!result.failure.empty()) return;
     const std::string name(flame::name_of(is_float(got.dtype()) ? DType::f64 : got.dtype()));
@@ -166,16 +211,16 @@ inline GoldenCheck check_golden(const Json& c, const GoldenFn& fn, DType t) {
     else if (name != want["dtype"]) result.failure = what + " is " + std::string(flame::name_of(got.dtype()));
     else {
       const Deviation e = error_of(numbers(got), numbers_of(want), t);
-      const double peer = torch_error.is_null() ? HUGE_VAL : torch_error.get<double>();
-      const double allowed = t == DType::f64 ? golden_f64 : std::max(2 * peer, golden_f32);
+      const double peer = !torch_error.is_null() ? torch_error.get<double>() : t == DType::f64 ? 0 : HUGE_VAL;
+      const double allowed = golden_allowed(c, peer, t);
       result.worst = std::max(result.worst, e.units);
       if (!(e.units <= allowed) && std::isfinite(allowed))
         result.failure = what + ", element " + std::to_string(e.at) + ": " +
                          (e.text.empty() ? std::to_string(e.units) + " roundings, allowed " + std::to_string(allowed) : e.text);
     }
   };
-  if (out.size() != c["outputs"].size()) result.failure = "another number of outputs";
-  for (size_t i = 0; i < out.size(); ++i) compare(out[i], c["outputs"][i], c["float32_error"][i], "output " + std::to_string(i));
+  if (out.size() != outputs.size()) result.failure = "another number of outputs";
+  for (size_t i = 0; i < out.size(); ++i) compare(out[i], outputs[i], c["float32_error"][i], "output " + std::to_string(i));
   if (!result.failure.empty()) return result;
 
   std::vector<Tensor> smooth, seeds;

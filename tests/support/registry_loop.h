@@ -143,8 +143,12 @@ class RegistryLoop {
       flush_pending();
       if (guarded().host_reads() != reads) note("host copy", where_ + form + ": a value was read on the host");
       const Result want = evaluate(c, reference);
-      compare(got.outputs, want.outputs, "value", form, seen.value, allowed.value);
-      compare(got.gradients, want.gradients, "gradient", form, seen.gradient, allowed.gradient);
+      // An expanded input may have rows without variance, where an error of the mean is divided by a tiny deviation.
+      const double ill = f == Form::expanded && divides_by_deviation(entry_->name) ? 400 : 1;
+      Seen worst;
+      compare(got.outputs, want.outputs, "value", form, worst.value, allowed.value * ill);
+      compare(got.gradients, want.gradients, "gradient", form, worst.gradient, allowed.gradient * ill);
+      if (ill == 1) seen = {std::max(seen.value, worst.value), std::max(seen.gradient, worst.gradient)};
       for (size_t i = 0; i < given.size(); ++i)
         if (given[i].defined() && !same_bits(given[i], before[i])) note("input changed", where_ + form);
       if (f == Form::dense) check_dense(c, given, reference, got, t);
@@ -160,7 +164,7 @@ class RegistryLoop {
 
   void check_dense(const SampleCase& c, const Tensors& inputs, const Tensors& reference, const Result& got, DType t) {
     const Result expanded = evaluate(c, inputs, true);
-    double worst = 0;
+    double& worst = report_.seen[entry_->name][t].gradient;
     compare(expanded.gradients, evaluate(c, reference, true).gradients, "expanded gradient", "", worst, allowed_error(entry_->name, t).gradient);
     set_fusion(false);
     const Result alone = evaluate(c, inputs);

@@ -32,4 +32,6 @@ constexpr Allowed allowed_error(std::string_view op, DType t) {
   return t == DType::f64 ? row.f64 : t == DType::f32 ? row.f32 : t == DType::f16 ? row.f16 : row.bf16;
 }
 
+constexpr bool divides_by_deviation(std::string_view op) { return op == "batch_norm" || op == "layer_norm" || op == "std"; }
+
 }  // namespace flame::test

@@ -32,17 +32,16 @@ template <class E, class F>
 std::string message_of(F&& fn) {
   try {
     fn();
-  } catch (const E& e) {
-    return e.what();
-  } catch (const std::exception& e) {
+  } catch (const E& e) { return e.what(); } catch (const std::exception& e) {
     ADD_FAILURE() << "another error: " << e.what();
     return e.what();
   }
   ADD_FAILURE() << "no error";
   return "";
 }
-#define EXPECT_MESSAGE(E, statement, part) \
-  EXPECT_NE(::flame::test::message_of<E>([&] { statement; }).find(part), std::string::npos) << ::flame::test::message_of<E>([&] { statement; })
+#define EXPECT_MESSAGE(E, statement, part)                                                  \
+  EXPECT_NE(::flame::test::message_of<E>([&] { statement; }).find(part), std::string::npos) \
+      << ::flame::test::message_of<E>([&] { statement; })
 
 // 0, 1, 2, ... in a shape.
 template <class T = float>
