@@ -54,6 +54,7 @@ void each_product(const ConvDesc& d, F&& fn) {
 void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const std::string& what) {
   HostTensor x(d.x), w(d.w), y(d.y), bias(contiguous_meta(d.x.dtype, {d.w.shape[0]}));
   for (HostTensor* t : {&x, &w, &y, &bias}) t->randomize(g);
+  const std::vector<double> xs = x.values(), ws = w.values(), ys = y.values();
   HostTensor& out = d.pass == Pass::forward ? y : d.pass == Pass::backward_data ? x : w;
   const auto n = static_cast<size_t>(test::extent(out.meta));
   std::vector<double> sum(n, 0), size(n, 0), terms(n, 2);
@@ -64,9 +65,10 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
   };
   if (d.bias) test::each_index(d.y.shape, [&](const Dims& o) { put(place(d.y, o[0], o[1], o[2], o[3]), bias.at(o[1])); });
   each_product(d, [&](int64_t a, int64_t b, int64_t c) {
-    if (d.pass == Pass::forward) put(c, x.at(a) * w.at(b));
-    else if (d.pass == Pass::backward_data) put(a, y.at(c) * w.at(b));
-    else put(b, x.at(a) * y.at(c));
+    const double xv = xs[static_cast<size_t>(a)], wv = ws[static_cast<size_t>(b)], yv = ys[static_cast<size_t>(c)];
+    if (d.pass == Pass::forward) put(c, xv * wv);
+    else if (d.pass == Pass::backward_data) put(a, yv * wv);
+    else put(b, xv * yv);
   });
   if (d.pass == Pass::forward && d.bias) test::run_plan(plan, {&x, &w, &bias, &y});
   else if (d.pass == Pass::forward) test::run_plan(plan, {&x, &w, &y});
@@ -109,7 +111,7 @@ bool random_convolution(std::mt19937_64& g, DType t, ConvDesc& d) {
 TEST(Conv, EveryPassOnRandomConvolutions) {
   std::mt19937_64 g(1);
   int done = 0, by_library = 0;
-  const int rounds = test::quick() ? 30 : test::full() ? 2000 : 250;
+  const int rounds = test::quick() ? 20 : test::full() ? 2000 : 120;
   for (int round = 0; round < rounds; ++round)
     for (DType t : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
       ConvDesc d;
@@ -138,7 +140,7 @@ TEST(Conv, EveryPassOnRandomConvolutions) {
 // More windows than are held at once: several parts, and a smaller last one.
 TEST(Conv, TheOwnKernelInSeveralParts) {
   std::mt19937_64 g(2);
-  ConvDesc d{Pass::forward, laid_out(DType::f64, {3, 16, 50, 70}, 0), contiguous_meta(DType::f64, {3, 16, 5, 5}),
+  ConvDesc d{Pass::forward, laid_out(DType::f64, {3, 8, 50, 70}, 0), contiguous_meta(DType::f64, {3, 8, 5, 5}),
              laid_out(DType::f64, {3, 3, 50, 70}, 0), {1, 1}, {2, 2}, {1, 1}, 1};
   for (Pass pass : passes) {
     d.pass = pass;

@@ -7,10 +7,45 @@
 
 namespace flame {
 
+namespace {
+
+// Islands outlive their threads, since a value noted in one may be held elsewhere; a later thread takes them over.
+struct IslandPool {
+  std::mutex mutex;
+  std::vector<std::unique_ptr<Island>> idle;
+};
+IslandPool& island_pool() {
+  static IslandPool* pool = new IslandPool;
+  return *pool;
+}
+
+struct IslandOfThread {
+  IslandOfThread() {
+    std::lock_guard lock(island_pool().mutex);
+    auto& idle = island_pool().idle;
+    island = idle.empty() ? std::make_unique<Island>() : std::move(idle.back());
+    if (!idle.empty()) idle.pop_back();
+  }
+  ~IslandOfThread() {
+    try {
+      std::lock_guard lock(*island);
+      if (island->live) island->flush("its thread ended");
+    } catch (const Error&) {  // out of memory: what is pending stays so, and its reader will see the error
+    }
+    island->fusion = true;
+    std::lock_guard lock(island_pool().mutex);
+    island_pool().idle.push_back(std::move(island));
+  }
+  IslandOfThread(const IslandOfThread&) = delete;
+  IslandOfThread& operator=(const IslandOfThread&) = delete;
+  std::unique_ptr<Island> island;
+};
+
+}  // namespace
+
 Island& Island::current() {
-  // Islands outlive their threads, since a value noted here may be read elsewhere later.
-  static thread_local Island* mine = new Island;
-  return *mine;
+  static thread_local IslandOfThread mine;
+  return *mine.island;
 }
 
 Expr::~Expr() {

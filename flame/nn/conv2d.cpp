@@ -30,7 +30,8 @@ const Conv2dOptions& checked(const Conv2dOptions& o, Loc loc) {
 }
 Shape weight_shape(const Conv2dOptions& o) { return {o.out, o.in / o.groups, o.kernel.height, o.kernel.width}; }
 Tensor draw(const Shape& shape, const Conv2dOptions& o, Loc loc) {
-  const double bound = 1 / std::sqrt(static_cast<double>(o.in / o.groups * o.kernel.height * o.kernel.width));
+  const int64_t fan_in = o.in / o.groups * o.kernel.height * o.kernel.width;
+  const double bound = 1 / std::sqrt(static_cast<double>(fan_in));
   return flame::uniform(shape, -bound, bound, {.dtype = o.dtype}, loc);
 }
 }  // namespace

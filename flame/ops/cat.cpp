@@ -98,6 +98,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   for (const Tensor& x : tensors) t = promote(t, x.dtype());
   if (tensors[0].rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
   std::vector<Tensor> in;
+  in.reserve(tensors.size());
   for (const Tensor& x : tensors) in.push_back(x.to(t, loc));
   return dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
 }

@@ -235,7 +235,7 @@ namespace {
 using Inputs = std::vector<Tensor>;
 
 std::vector<SampleCase> cross_entropy_cases(DType t) {
-  const auto fn = [](CrossEntropyOptions o = {}) {
+  const auto fn = [](const CrossEntropyOptions& o = {}) {
     return [o](const Inputs& in) { return Inputs{cross_entropy(in[0], in[1], o)}; };
   };
   using namespace samples;

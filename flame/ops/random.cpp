@@ -191,8 +191,8 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
 
 class Random final : public Op {
  public:
-  Random(Kind kind, Meta out, Device& d, Generator::Call call, std::array<Word, 2> own)
-      : kind_(kind), out_(std::move(out)), device_(d), call_(call), own_(own) {}
+  Random(Kind kind, const Meta& out, Device& d, Generator::Call call, std::array<Word, 2> own)
+      : kind_(kind), out_(out), device_(d), call_(call), own_(own) {}
   const char* name() const override { return names[static_cast<int>(kind_)]; }
   std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return {out_}; }
   Device* device() const override { return &device_; }

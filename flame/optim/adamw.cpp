@@ -40,6 +40,7 @@ constexpr Rule adam_rule{"Adam", {"exp_avg", "exp_avg_sq"}, two, kernel, prepare
 template <class Options>
 std::vector<ParameterGroup<Hyper>> hypers(const std::vector<ParameterGroup<Options>>& groups, bool decoupled) {
   std::vector<ParameterGroup<Hyper>> out;
+  out.reserve(groups.size());
   for (const auto& [parameters, o] : groups)
     out.push_back({parameters, {o.lr, o.weight_decay, o.betas[0], o.betas[1], o.eps, decoupled ? 1.0 : 0.0}});
   return out;

@@ -19,13 +19,13 @@ Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
 Optimizer::~Optimizer() = default;
 
-Optimizer::Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups, Loc loc)
+Optimizer::Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>& groups, Loc loc)
     : core_(std::make_shared<Core>(rule)) {
   Core& c = *core_;
   std::unordered_set<const void*> seen;
-  for (auto& [parameters, hyper] : groups) {
+  for (const auto& [parameters, hyper] : groups) {
     rule.check(hyper, loc);
-    for (Parameter& p : parameters) {
+    for (const Parameter& p : parameters) {
       const size_t i = c.slots.size();
       if (!p.defined())
         fail<ValueError>(loc, "{}: expected defined parameters, got an undefined one at {}", rule.name, i);
@@ -36,7 +36,7 @@ Optimizer::Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups
       if (i > 0 && &p.device() != &c.slots[0].parameter.device())
         fail<DeviceError>(loc, "{}: expected parameters on one device, got {} and {}", rule.name,
                           c.slots[0].parameter.device().name(), p.device().name());
-      c.slots.push_back({.parameter = std::move(p), .group = c.groups.size()});
+      c.slots.push_back({.parameter = p, .group = c.groups.size()});
     }
     c.groups.push_back(hyper);
   }

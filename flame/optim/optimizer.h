@@ -53,7 +53,7 @@ class Optimizer {
   void load_state(const std::vector<std::pair<std::string, Tensor>>& entries, Loc loc = Loc::current());
 
  protected:
-  Optimizer(const Rule& rule, std::vector<ParameterGroup<Hyper>> groups, Loc loc);
+  Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>& groups, Loc loc);
 
  private:
   std::shared_ptr<Core> core_;  // shared with recorded steps, which may outlive the handle

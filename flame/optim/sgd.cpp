@@ -32,6 +32,7 @@ constexpr Rule rule{"SGD", {"momentum_buffer", ""}, moments, kernel, prepare, ch
 
 std::vector<ParameterGroup<Hyper>> hypers(const std::vector<SGD::Group>& groups) {
   std::vector<ParameterGroup<Hyper>> out;
+  out.reserve(groups.size());
   for (const auto& [parameters, o] : groups)
     out.push_back({parameters, {o.lr, o.weight_decay, o.momentum, o.dampening, 0, o.nesterov ? 1.0 : 0.0}});
   return out;

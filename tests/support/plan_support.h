@@ -36,6 +36,11 @@ class HostTensor {
       else return static_cast<double>(static_cast<float>(v));
     });
   }
+  std::vector<double> values() const {
+    std::vector<double> out(static_cast<size_t>(extent(meta)));
+    for (size_t i = 0; i < out.size(); ++i) out[i] = at(static_cast<int64_t>(i));
+    return out;
+  }
   void put(int64_t i, double x) {
     visit_dtype(meta.dtype, [&](auto t) {
       if constexpr (std::is_arithmetic_v<decltype(t)>) t = static_cast<decltype(t)>(x);
