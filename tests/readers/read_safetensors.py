@@ -1,8 +1,9 @@
 """Prints what Python's safetensors finds: metadata, then "name dtype shape"; writes all of it to a second file."""
+import ctypes
 import json
 import sys
 
-from safetensors import deserialize, safe_open, serialize_file
+from safetensors import TensorSpec, deserialize, safe_open, serialize_file
 
 NAMES = {"BOOL": "bool", "U8": "uint8", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
          "F32": "float32", "F64": "float64"}
@@ -13,5 +14,7 @@ with open(sys.argv[1], "rb") as f:
     tensors = dict(deserialize(f.read()))
 for name, t in sorted(tensors.items()):
     print(name, NAMES[t["dtype"]], t["shape"])
-serialize_file({name: {**t, "dtype": NAMES[t["dtype"]], "data": bytes(t["data"])} for name, t in tensors.items()},
+buffers = {name: ctypes.create_string_buffer(bytes(t["data"]), len(t["data"])) for name, t in tensors.items()}
+serialize_file({name: TensorSpec(dtype=NAMES[t["dtype"]], shape=t["shape"], data_ptr=ctypes.addressof(buffers[name]),
+                                 data_len=len(t["data"])) for name, t in tensors.items()},
                sys.argv[2], {"from": "python"})
