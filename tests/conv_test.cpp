@@ -45,7 +45,8 @@ void each_product(const ConvDesc& d, F&& fn) {
           const int64_t h = o[2] * d.stride[0] + r * d.dilation[0] - d.padding[0];
           const int64_t w = o[3] * d.stride[1] + s * d.dilation[1] - d.padding[1];
           if (h < 0 || w < 0 || h >= d.x.shape[2] || w >= d.x.shape[3]) continue;
-          fn(place(d.x, o[0], o[1] / filters * channels + c, h, w), place(d.w, o[1], c, r, s), place(d.y, o[0], o[1], o[2], o[3]));
+          fn(place(d.x, o[0], o[1] / filters * channels + c, h, w), place(d.w, o[1], c, r, s),
+             place(d.y, o[0], o[1], o[2], o[3]));
         }
   });
 }
@@ -63,7 +64,8 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
     size[static_cast<size_t>(at)] += std::abs(v);
     terms[static_cast<size_t>(at)] += 1;
   };
-  if (d.bias) test::each_index(d.y.shape, [&](const Dims& o) { put(place(d.y, o[0], o[1], o[2], o[3]), bias.at(o[1])); });
+  if (d.bias)
+    test::each_index(d.y.shape, [&](const Dims& o) { put(place(d.y, o[0], o[1], o[2], o[3]), bias.at(o[1])); });
   each_product(d, [&](int64_t a, int64_t b, int64_t c) {
     const double xv = xs[static_cast<size_t>(a)], wv = ws[static_cast<size_t>(b)], yv = ys[static_cast<size_t>(c)];
     if (d.pass == Pass::forward) put(c, xv * wv);
@@ -82,8 +84,8 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
     const double smallest = d.x.dtype == DType::f16 ? 0x1p-25 : 0;  // half a subnormal step
     if (!(std::abs(out.at(at) - sum[i]) <= terms[i] * sum_unit * size[i] + unit * std::abs(sum[i]) + smallest)) ++wrong;
   });
-  EXPECT_EQ(wrong, 0u) << what << ": pass " << static_cast<int>(d.pass) << " " << name_of(d.x.dtype) << " x " << to_string(d.x.shape)
-                       << " w " << to_string(d.w.shape) << " y " << to_string(d.y.shape);
+  EXPECT_EQ(wrong, 0u) << what << ": pass " << static_cast<int>(d.pass) << " " << name_of(d.x.dtype) << " x "
+                       << to_string(d.x.shape) << " w " << to_string(d.w.shape) << " y " << to_string(d.y.shape);
   EXPECT_TRUE(out.guards_hold()) << what;
 }
 
@@ -96,7 +98,8 @@ bool random_convolution(std::mt19937_64& g, DType t, ConvDesc& d) {
   const int64_t size[2] = {pick(1, side), pick(1, side)};
   int64_t kernel[2], result[2];
   for (int i = 0; i < 2; ++i) {
-    kernel[i] = pick(1, 4), d.stride[i] = pick(1, 4), d.padding[i] = pick(0, 3), d.dilation[i] = pick(0, 2) ? 1 : pick(2, 3);
+    kernel[i] = pick(1, 4), d.stride[i] = pick(1, 4), d.padding[i] = pick(0, 3),
+    d.dilation[i] = pick(0, 2) ? 1 : pick(2, 3);
     const int64_t room = size[i] + 2 * d.padding[i] - d.dilation[i] * (kernel[i] - 1) - 1;
     if (room < 0) return false;
     result[i] = room / d.stride[i] + 1;
@@ -140,8 +143,14 @@ TEST(Conv, EveryPassOnRandomConvolutions) {
 // More windows than are held at once: several parts, and a smaller last one.
 TEST(Conv, TheOwnKernelInSeveralParts) {
   std::mt19937_64 g(2);
-  ConvDesc d{Pass::forward, laid_out(DType::f64, {3, 8, 50, 70}, 0), contiguous_meta(DType::f64, {3, 8, 5, 5}),
-             laid_out(DType::f64, {3, 3, 50, 70}, 0), {1, 1}, {2, 2}, {1, 1}, 1};
+  ConvDesc d{Pass::forward,
+             laid_out(DType::f64, {3, 8, 50, 70}, 0),
+             contiguous_meta(DType::f64, {3, 8, 5, 5}),
+             laid_out(DType::f64, {3, 3, 50, 70}, 0),
+             {1, 1},
+             {2, 2},
+             {1, 1},
+             1};
   for (Pass pass : passes) {
     d.pass = pass;
     expect_right(d, *conv_im2col(d), g, "parts");
@@ -150,8 +159,14 @@ TEST(Conv, TheOwnKernelInSeveralParts) {
 
 TEST(Conv, TheOwnKernelsBitsDoNotDependOnTheThreads) {
   std::mt19937_64 g(3);
-  ConvDesc d{Pass::forward, laid_out(DType::f32, {5, 8, 30, 30}, 0), contiguous_meta(DType::f32, {6, 4, 3, 3}),
-             laid_out(DType::f32, {5, 6, 30, 30}, 0), {1, 1}, {1, 1}, {1, 1}, 2};
+  ConvDesc d{Pass::forward,
+             laid_out(DType::f32, {5, 8, 30, 30}, 0),
+             contiguous_meta(DType::f32, {6, 4, 3, 3}),
+             laid_out(DType::f32, {5, 6, 30, 30}, 0),
+             {1, 1},
+             {1, 1},
+             {1, 1},
+             2};
   HostTensor x(d.x), w(d.w), y(d.y);
   for (HostTensor* t : {&x, &w, &y}) t->randomize(g);
   const int before = num_threads();
@@ -170,8 +185,14 @@ TEST(Conv, TheOwnKernelsBitsDoNotDependOnTheThreads) {
 }
 
 TEST(Conv, DescriptionsThatDoNotFitAreRefused) {
-  ConvDesc d{Pass::forward, laid_out(DType::f32, {1, 2, 4, 4}, 0), contiguous_meta(DType::f32, {3, 2, 3, 3}),
-             laid_out(DType::f32, {1, 3, 2, 3}, 0), {1, 1}, {0, 0}, {1, 1}, 1};
+  ConvDesc d{Pass::forward,
+             laid_out(DType::f32, {1, 2, 4, 4}, 0),
+             contiguous_meta(DType::f32, {3, 2, 3, 3}),
+             laid_out(DType::f32, {1, 3, 2, 3}, 0),
+             {1, 1},
+             {0, 0},
+             {1, 1},
+             1};
   EXPECT_MESSAGE(ShapeError, cpu_conv2d(d), "conv2d: shapes [1, 2, 4, 4] and [3, 2, 3, 3] do not give [1, 3, 2, 3]");
   d.y = laid_out(DType::f64, {1, 3, 2, 2}, 0);
   EXPECT_THROW(cpu_conv2d(d), DTypeError);
@@ -202,12 +223,21 @@ const std::vector<Case>& cases() {
 Tensor reference(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2dOptions& o) {
   const Shape &s = x.shape(), &t = w.shape();
   Shape out{s[0], t[0], 0, 0};
-  for (int i = 0; i < 2; ++i) out[i + 2] = (s[i + 2] + 2 * o.padding[i] - o.dilation[i] * (t[i + 2] - 1) - 1) / o.stride[i] + 1;
-  const ConvDesc d{Pass::forward, contiguous_meta(DType::f64, s), contiguous_meta(DType::f64, t), contiguous_meta(DType::f64, out),
-                   {o.stride[0], o.stride[1]}, {o.padding[0], o.padding[1]}, {o.dilation[0], o.dilation[1]}, o.groups};
+  for (int i = 0; i < 2; ++i)
+    out[i + 2] = (s[i + 2] + 2 * o.padding[i] - o.dilation[i] * (t[i + 2] - 1) - 1) / o.stride[i] + 1;
+  const ConvDesc d{Pass::forward,
+                   contiguous_meta(DType::f64, s),
+                   contiguous_meta(DType::f64, t),
+                   contiguous_meta(DType::f64, out),
+                   {o.stride[0], o.stride[1]},
+                   {o.padding[0], o.padding[1]},
+                   {o.dilation[0], o.dilation[1]},
+                   o.groups};
   const std::vector<double> xv = numbers(x), wv = numbers(w);
   std::vector<double> y(static_cast<size_t>(numel(out)), 0);
-  each_product(d, [&](int64_t i, int64_t j, int64_t k) { y[static_cast<size_t>(k)] += xv[static_cast<size_t>(i)] * wv[static_cast<size_t>(j)]; });
+  each_product(d, [&](int64_t i, int64_t j, int64_t k) {
+    y[static_cast<size_t>(k)] += xv[static_cast<size_t>(i)] * wv[static_cast<size_t>(j)];
+  });
   const Tensor result = Tensor::from(y, out);
   return b.defined() ? result + b.to(DType::f64).reshape({1, t[0], 1, 1}) : result;
 }
@@ -222,7 +252,8 @@ TEST(Conv2d, OptionsDtypesAndLayouts) {
           const Tensor y = conv2d(x, w, b, c.options), want = reference(x, w, b, c.options);
           EXPECT_EQ(y.dtype(), t);
           ASSERT_EQ(y.shape(), want.shape());
-          EXPECT_LE(test::error_of(numbers(y), numbers(want), t).units, 8) << name_of(t) << to_string(c.x) << to_string(c.w) << test::name_of(f);
+          EXPECT_LE(test::error_of(numbers(y), numbers(want), t).units, 8)
+              << name_of(t) << to_string(c.x) << to_string(c.w) << test::name_of(f);
         }
 }
 
@@ -255,16 +286,20 @@ TEST(Conv2d, DerivativesOfFirstAndSecondOrder) {
 TEST(Conv2d, ErrorsNameWhatDoesNotFit) {
   const Tensor x = zeros({1, 4, 5, 5}), w = zeros({6, 4, 3, 3});
   EXPECT_MESSAGE(ShapeError, conv2d(zeros({4, 5, 5}), w), "conv2d: expected x [N, C, H, W], got [4, 5, 5]");
-  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 4, 3})), "conv2d: expected a weight [O, C / groups, R, S], got [6, 4, 3]");
-  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 3, 3, 3})), "expected x with 3 channels for weight [6, 3, 3, 3] and 1 groups, got [1, 4, 5, 5]");
+  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 4, 3})),
+                 "conv2d: expected a weight [O, C / groups, R, S], got [6, 4, 3]");
+  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 3, 3, 3})),
+                 "expected x with 3 channels for weight [6, 3, 3, 3] and 1 groups, got [1, 4, 5, 5]");
   EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({3, 2, 3, 3}), {}, {.groups = 2}), "2 groups do not divide the 3 filters");
-  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 4, 6, 3})), "conv2d: a window of 6 does not fit into axis 2 of x [1, 4, 5, 5], padded to 5");
+  EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 4, 6, 3})),
+                 "conv2d: a window of 6 does not fit into axis 2 of x [1, 4, 5, 5], padded to 5");
   EXPECT_MESSAGE(ShapeError, conv2d(x, w, zeros({4})), "conv2d: expected a bias of shape [6], got [4]");
   EXPECT_MESSAGE(ValueError, conv2d(x, w, {}, {.stride = 0}), "stride [0, 0]");
   EXPECT_MESSAGE(ValueError, conv2d(x, w, {}, {.padding = {0, -1}}), "padding [0, -1]");
   EXPECT_MESSAGE(ValueError, conv2d(x, w, {}, {.dilation = {1, 0}}), "dilation [1, 0]");
   EXPECT_MESSAGE(ValueError, conv2d(x, w, {}, {.groups = 0}), "conv2d: expected 1 group or more, got 0");
-  EXPECT_MESSAGE(DTypeError, conv2d(zeros({1, 4, 5, 5}, DType::i32), zeros({6, 4, 3, 3}, DType::i32)), "conv2d: expected a floating dtype, got int32");
+  EXPECT_MESSAGE(DTypeError, conv2d(zeros({1, 4, 5, 5}, DType::i32), zeros({6, 4, 3, 3}, DType::i32)),
+                 "conv2d: expected a floating dtype, got int32");
 }
 
 }  // namespace

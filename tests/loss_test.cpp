@@ -224,7 +224,7 @@ TEST(CrossEntropy, FewLaunches) {
 
 TEST(CrossEntropy, Errors) {
   const Tensor x = noise({2, 3}, 1);
-  const auto target = [](std::vector<int64_t> v) { return Tensor::from(v, {static_cast<int64_t>(v.size())}); };
+  const auto target = [](const std::vector<int64_t>& v) { return Tensor::from(v, {static_cast<int64_t>(v.size())}); };
   EXPECT_MESSAGE(IndexError, cross_entropy(x, target({0, 3})), "cross_entropy: target 3 is out of range for 3 classes");
   EXPECT_MESSAGE(IndexError, nll_loss(x, target({-1, 0})), "nll_loss: target -1 is out of range for 3 classes");
   EXPECT_MESSAGE(ShapeError, cross_entropy(x, target({0})),

@@ -32,9 +32,11 @@ struct Implementation {
   Maker make;
 };
 const std::vector<Implementation>& implementations() {
-  static const std::vector<Implementation> all{{"small", gemm_small}, {"blocked", gemm_blocked},
+  static const std::vector<Implementation> all{
+      {"small", gemm_small},
+      {"blocked", gemm_blocked},
 #ifdef FLAME_WITH_ONEDNN
-                                               {"onednn", gemm_onednn},
+      {"onednn", gemm_onednn},
 #endif
   };
   return all;
@@ -61,8 +63,8 @@ int64_t place(const Meta& m, const Dims& batch, int64_t i, int64_t j) {
 }
 
 // Each element's error is bounded by (k + 2) roundings of the sum of magnitudes, and one of the result.
-void expect_product(const GemmDesc& d, const HostTensor& a, const HostTensor& b, const HostTensor& bias, const HostTensor& c,
-                    const std::string& what) {
+void expect_product(const GemmDesc& d, const HostTensor& a, const HostTensor& b, const HostTensor& bias,
+                    const HostTensor& c, const std::string& what) {
   const DType t = d.c.dtype;
   const int64_t k = d.a.shape.back();
   const double sum_unit = t == DType::f64 ? 0x1p-53 : is_float(t) ? 0x1p-24 : 0, unit = test::rounding(t);
@@ -75,8 +77,10 @@ void expect_product(const GemmDesc& d, const HostTensor& a, const HostTensor& b,
     batch.erase(rank - 2);
     const int64_t i = index[rank - 2], j = index[rank - 1];
     double sum = d.bias ? bias.at(j) : 0, size = std::abs(sum);
-    const size_t row = static_cast<size_t>(place(d.a, batch, i, 0)), column = static_cast<size_t>(place(d.b, batch, 0, j));
-    const size_t along = static_cast<size_t>(d.a.strides.back()), down = static_cast<size_t>(d.b.strides[d.b.shape.rank() - 2]);
+    const size_t row = static_cast<size_t>(place(d.a, batch, i, 0)),
+                 column = static_cast<size_t>(place(d.b, batch, 0, j));
+    const size_t along = static_cast<size_t>(d.a.strides.back()),
+                 down = static_cast<size_t>(d.b.strides[d.b.shape.rank() - 2]);
     for (size_t p = 0; p < static_cast<size_t>(k); ++p) {
       const double v = left[row + p * along] * right[column + p * down];
       sum += v;
@@ -106,7 +110,8 @@ GemmDesc random_product(std::mt19937_64& g, DType t) {
   b.push_back(k);
   for (Shape* s : {&b, &c}) s->push_back(n);
   const auto layout = [&] { return static_cast<int>(pick(0, 2)); };
-  return {laid_out(t, a, layout()), laid_out(t, b, layout()), laid_out(t, c, pick(0, 4) ? 0 : layout()), pick(0, 1) == 1};
+  return {laid_out(t, a, layout()), laid_out(t, b, layout()), laid_out(t, c, pick(0, 4) ? 0 : layout()),
+          pick(0, 1) == 1};
 }
 
 TEST(Gemm, EveryImplementationOnRandomProducts) {
@@ -122,7 +127,8 @@ TEST(Gemm, EveryImplementationOnRandomProducts) {
         HostTensor c(d.c);
         if (d.bias) test::run_plan(*plan, {&a, &b, &bias, &c});
         else test::run_plan(*plan, {&a, &b, &c});
-        expect_product(d, a, b, bias, c, name + " " + std::string(name_of(t)) + " " + to_string(d.a.shape) + to_string(d.b.shape));
+        expect_product(d, a, b, bias, c,
+                       name + " " + std::string(name_of(t)) + " " + to_string(d.a.shape) + to_string(d.b.shape));
         ++taken[name];
       };
       run(cpu_gemm(d), "chosen");
@@ -134,7 +140,8 @@ TEST(Gemm, EveryImplementationOnRandomProducts) {
 }
 
 TEST(Gemm, TheOwnProductsBitsDoNotDependOnTheThreads) {
-  const GemmDesc d{laid_out(DType::f32, {3, 130, 700}, 0), laid_out(DType::f32, {3, 700, 210}, 1), laid_out(DType::f32, {3, 130, 210}, 0)};
+  const GemmDesc d{laid_out(DType::f32, {3, 130, 700}, 0), laid_out(DType::f32, {3, 700, 210}, 1),
+                   laid_out(DType::f32, {3, 130, 210}, 0)};
   std::mt19937_64 g(2);
   HostTensor a(d.a), b(d.b);
   a.randomize(g);
@@ -171,7 +178,9 @@ TEST(Gemm, OnePlanRunsOnTwoThreadsAtOnce) {
 }
 
 TEST(Gemm, BatchesThatShareAMatrixBecomeRows) {
-  const auto problem = [](const Meta& a, const Meta& b, const Shape& c) { return gemm_problem({a, b, contiguous_meta(DType::f32, c)}); };
+  const auto problem = [](const Meta& a, const Meta& b, const Shape& c) {
+    return gemm_problem({a, b, contiguous_meta(DType::f32, c)});
+  };
   const Meta a = contiguous_meta(DType::f32, {2, 5, 3, 4});
   GemmProblem p = problem(a, contiguous_meta(DType::f32, {4, 6}), {2, 5, 3, 6});
   EXPECT_EQ(p.m, 30);
@@ -185,7 +194,8 @@ TEST(Gemm, BatchesThatShareAMatrixBecomeRows) {
 
 TEST(Gemm, DescriptionsThatDoNotFitAreRefused) {
   const auto of = [](const Shape& s) { return contiguous_meta(DType::f32, s); };
-  EXPECT_MESSAGE(ShapeError, cpu_gemm({of({2, 3}), of({4, 5}), of({2, 5})}), "gemm: shapes [2, 3] and [4, 5] do not give [2, 5]");
+  EXPECT_MESSAGE(ShapeError, cpu_gemm({of({2, 3}), of({4, 5}), of({2, 5})}),
+                 "gemm: shapes [2, 3] and [4, 5] do not give [2, 5]");
   EXPECT_THROW(cpu_gemm({of({2, 2, 3}), of({3, 5}), of({3, 2, 5})}), ShapeError);
   EXPECT_THROW(cpu_gemm({of({3}), of({3, 5}), of({1, 5})}), ShapeError);
   EXPECT_THROW(cpu_gemm({of({2, 3}), contiguous_meta(DType::f64, {3, 5}), of({2, 5})}), DTypeError);
@@ -197,10 +207,22 @@ struct Shapes {
   Shape a, b;
 };
 const std::vector<Shapes>& rank_combinations() {
-  static const std::vector<Shapes> all{{{3}, {3}},          {{2, 3}, {3}},          {{3}, {3, 4}},           {{2, 3}, {3, 4}},
-                                       {{5, 2, 3}, {3}},    {{3}, {5, 3, 2}},       {{5, 2, 3}, {3, 4}},     {{2, 3}, {5, 3, 4}},
-                                       {{5, 2, 3}, {5, 3, 4}}, {{5, 1, 2, 3}, {4, 3, 2}}, {{1, 2, 3}, {4, 3, 1}}, {{2, 0, 2, 3}, {3, 2}},
-                                       {{0, 3}, {3, 2}},    {{2, 0}, {0, 3}},       {{0}, {0}},              {{1, 1}, {1, 1}}};
+  static const std::vector<Shapes> all{{{3}, {3}},
+                                       {{2, 3}, {3}},
+                                       {{3}, {3, 4}},
+                                       {{2, 3}, {3, 4}},
+                                       {{5, 2, 3}, {3}},
+                                       {{3}, {5, 3, 2}},
+                                       {{5, 2, 3}, {3, 4}},
+                                       {{2, 3}, {5, 3, 4}},
+                                       {{5, 2, 3}, {5, 3, 4}},
+                                       {{5, 1, 2, 3}, {4, 3, 2}},
+                                       {{1, 2, 3}, {4, 3, 1}},
+                                       {{2, 0, 2, 3}, {3, 2}},
+                                       {{0, 3}, {3, 2}},
+                                       {{2, 0}, {0, 3}},
+                                       {{0}, {0}},
+                                       {{1, 1}, {1, 1}}};
   return all;
 }
 
@@ -239,14 +261,17 @@ TEST(MatMul, AllRanksDtypesAndLayouts) {
       for (test::Form f : test::all_forms)
         for (test::Form h : test::all_forms) {
           if (f != h && f != test::Form::dense && h != test::Form::dense) continue;
-          const auto make = [&](const Shape& shape, uint64_t seed) { return is_float(t) ? noise(shape, seed, t) : whole(shape, seed, t); };
+          const auto make = [&](const Shape& shape, uint64_t seed) {
+            return is_float(t) ? noise(shape, seed, t) : whole(shape, seed, t);
+          };
           const auto shaped = [&](const Tensor& x, test::Form form) { return x.numel() ? test::in_form(x, form) : x; };
           const Tensor a = shaped(make(s.a, 1), f), b = shaped(make(s.b, 2), h);
           const Tensor got = matmul(a, b), want = reference(a, b);
           EXPECT_EQ(got.dtype(), t);
           ASSERT_EQ(got.shape(), want.shape());
           const test::Deviation e = test::error_of(numbers(got), numbers(want), t);
-          EXPECT_LE(e.units, is_float(t) ? 4 : 0) << name_of(t) << to_string(s.a) << to_string(s.b) << test::name_of(f) << test::name_of(h) << e.text;
+          EXPECT_LE(e.units, is_float(t) ? 4 : 0)
+              << name_of(t) << to_string(s.a) << to_string(s.b) << test::name_of(f) << test::name_of(h) << e.text;
         }
 }
 
@@ -259,15 +284,16 @@ TEST(MatMul, DtypesArePromoted) {
 TEST(MatMul, IntegersWrap) {
   const Tensor big = full({1, 2}, int64_t{1} << 62, DType::i64);
   EXPECT_EQ(matmul(big, full({2, 1}, 3, DType::i64)).to_vector<int64_t>(), (std::vector<int64_t>{int64_t{-1} << 63}));
-  EXPECT_EQ(matmul(full({1, 2}, 200, DType::u8), full({2, 1}, 2, DType::u8)).to_vector<uint8_t>(), (std::vector<uint8_t>{32}));
+  EXPECT_EQ(matmul(full({1, 2}, 200, DType::u8), full({2, 1}, 2, DType::u8)).to_vector<uint8_t>(),
+            (std::vector<uint8_t>{32}));
 }
 
 TEST(MatMul, NanAndInfGoThrough) {
   constexpr float inf = std::numeric_limits<float>::infinity(), nan = std::numeric_limits<float>::quiet_NaN();
   for (int64_t n : {1, 70}) {  // by the small loops, and by the library
     std::vector<float> a(static_cast<size_t>(4 * n), 1), b(static_cast<size_t>(n * 100), 0);
-    a[0] = inf;                           // inf * 0
-    a[static_cast<size_t>(n)] = nan;      // nan * 0
+    a[0] = inf;                       // inf * 0
+    a[static_cast<size_t>(n)] = nan;  // nan * 0
     const std::vector<float> c = matmul(Tensor::from(a, {4, n}), Tensor::from(b, {n, 100})).to_vector<float>();
     for (size_t j = 0; j < 100; ++j) {
       EXPECT_TRUE(std::isnan(c[j]) && std::isnan(c[100 + j])) << n;
@@ -298,23 +324,28 @@ TEST(MatMul, DerivativesOfFirstAndSecondOrder) {
 
 TEST(MatMul, ErrorsNameTheShapes) {
   const auto z = [](const Shape& s) { return zeros(s); };
-  EXPECT_MESSAGE(ShapeError, matmul(z({2, 3}), z({4, 5})), "matmul: inner sizes 3 and 4 differ (shapes [2, 3] and [4, 5])");
+  EXPECT_MESSAGE(ShapeError, matmul(z({2, 3}), z({4, 5})),
+                 "matmul: inner sizes 3 and 4 differ (shapes [2, 3] and [4, 5])");
   EXPECT_MESSAGE(ShapeError, matmul(z({3}), z({4})), "matmul: inner sizes 3 and 4 differ (shapes [3] and [4])");
-  EXPECT_MESSAGE(ShapeError, matmul(z({2, 2, 3}), z({3, 3, 4})), "matmul: the batch axes of shapes [2, 2, 3] and [3, 3, 4] do not broadcast");
+  EXPECT_MESSAGE(ShapeError, matmul(z({2, 2, 3}), z({3, 3, 4})),
+                 "matmul: the batch axes of shapes [2, 2, 3] and [3, 3, 4] do not broadcast");
   EXPECT_MESSAGE(ShapeError, matmul(z({}), z({3})), "matmul: expected rank 1 or more, got shapes [] and [3]");
-  EXPECT_MESSAGE(DTypeError, matmul(zeros({2, 2}, DType::boolean), zeros({2, 2}, DType::boolean)), "matmul: expected numbers");
+  EXPECT_MESSAGE(DTypeError, matmul(zeros({2, 2}, DType::boolean), zeros({2, 2}, DType::boolean)),
+                 "matmul: expected numbers");
 }
 
 TEST(Linear, MatchesMatmulAndBias) {
   for (DType t : {DType::f64, DType::f32, DType::bf16, DType::f16})
     for (const Shape& x : {Shape{4}, Shape{3, 4}, Shape{2, 3, 4}, Shape{0, 4}, Shape{1, 1, 1, 4}, Shape{70, 4}})
       for (test::Form f : test::all_forms) {
-        const Tensor a = test::in_form(noise(x, 1, t), f), w = test::in_form(noise({5, 4}, 2, t), f), b = test::in_form(noise({5}, 3, t), f);
+        const Tensor a = test::in_form(noise(x, 1, t), f), w = test::in_form(noise({5, 4}, 2, t), f),
+                     b = test::in_form(noise({5}, 3, t), f);
         Tensor want = reference(a, w.t());
         const Tensor plain = linear(a, w), with_bias = linear(a, w, b);
         EXPECT_LE(test::error_of(numbers(plain), numbers(want), t).units, 4);
         want = want + b.to(DType::f64);
-        EXPECT_LE(test::error_of(numbers(with_bias), numbers(want), t).units, 4) << name_of(t) << to_string(x) << test::name_of(f);
+        EXPECT_LE(test::error_of(numbers(with_bias), numbers(want), t).units, 4)
+            << name_of(t) << to_string(x) << test::name_of(f);
         EXPECT_EQ(with_bias.shape(), want.shape());
         EXPECT_EQ(with_bias.dtype(), t);
       }
@@ -339,9 +370,11 @@ TEST(Linear, DerivativesOfFirstAndSecondOrder) {
 }
 
 TEST(Linear, ErrorsNameTheShapes) {
-  EXPECT_MESSAGE(ShapeError, linear(zeros({2, 3}), zeros({5, 4})), "linear: expected x [..., 4] for weight [5, 4], got [2, 3]");
+  EXPECT_MESSAGE(ShapeError, linear(zeros({2, 3}), zeros({5, 4})),
+                 "linear: expected x [..., 4] for weight [5, 4], got [2, 3]");
   EXPECT_MESSAGE(ShapeError, linear(zeros({2, 4}), zeros({4})), "linear: expected a weight of rank 2, got [4]");
-  EXPECT_MESSAGE(ShapeError, linear(zeros({2, 4}), zeros({5, 4}), zeros({4})), "linear: expected a bias of shape [5], got [4]");
+  EXPECT_MESSAGE(ShapeError, linear(zeros({2, 4}), zeros({5, 4}), zeros({4})),
+                 "linear: expected a bias of shape [5], got [4]");
 }
 
 }  // namespace

@@ -47,6 +47,7 @@ static_assert(!std::is_copy_constructible_v<nn::Linear> && !std::is_move_constru
 template <class T>
 std::vector<std::string> names(const std::vector<std::pair<std::string, T>>& list) {
   std::vector<std::string> out;
+  out.reserve(list.size());
   for (const auto& [name, value] : list) out.push_back(name);
   return out;
 }

@@ -46,7 +46,7 @@ Tensor start(size_t k, DType t) {
 Tensor gradient(size_t k, size_t step, DType t) {
   std::vector<double> v(static_cast<size_t>(numel(shapes[k])));
   for (size_t i = 0; i < v.size(); ++i) v[i] = (static_cast<double>((i * 37 + step * 101 + k * 17) % 64) - 32) / 16;
-  const Tensor g = Tensor::from(v, shapes[k]).to(t);
+  Tensor g = Tensor::from(v, shapes[k]).to(t);
   g.data();  // computed now, so that a step's launches are its own
   return g;
 }
@@ -192,6 +192,7 @@ TEST(Optim, StepIsOneLaunchAndDropsGradients) {
   opt.step();
   set_gradients(params, 1, DType::f32);
   std::vector<const void*> addresses;
+  addresses.reserve(params.size());
   for (const Parameter& p : params) addresses.push_back(p.tensor().data());
   const Stats before = stats();
   opt.step();
@@ -244,6 +245,7 @@ TEST(Optim, HeldValuesDoNotChange) {
   AdamW opt(params);
   const std::vector<double> before = values(params);
   std::vector<Tensor> held;
+  held.reserve(params.size());
   for (const Parameter& p : params) held.push_back(p.tensor().detach());
   const auto saved = opt.state_dict();
   set_gradients(params, 0, DType::f32);
@@ -315,6 +317,7 @@ TEST(Optim, ResumeIsBitExact) {
   const auto saved = before.state_dict();
   const auto resume = [&](const std::vector<std::pair<std::string, Tensor>>& entries) {
     std::vector<Parameter> params;
+    params.reserve(first.size());
     for (const Parameter& p : first) params.emplace_back(p.tensor().detach());
     AdamW after(params, {.lr = 7});
     after.set_schedule(cycle);
@@ -424,7 +427,7 @@ std::vector<double> train_net(bool recorded, uint64_t& replays) {
   opt.set_schedule(optim::OneCycle{.max_lr = 0.05, .total_steps = 15, .cycle_momentum = true});
   const auto step = [&](const Tensor& x) {
     const Tensor error = net(x) - x.sum(1, true);
-    const Tensor loss = (error * error).mean();
+    Tensor loss = (error * error).mean();
     backward(loss);
     optim::clip_grad_norm(net.parameters(), 0.5);
     opt.step();
@@ -502,7 +505,7 @@ TEST(Optim, Errors) {
   EXPECT_EQ(message<ValueError>([&] { SGD(p, {.nesterov = true}); }),
             "SGD: nesterov expected momentum above 0 and no dampening, got momentum 0 and dampening 0");
   try {
-    SGD(p, {.weight_decay = -1});
+    const SGD bad(p, {.weight_decay = -1});
     FAIL();
   } catch (const Error& e) {
     EXPECT_EQ(e.where().line(), static_cast<uint32_t>(__LINE__ - 3));

@@ -66,10 +66,12 @@ TEST(Parallel, AnExceptionReachesTheCallerAfterAllPieces) {
   for (int threads : {1, 3}) {
     const Threads set(threads);
     std::atomic<int> done{0};
-    EXPECT_THROW(parallel_for(3, 1, [&](int64_t begin, int64_t) {
-      ++done;
-      if (begin == 0) throw std::runtime_error("first");
-    }), std::runtime_error);
+    EXPECT_THROW(parallel_for(3, 1,
+                              [&](int64_t begin, int64_t) {
+                                ++done;
+                                if (begin == 0) throw std::runtime_error("first");
+                              }),
+                 std::runtime_error);
     EXPECT_EQ(done, threads == 1 ? 1 : 3);
     int64_t sum = 0;  // the next loop works
     parallel_for(4, 4, [&](int64_t begin, int64_t end) { sum += end - begin; });
@@ -83,8 +85,7 @@ TEST(Parallel, SeveralCallersAtOnce) {
   std::vector<std::thread> callers;
   for (int c = 0; c < 4; ++c)
     callers.emplace_back([&] {
-      for (int i = 0; i < 200; ++i)
-        parallel_for(100, 10, [&](int64_t begin, int64_t end) { sum += end - begin; });
+      for (int i = 0; i < 200; ++i) parallel_for(100, 10, [&](int64_t begin, int64_t end) { sum += end - begin; });
     });
   for (std::thread& t : callers) t.join();
   EXPECT_EQ(sum, 4 * 200 * 100);

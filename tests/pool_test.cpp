@@ -17,7 +17,9 @@ constexpr double inf = std::numeric_limits<double>::infinity(), nan = std::numer
 Tensor scrambled(const Shape& s, DType t = DType::f64) {
   const int64_t n = numel(s);
   std::vector<double> v(static_cast<size_t>(n));
-  for (int64_t i = 0; i < n; ++i) v[static_cast<size_t>(i)] = static_cast<double>(i * 37 % 101) / 4 - 12 + (n > 101 ? static_cast<double>(i / 101) / 8 : 0);
+  for (int64_t i = 0; i < n; ++i)
+    v[static_cast<size_t>(i)] =
+        static_cast<double>(i * 37 % 101) / 4 - 12 + (n > 101 ? static_cast<double>(i / 101) / 8 : 0);
   return Tensor::from(v, s).to(t);
 }
 Tensor channels_last(const Tensor& x) {
@@ -46,7 +48,7 @@ const std::vector<Case>& cases() {
       {{1, 2, 5, 5}, 2, 0, 0, 1, true},
       {{2, 1, 6, 7}, 3, 2, 1, 1, true},
       {{1, 2, 4, 5}, 3, 3, 1, 1, true},
-      {{1, 130, 3, 3}, 2, 1},          // more channels than are held at once
+      {{1, 130, 3, 3}, 2, 1},                    // more channels than are held at once
       {{1, 1, 3, 300}, {2, 3}, {1, 2}, {1, 0}},  // and a longer line
       {{3, 2, 1, 1}, 1},
       {{0, 2, 4, 4}, 2},
@@ -56,7 +58,8 @@ const std::vector<Case>& cases() {
 }
 
 int64_t out_size(const Case& c, int axis) {
-  const int64_t size = c.x[axis + 2], step = c.step()[axis], room = size + 2 * c.padding[axis] - c.dilation[axis] * (c.kernel[axis] - 1) - 1;
+  const int64_t size = c.x[axis + 2], step = c.step()[axis],
+                room = size + 2 * c.padding[axis] - c.dilation[axis] * (c.kernel[axis] - 1) - 1;
   int64_t n = room / step + 1;
   if (c.ceil_mode && room % step != 0 && n * step < size + c.padding[axis]) ++n;
   return n;
@@ -71,7 +74,8 @@ void each_window_element(const Case& c, F&& fn) {
       for (int64_t j = 0; j < ow; ++j)
         for (int64_t r = 0; r < c.kernel[0]; ++r)
           for (int64_t s = 0; s < c.kernel[1]; ++s) {
-            const int64_t h = i * c.step()[0] + r * c.dilation[0] - c.padding[0], w = j * c.step()[1] + s * c.dilation[1] - c.padding[1];
+            const int64_t h = i * c.step()[0] + r * c.dilation[0] - c.padding[0],
+                          w = j * c.step()[1] + s * c.dilation[1] - c.padding[1];
             if (h < 0 || w < 0 || h >= c.x[2] || w >= c.x[3]) continue;
             fn(static_cast<size_t>((plane * oh + i) * ow + j), static_cast<size_t>((plane * c.x[2] + h) * c.x[3] + w));
           }
@@ -167,7 +171,9 @@ TEST(MaxPool, DerivativesOfFirstAndSecondOrder) {
   for (const Case& c : cases()) {
     if (numel(c.x) > 256) continue;
     for (bool last : {false, true}) {
-      const TensorFn fn = [&](const Inputs& in) { return Inputs{square(max_pool2d(last ? channels_last(in[0]) : in[0], c.max()))}; };
+      const TensorFn fn = [&](const Inputs& in) {
+        return Inputs{square(max_pool2d(last ? channels_last(in[0]) : in[0], c.max()))};
+      };
       gradcheck(fn, {scrambled(c.x)});
       if (!test::quick()) gradgradcheck(fn, {scrambled(c.x)});
     }
@@ -203,7 +209,9 @@ TEST(AvgPool, DerivativesOfFirstAndSecondOrder) {
   for (const Case& c : cases()) {
     if (!(c.dilation == Pair(1)) || numel(c.x) > 256) continue;
     for (bool last : {false, true}) {
-      const TensorFn fn = [&](const Inputs& in) { return Inputs{square(avg_pool2d(last ? channels_last(in[0]) : in[0], c.avg(false)))}; };
+      const TensorFn fn = [&](const Inputs& in) {
+        return Inputs{square(avg_pool2d(last ? channels_last(in[0]) : in[0], c.avg(false)))};
+      };
       gradcheck(fn, {scrambled(c.x)});
       if (!test::quick()) gradgradcheck(fn, {scrambled(c.x)});
     }
@@ -212,7 +220,8 @@ TEST(AvgPool, DerivativesOfFirstAndSecondOrder) {
 
 TEST(Pool, TheResultKeepsTheMemoryOrder) {
   const Tensor x = scrambled({2, 3, 4, 4}, DType::f32), y = channels_last(x);
-  for (const auto& pool : {+[](const Tensor& t) { return max_pool2d(t, {.kernel = 2}); }, +[](const Tensor& t) { return avg_pool2d(t, {.kernel = 2}); }}) {
+  for (const auto& pool : {+[](const Tensor& t) { return max_pool2d(t, {.kernel = 2}); },
+                           +[](const Tensor& t) { return avg_pool2d(t, {.kernel = 2}); }}) {
     const Tensor a = pool(x), b = pool(y);
     EXPECT_TRUE(is_contiguous(a.shape(), a.strides()));
     EXPECT_TRUE(is_channels_last(b.shape(), b.strides()));
@@ -223,7 +232,8 @@ TEST(Pool, TheResultKeepsTheMemoryOrder) {
 TEST(Pool, BitsDoNotDependOnTheThreads) {
   Generator g(1);
   const int before = num_threads();
-  for (const Tensor& in : {randn({4, 33, 30, 31}, {.generator = &g}), randn({4, 30, 31, 33}, {.generator = &g}).permute({0, 3, 1, 2})}) {
+  for (const Tensor& in :
+       {randn({4, 33, 30, 31}, {.generator = &g}), randn({4, 30, 31, 33}, {.generator = &g}).permute({0, 3, 1, 2})}) {
     std::vector<std::vector<float>> seen;
     for (int threads : {1, 2, 3}) {
       set_num_threads(threads);
@@ -241,15 +251,20 @@ TEST(Pool, BitsDoNotDependOnTheThreads) {
 
 TEST(Pool, ErrorsNameWhatDoesNotFit) {
   const Tensor x = zeros({1, 2, 4, 4});
-  EXPECT_MESSAGE(ShapeError, max_pool2d(zeros({2, 4, 4}), {.kernel = 2}), "max_pool2d: expected x [N, C, H, W], got [2, 4, 4]");
-  EXPECT_MESSAGE(ShapeError, max_pool2d(x, {.kernel = {2, 5}}), "max_pool2d: a window of 5 does not fit into axis 3 of x [1, 2, 4, 4] with padding 0");
-  EXPECT_MESSAGE(ShapeError, avg_pool2d(zeros({1, 2, 0, 4}), {.kernel = 1}), "avg_pool2d: a window of 1 does not fit into axis 2");
+  EXPECT_MESSAGE(ShapeError, max_pool2d(zeros({2, 4, 4}), {.kernel = 2}),
+                 "max_pool2d: expected x [N, C, H, W], got [2, 4, 4]");
+  EXPECT_MESSAGE(ShapeError, max_pool2d(x, {.kernel = {2, 5}}),
+                 "max_pool2d: a window of 5 does not fit into axis 3 of x [1, 2, 4, 4] with padding 0");
+  EXPECT_MESSAGE(ShapeError, avg_pool2d(zeros({1, 2, 0, 4}), {.kernel = 1}),
+                 "avg_pool2d: a window of 1 does not fit into axis 2");
   EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 0}), "kernel [0, 0]");
   EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 2, .stride = {1, 0}}), "stride [1, 0]");
   EXPECT_MESSAGE(ValueError, avg_pool2d(x, {.kernel = 2, .stride = -1}), "stride [-1, -1]");
-  EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 2, .padding = 2}), "max_pool2d: expected padding of at most half the window of 2, got 2");
+  EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 2, .padding = 2}),
+                 "max_pool2d: expected padding of at most half the window of 2, got 2");
   EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 2, .dilation = 0}), "dilation [0, 0]");
-  EXPECT_MESSAGE(DTypeError, avg_pool2d(zeros({1, 2, 4, 4}, DType::i64), {.kernel = 2}), "avg_pool2d: expected a floating dtype, got int64");
+  EXPECT_MESSAGE(DTypeError, avg_pool2d(zeros({1, 2, 4, 4}, DType::i64), {.kernel = 2}),
+                 "avg_pool2d: expected a floating dtype, got int64");
 }
 
 }  // namespace

@@ -22,6 +22,7 @@ BUILD = pathlib.Path(os.environ.get("FLAME_BINARY_DIR", SOURCE / "build"))
 BINARY = BUILD / "examples" / "fashion_mnist"
 FULL = "FLAME_FULL" in os.environ
 SHORT = ["--epochs", "2", "--limit", "2560", "--threads", "2"]
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # spinning threads crawl on a machine that others use
 EPOCH_LINE = re.compile(r"^epoch (\d+)  test accuracy (\d+\.\d\d) %$", re.M)
 
 
@@ -171,8 +172,8 @@ class ShortRun(unittest.TestCase):
                 self.assertTrue(line, text)
                 text += line
             process.send_signal(signal.SIGINT)
-            text += process.stdout.read()
-            self.assertEqual(process.wait(), 130, text)
+            text += process.communicate()[0]
+            self.assertEqual(process.returncode, 130, text)
             stop = re.search(r"^stopped after step (\d+); go on with: (.*)$", text, re.M)
             self.assertIsNotNone(stop, text)
             self.assertLess(int(stop[1]), 40)
@@ -195,7 +196,7 @@ class ShortRun(unittest.TestCase):
                 pass
             os.close(main)
             self.assertEqual(process.wait(), 0)
-        self.assertGreater(text.count(b"\r\x1b[K"), 2)
+        self.assertGreater(text.count(b"\repoch 1/1  ["), 2)
         self.assertRegex(text, rb"epoch 1/1  \[=* *>? *\]")
         self.assertRegex(text, rb"ETA 0:\d\d")
 
@@ -245,7 +246,7 @@ class WrongInput(unittest.TestCase):
 
     def test_unwritable_folder(self):
         (self.scratch / "file").write_text("")
-        self.fails("--out", self.scratch / "file" / "run", text="file/run")
+        self.fails("--out", self.scratch / "file" / "run", text="cannot create folder '.*/file': Not a directory")
         self.fails("--out", "/proc/run", text="/proc/run")
 
     def test_flags(self):
@@ -298,7 +299,7 @@ class Readme(unittest.TestCase):
         self.assertLess(losses[-1], losses[0] / 50)
 
     def test_its_links_and_pictures_exist(self):
-        readme = (SOURCE / "README.md").read_text()
+        readme = re.sub("```.*?```", "", (SOURCE / "README.md").read_text(), flags=re.S)
         for target in re.findall(r"\]\(([^)#]+)\)", readme):
             if "://" not in target:
                 self.assertTrue((SOURCE / target).exists(), target)

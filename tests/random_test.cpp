@@ -301,7 +301,7 @@ TEST(Random, RecordedTrainingStepsDrawAndLearnAsEagerOnes) {
       Tensor h = (x.unsqueeze(1) * w.tensor()).sum(2);
       h = dropout(relu(batch_norm(h, mean, var, scale, shift)), 0.3, true, &g);
       h = dropout(h, 0.2, true, &g) + normal({20}, 0, 0.1, {.generator = &g});
-      const Tensor loss = cross_entropy((h.unsqueeze(1) * head.tensor()).sum(2), t, {.label_smoothing = 0.1});
+      Tensor loss = cross_entropy((h.unsqueeze(1) * head.tensor()).sum(2), t, {.label_smoothing = 0.1});
       backward(loss);
       for (const Parameter* p : {&w, &scale, &shift, &head}) {
         p->assign(no_grad([&] { return p->tensor().detach() - p->grad() * 0.1; }));

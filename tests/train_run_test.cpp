@@ -84,7 +84,8 @@ TEST(Progress, PlainOutputIsALineEveryTenth) {
 
 TEST(Progress, LiveOutputRedrawsOneLine) {
   const std::string text = shown(ProgressOptions::Style::live, 100);
-  EXPECT_EQ(text.substr(0, 4), "\r\x1b[K");
+  EXPECT_EQ(text.substr(0, 10), "\repoch 1/2");
+  EXPECT_TRUE(has(text, "\x1b[K\n")) << text;  // what an older, longer line left behind is wiped
   EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 1);
   EXPECT_EQ(text.back(), '\n');
 }
@@ -140,7 +141,7 @@ TEST(RunFolder, IsMadeWithItsParentsAndMustBeWritable) {
   EXPECT_FALSE(folder.has_checkpoint());
   std::ofstream(scratch / "file") << "x";
   const std::string m = message_of<IoError>([&] { RunFolder f(scratch / "file/run"); });
-  EXPECT_TRUE(has(m, "file/run")) << m;
+  EXPECT_TRUE(has(m, "/file': Not a directory")) << m;
   EXPECT_TRUE(has(message_of<IoError>([] { RunFolder f("/proc/run"); }), "/proc/run"));
 }
 
@@ -162,7 +163,7 @@ TEST(RunMetrics, ResumedFilesEqualThoseOfAnUninterruptedRun) {
 
   const auto read = read_metrics(cut.metrics());
   EXPECT_EQ(read.at("step"), (std::vector<double>{1, 2, 3, 4, 5, 6, 7, 8, 9, 9}));
-  EXPECT_EQ(read.at("loss")[2], static_cast<double>(1.0f / 3));
+  EXPECT_EQ(static_cast<float>(read.at("loss")[2]), 1.0f / 3);
   EXPECT_TRUE(std::isnan(read.at("test_accuracy")[0]));
   EXPECT_EQ(read.at("test_accuracy")[9], 90.25);
   const std::string m = message_of<ValueError>([&] { b.add(10, {{"los", 1}}); });

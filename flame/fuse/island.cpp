@@ -1,6 +1,8 @@
 // Noting pending ops: shapes are known, layouts are chosen, nothing runs. Running them is in flush.cpp.
 #include "flame/fuse/island.h"
 
+#include <algorithm>
+
 #include "flame/core/format.h"
 #include "flame/fuse/island_internal.h"
 #include "flame/tensor/internal.h"
@@ -9,7 +11,7 @@ namespace flame {
 
 namespace {
 
-// Islands outlive their threads, since a value noted in one may be held elsewhere; a later thread takes them over.
+// Islands outlive their threads, since a value noted in one may be held elsewhere; a later thread takes over an empty one.
 struct IslandPool {
   std::mutex mutex;
   std::vector<std::unique_ptr<Island>> idle;
@@ -23,15 +25,19 @@ struct IslandOfThread {
   IslandOfThread() {
     std::lock_guard lock(island_pool().mutex);
     auto& idle = island_pool().idle;
-    island = idle.empty() ? std::make_unique<Island>() : std::move(idle.back());
-    if (!idle.empty()) idle.pop_back();
-  }
-  ~IslandOfThread() {
-    try {
-      std::lock_guard lock(*island);
-      if (island->live) island->flush("its thread ended");
-    } catch (const Error&) {  // out of memory: what is pending stays so, and its reader will see the error
+    const auto empty = std::find_if(idle.begin(), idle.end(), [](const std::unique_ptr<Island>& i) {
+      std::lock_guard its(*i);
+      return i->live == 0;
+    });
+    if (empty == idle.end()) {
+      island = std::make_unique<Island>();
+    } else {
+      island = std::move(*empty);
+      idle.erase(empty);
     }
+  }
+  // What is pending stays so until its holder reads it: other thread-local objects are gone already.
+  ~IslandOfThread() {
     island->fusion = true;
     std::lock_guard lock(island_pool().mutex);
     island_pool().idle.push_back(std::move(island));

@@ -29,8 +29,15 @@ class Conv : public Op {
  protected:
   Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false) const {
     const Conv2dOptions& o = options_;
-    return d.conv2d({pass, x, w, y, {o.stride[0], o.stride[1]}, {o.padding[0], o.padding[1]}, {o.dilation[0], o.dilation[1]},
-                     o.groups, bias});
+    return d.conv2d({pass,
+                     x,
+                     w,
+                     y,
+                     {o.stride[0], o.stride[1]},
+                     {o.padding[0], o.padding[1]},
+                     {o.dilation[0], o.dilation[1]},
+                     o.groups,
+                     bias});
   }
   const Conv2dOptions options_;
 };
@@ -89,7 +96,9 @@ class ConvBackwardWeight final : public Conv {
  public:
   ConvBackwardWeight(const Conv2dOptions& o, const Shape& w) : Conv(o), w_(w) {}
   const char* name() const override { return "conv2d_backward_weight"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), w_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), w_)};
+  }
   Layout layout(int, const Meta&) const override { return Layout::channels_last; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::backward_weight, in[0], out[0], in[1]);
@@ -119,9 +128,11 @@ Tensor backward_weight(const Conv2dOptions& o, const Shape& w, const Tensor& x, 
 void check_options(const Conv2dOptions& o, Loc loc) {
   for (int i = 0; i < 2; ++i)
     if (o.stride[i] < 1 || o.padding[i] < 0 || o.dilation[i] < 1)
-      fail<ValueError>(loc, "conv2d: expected stride and dilation of 1 or more and padding of 0 or more, got stride [{}, {}], "
-                       "padding [{}, {}], dilation [{}, {}]",
-                       o.stride[0], o.stride[1], o.padding[0], o.padding[1], o.dilation[0], o.dilation[1]);
+      fail<ValueError>(
+          loc,
+          "conv2d: expected stride and dilation of 1 or more and padding of 0 or more, got stride [{}, {}], "
+          "padding [{}, {}], dilation [{}, {}]",
+          o.stride[0], o.stride[1], o.padding[0], o.padding[1], o.dilation[0], o.dilation[1]);
   if (o.groups < 1) fail<ValueError>(loc, "conv2d: expected 1 group or more, got {}", o.groups);
 }
 
@@ -130,13 +141,16 @@ Shape output_shape(const Conv2dOptions& o, const Shape& x, const Shape& w, Loc l
   if (x.rank() != 4) fail<ShapeError>(loc, "conv2d: expected x [N, C, H, W], got {}", x);
   if (w.rank() != 4) fail<ShapeError>(loc, "conv2d: expected a weight [O, C / groups, R, S], got {}", w);
   if (w[1] * o.groups != x[1])
-    fail<ShapeError>(loc, "conv2d: expected x with {} channels for weight {} and {} groups, got {}", w[1] * o.groups, w, o.groups, x);
-  if (w[0] % o.groups != 0) fail<ShapeError>(loc, "conv2d: {} groups do not divide the {} filters of weight {}", o.groups, w[0], w);
+    fail<ShapeError>(loc, "conv2d: expected x with {} channels for weight {} and {} groups, got {}", w[1] * o.groups, w,
+                     o.groups, x);
+  if (w[0] % o.groups != 0)
+    fail<ShapeError>(loc, "conv2d: {} groups do not divide the {} filters of weight {}", o.groups, w[0], w);
   Shape y{x[0], w[0], 0, 0};
   for (int i = 0; i < 2; ++i) {
     const int64_t window = o.dilation[i] * (w[i + 2] - 1) + 1, padded = x[i + 2] + 2 * o.padding[i];
     if (w[i + 2] < 1 || window > padded)
-      fail<ShapeError>(loc, "conv2d: a window of {} does not fit into axis {} of x {}, padded to {}", window, i + 2, x, padded);
+      fail<ShapeError>(loc, "conv2d: a window of {} does not fit into axis {} of x {}, padded to {}", window, i + 2, x,
+                       padded);
     y[i + 2] = (padded - window) / o.stride[i] + 1;
   }
   return y;
@@ -151,7 +165,8 @@ Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const C
     fail<ShapeError>(loc, "conv2d: expected a bias of shape [{}], got {}", weight.shape()[0], bias.shape());
   DType t = promote(x.dtype(), weight.dtype());
   if (bias.defined()) t = promote(t, bias.dtype());
-  if (!is_float(t)) fail<DTypeError>(loc, "conv2d: expected a floating dtype, got {} and {}", x.dtype(), weight.dtype());
+  if (!is_float(t))
+    fail<DTypeError>(loc, "conv2d: expected a floating dtype, got {} and {}", x.dtype(), weight.dtype());
   return forward(options, y, x.to(t, loc), weight.to(t, loc), bias.defined() ? bias.to(t, loc) : Tensor(), loc);
 }
 
@@ -159,7 +174,8 @@ namespace {
 const RegisterOp registered({
     .name = "conv2d",
     .signature = "conv2d(x, weight, bias = {}, {.stride = 1, .padding = 0, .dilation = 1, .groups = 1})",
-    .formula = "out[n, o, i, j] = bias[o] + sum over c, r, s of weight[o, c, r, s] x[n, c, i stride + r dilation - padding, ...]",
+    .formula = "out[n, o, i, j] = bias[o] + sum over c, r, s of weight[o, c, r, s] x[n, c, i stride + r dilation - "
+               "padding, ...]",
     .samples =
         [](DType t) {
           const auto with = [](const Conv2dOptions& o) {
@@ -171,15 +187,24 @@ const RegisterOp registered({
           const Tensor bias = uniform({4}, t, 3);
           return std::vector<SampleCase>{
               {{uniform({2, 3, 4, 5}, t, 1), uniform({4, 3, 3, 2}, t, 2), bias}, with({}), "plain"},
-              {{channels_last({2, 3, 4, 4}, t, 1), uniform({4, 3, 3, 3}, t, 2)}, with({.padding = 1}), "channels-last, no bias"},
-              {{uniform({1, 2, 5, 6}, t, 1), transposed({4, 2, 2, 2}, t, 2), bias}, with({.stride = {2, 3}}), "stride over kernel"},
+              {{channels_last({2, 3, 4, 4}, t, 1), uniform({4, 3, 3, 3}, t, 2)},
+               with({.padding = 1}),
+               "channels-last, no bias"},
+              {{uniform({1, 2, 5, 6}, t, 1), transposed({4, 2, 2, 2}, t, 2), bias},
+               with({.stride = {2, 3}}),
+               "stride over kernel"},
               {{strided({1, 2, 3, 4}, t, 1), uniform({4, 2, 3, 3}, t, 2), bias}, with({.padding = {2, 1}}), "padding"},
-              {{uniform({1, 1, 6, 7}, t, 1), uniform({4, 1, 2, 3}, t, 2), bias}, with({.dilation = {3, 2}}), "dilation, one channel"},
+              {{uniform({1, 1, 6, 7}, t, 1), uniform({4, 1, 2, 3}, t, 2), bias},
+               with({.dilation = {3, 2}}),
+               "dilation, one channel"},
               {{uniform({2, 4, 3, 3}, t, 1), strided({4, 2, 2, 2}, t, 2), bias}, with({.groups = 2}), "groups"},
-              {{channels_last({1, 4, 4, 4}, t, 1), uniform({4, 1, 3, 3}, t, 2), bias}, with({.padding = 1, .groups = 4}), "groups = channels"},
+              {{channels_last({1, 4, 4, 4}, t, 1), uniform({4, 1, 3, 3}, t, 2), bias},
+               with({.padding = 1, .groups = 4}),
+               "groups = channels"},
               {{uniform({2, 3, 3, 2}, t, 1), uniform({4, 3, 1, 1}, t, 2), bias}, with({.stride = 2}), "1x1"},
               {{uniform({1, 2, 1, 1}, t, 1), uniform({4, 2, 3, 3}, t, 2), bias},
-               with({.stride = 2, .padding = 2, .dilation = 2}), "one pixel, mostly padding"},
+               with({.stride = 2, .padding = 2, .dilation = 2}),
+               "one pixel, mostly padding"},
               {{uniform({0, 2, 3, 3}, t, 1), uniform({4, 2, 2, 2}, t, 2), bias}, with({}), "no pictures"},
           };
         },

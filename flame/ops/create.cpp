@@ -70,7 +70,7 @@ Tensor linspace(double start, double stop, int64_t count, DType dtype, Device& d
   const Tensor i(pend_iota({count}, DType::f64, 0, 0, 1, d));
   const Tensor up = add(mul(i, step, loc), start, loc);
   const Tensor down = add(mul(sub(i, static_cast<double>(count - 1), loc), step, loc), stop, loc);
-  return where(lt(i, static_cast<double>(count / 2), loc), up, down, loc).to(dtype, loc);
+  return where(lt(i, 0.5 * static_cast<double>(count), loc), up, down, loc).to(dtype, loc);
 }
 
 Tensor eye(int64_t rows, int64_t columns, DType dtype, Device& d, Loc loc) {
@@ -93,7 +93,8 @@ namespace {
 using Inputs = std::vector<Tensor>;
 
 // Ops that make tensors from numbers: a few calls each, in the dtype asked for.
-RegisterOp maker(const char* name, const char* signature, const char* formula, std::vector<Tensor (*)(DType)> calls) {
+RegisterOp maker(const char* name, const char* signature, const char* formula,
+                 const std::vector<Tensor (*)(DType)>& calls) {
   return RegisterOp(
       {.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [calls](DType t) {
          std::vector<SampleCase> out;

@@ -59,7 +59,8 @@ class Linear final : public Op {
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Loc loc) {
   if (weight.rank() != 2) fail<ShapeError>(loc, "linear: expected a weight of rank 2, got {}", weight.shape());
   if (x.rank() == 0 || x.shape().back() != weight.shape()[1])
-    fail<ShapeError>(loc, "linear: expected x [..., {}] for weight {}, got {}", weight.shape()[1], weight.shape(), x.shape());
+    fail<ShapeError>(loc, "linear: expected x [..., {}] for weight {}, got {}", weight.shape()[1], weight.shape(),
+                     x.shape());
   if (bias.defined() && bias.shape() != Shape{weight.shape()[0]})
     fail<ShapeError>(loc, "linear: expected a bias of shape [{}], got {}", weight.shape()[0], bias.shape());
   DType t = promote(x.dtype(), weight.dtype());

@@ -41,10 +41,13 @@ class MatMul final : public Op {
 
 void check(const Tensor& a, const Tensor& b, Loc loc) {
   const Shape &s = a.shape(), &t = b.shape();
-  if (s.rank() == 0 || t.rank() == 0) fail<ShapeError>(loc, "matmul: expected rank 1 or more, got shapes {} and {}", s, t);
-  if (promote(a.dtype(), b.dtype()) == DType::boolean) fail<DTypeError>(loc, "matmul: expected numbers, got two bool tensors");
+  if (s.rank() == 0 || t.rank() == 0)
+    fail<ShapeError>(loc, "matmul: expected rank 1 or more, got shapes {} and {}", s, t);
+  if (promote(a.dtype(), b.dtype()) == DType::boolean)
+    fail<DTypeError>(loc, "matmul: expected numbers, got two bool tensors");
   const int64_t inner = s.back(), other = t[std::max(0, t.rank() - 2)];
-  if (inner != other) fail<ShapeError>(loc, "matmul: inner sizes {} and {} differ (shapes {} and {})", inner, other, s, t);
+  if (inner != other)
+    fail<ShapeError>(loc, "matmul: inner sizes {} and {} differ (shapes {} and {})", inner, other, s, t);
   Shape batch;
   if (s.rank() > 2 && t.rank() > 2 && !broadcast_shapes(batch_of(s), batch_of(t), batch))
     fail<ShapeError>(loc, "matmul: the batch axes of shapes {} and {} do not broadcast", s, t);

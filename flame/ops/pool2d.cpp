@@ -26,7 +26,9 @@ Meta plane_meta(const PoolAttributes& a, DType t, const Shape& s) {
 class Pool : public Op {
  public:
   explicit Pool(const PoolAttributes& a) : a_(a) {}
-  Layout layout(int, const Meta&) const override { return a_.channels_last ? Layout::channels_last : Layout::contiguous; }
+  Layout layout(int, const Meta&) const override {
+    return a_.channels_last ? Layout::channels_last : Layout::contiguous;
+  }
   void key(Key& k) const override {
     for (int i = 0; i < 2; ++i) k << a_.kernel[i] << a_.stride[i] << a_.padding[i] << a_.dilation[i];
     k << a_.count_padding << a_.channels_last;
@@ -34,8 +36,18 @@ class Pool : public Op {
 
  protected:
   PoolSizes sizes(const Shape& x, const Shape& y) const {
-    return {x[0], x[1], x[2], x[3], y[2], y[3], {a_.kernel[0], a_.kernel[1]}, {a_.stride[0], a_.stride[1]},
-            {a_.padding[0], a_.padding[1]}, {a_.dilation[0], a_.dilation[1]}, a_.channels_last, a_.count_padding};
+    return {x[0],
+            x[1],
+            x[2],
+            x[3],
+            y[2],
+            y[3],
+            {a_.kernel[0], a_.kernel[1]},
+            {a_.stride[0], a_.stride[1]},
+            {a_.padding[0], a_.padding[1]},
+            {a_.dilation[0], a_.dilation[1]},
+            a_.channels_last,
+            a_.count_padding};
   }
   // `index` and `out`: which buffers they are; an index of -1: none.
   Ref<Plan> plan(PoolPass pass, DType t, const Shape& x, const Shape& y, int index, int out) const {
@@ -77,7 +89,9 @@ class MaxPoolBackward final : public Pool {
  public:
   MaxPoolBackward(const PoolAttributes& a, const Shape& x) : Pool(a), x_(x) {}
   const char* name() const override { return "max_pool2d_backward"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {plane_meta(a_, in[0].dtype(), x_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {plane_meta(a_, in[0].dtype(), x_)};
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(PoolPass::max_backward, in[0].dtype, x_, in[0].shape, 1, 2);
   }
@@ -109,7 +123,9 @@ class AvgPool final : public Pool {
  public:
   AvgPool(const PoolAttributes& a, const Shape& y) : Pool(a), y_(y) {}
   const char* name() const override { return "avg_pool2d"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {plane_meta(a_, in[0].dtype(), y_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {plane_meta(a_, in[0].dtype(), y_)};
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(PoolPass::average, in[0].dtype, in[0].shape, y_, -1, 1);
   }
@@ -124,7 +140,9 @@ class AvgPoolBackward final : public Pool {
  public:
   AvgPoolBackward(const PoolAttributes& a, const Shape& x) : Pool(a), x_(x) {}
   const char* name() const override { return "avg_pool2d_backward"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {plane_meta(a_, in[0].dtype(), x_)}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {plane_meta(a_, in[0].dtype(), x_)};
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(PoolPass::average_backward, in[0].dtype, x_, in[0].shape, -1, 1);
   }
@@ -151,7 +169,9 @@ Tensor average_backward(const PoolAttributes& a, const Shape& x, const Tensor& d
 void check_options(const char* op, const PoolAttributes& a, Loc loc) {
   for (int i = 0; i < 2; ++i) {
     if (a.kernel[i] < 1 || a.stride[i] < 1 || a.dilation[i] < 1)
-      fail<ValueError>(loc, "{}: expected kernel, stride and dilation of 1 or more, got kernel [{}, {}], stride [{}, {}], dilation [{}, {}]",
+      fail<ValueError>(loc,
+                       "{}: expected kernel, stride and dilation of 1 or more, got kernel [{}, {}], stride [{}, {}], "
+                       "dilation [{}, {}]",
                        op, a.kernel[0], a.kernel[1], a.stride[0], a.stride[1], a.dilation[0], a.dilation[1]);
     const int64_t window = a.dilation[i] * (a.kernel[i] - 1) + 1;
     if (a.padding[i] < 0 || a.padding[i] > window / 2)
@@ -170,8 +190,8 @@ Shape output_shape(const char* op, const PoolAttributes& a, const Tensor& x, boo
     // A last window must start inside the input or the padding before it.
     if (ceil_mode && (out - 1) * step >= size + a.padding[i]) --out;
     if (size < 1 || (room < 0 && !(ceil_mode && room + step > 0)))
-      fail<ShapeError>(loc, "{}: a window of {} does not fit into axis {} of x {} with padding {}", op, window, i + 2, x.shape(),
-                       a.padding[i]);
+      fail<ShapeError>(loc, "{}: a window of {} does not fit into axis {} of x {} with padding {}", op, window, i + 2,
+                       x.shape(), a.padding[i]);
     y[i + 2] = out;
   }
   if (x.shape()[2] * x.shape()[3] > std::numeric_limits<int32_t>::max())
@@ -187,7 +207,8 @@ Pair or_kernel(const Pair& stride, const Pair& kernel) { return stride == Pair(0
 }  // namespace
 
 Tensor max_pool2d(const Tensor& x, const MaxPool2dOptions& o, Loc loc) {
-  PoolAttributes a{.kernel = o.kernel, .stride = or_kernel(o.stride, o.kernel), .padding = o.padding, .dilation = o.dilation};
+  PoolAttributes a{
+      .kernel = o.kernel, .stride = or_kernel(o.stride, o.kernel), .padding = o.padding, .dilation = o.dilation};
   check_options("max_pool2d", a, loc);
   const Shape y = output_shape("max_pool2d", a, x, o.ceil_mode, loc);
   a.channels_last = keeps_channels_last(x);
@@ -195,7 +216,9 @@ Tensor max_pool2d(const Tensor& x, const MaxPool2dOptions& o, Loc loc) {
 }
 
 Tensor avg_pool2d(const Tensor& x, const AvgPool2dOptions& o, Loc loc) {
-  PoolAttributes a{.kernel = o.kernel, .stride = or_kernel(o.stride, o.kernel), .padding = o.padding,
+  PoolAttributes a{.kernel = o.kernel,
+                   .stride = or_kernel(o.stride, o.kernel),
+                   .padding = o.padding,
                    .count_padding = o.count_include_pad};
   check_options("avg_pool2d", a, loc);
   const Shape y = output_shape("avg_pool2d", a, x, o.ceil_mode, loc);
@@ -227,9 +250,15 @@ const RegisterOp registered_max({
           return std::vector<SampleCase>{
               {{distinct({2, 3, 4, 4}, t)}, with({.kernel = 2}), "plain"},
               {{distinct_channels_last({2, 3, 4, 4}, t)}, with({.kernel = 2}), "channels-last"},
-              {{distinct_channels_last({1, 3, 5, 4}, t)}, with({.kernel = 3, .stride = {2, 1}, .padding = 1}), "overlap, channels-last"},
-              {{distinct({1, 2, 5, 6}, t)}, with({.kernel = {3, 2}, .stride = 1, .padding = {1, 0}}), "overlap, padding"},
-              {{distinct({1, 2, 6, 4}, t).t()}, with({.kernel = 2, .stride = {1, 2}, .padding = {1, 0}, .dilation = {2, 1}}), "dilation, transposed"},
+              {{distinct_channels_last({1, 3, 5, 4}, t)},
+               with({.kernel = 3, .stride = {2, 1}, .padding = 1}),
+               "overlap, channels-last"},
+              {{distinct({1, 2, 5, 6}, t)},
+               with({.kernel = {3, 2}, .stride = 1, .padding = {1, 0}}),
+               "overlap, padding"},
+              {{distinct({1, 2, 6, 4}, t).t()},
+               with({.kernel = 2, .stride = {1, 2}, .padding = {1, 0}, .dilation = {2, 1}}),
+               "dilation, transposed"},
               {{distinct({1, 2, 5, 5}, t)}, with({.kernel = 2, .stride = 3}), "stride over kernel"},
               {{distinct({1, 2, 5, 5}, t)}, with({.kernel = 2, .ceil_mode = true}), "ceil mode"},
               {{distinct({1, 3, 1, 1}, t)}, with({.kernel = 1}), "one pixel"},
@@ -239,7 +268,8 @@ const RegisterOp registered_max({
 });
 const RegisterOp registered_avg({
     .name = "avg_pool2d",
-    .signature = "avg_pool2d(x, {.kernel, .stride = kernel, .padding = 0, .ceil_mode = false, .count_include_pad = true})",
+    .signature =
+        "avg_pool2d(x, {.kernel, .stride = kernel, .padding = 0, .ceil_mode = false, .count_include_pad = true})",
     .formula = "out[n, c, i, j] = mean over r, s of x[n, c, i stride + r - padding, ...]",
     .samples =
         [](DType t) {
@@ -250,11 +280,15 @@ const RegisterOp registered_avg({
           return std::vector<SampleCase>{
               {{uniform({2, 3, 4, 4}, t)}, with({.kernel = 2}), "plain"},
               {{channels_last({2, 3, 4, 5}, t)}, with({.kernel = {2, 3}, .stride = 1}), "overlap, channels-last"},
-              {{channels_last({1, 2, 5, 5}, t)}, with({.kernel = 3, .stride = 2, .padding = 1, .count_include_pad = false}), "padding not counted"},
+              {{channels_last({1, 2, 5, 5}, t)},
+               with({.kernel = 3, .stride = 2, .padding = 1, .count_include_pad = false}),
+               "padding not counted"},
               {{strided({1, 2, 5, 4}, t)}, with({.kernel = 3, .stride = {2, 1}, .padding = 1}), "padding, strided"},
               {{transposed({1, 2, 4, 6}, t)}, with({.kernel = 2, .stride = 3}), "stride over kernel, transposed"},
               {{uniform({1, 2, 5, 5}, t)}, with({.kernel = 2, .ceil_mode = true}), "ceil mode"},
-              {{uniform({1, 2, 5, 6}, t)}, with({.kernel = 3, .stride = 2, .padding = 1, .ceil_mode = true}), "ceil mode, padding"},
+              {{uniform({1, 2, 5, 6}, t)},
+               with({.kernel = 3, .stride = 2, .padding = 1, .ceil_mode = true}),
+               "ceil mode, padding"},
               {{uniform({2, 1, 1, 1}, t)}, with({.kernel = 1}), "one pixel"},
               {{uniform({0, 2, 4, 4}, t)}, with({.kernel = 2}), "no pictures"},
           };

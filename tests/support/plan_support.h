@@ -25,7 +25,8 @@ inline int64_t extent(const Meta& m) {
 // Host bytes of one tensor, between guards that show a write beside them.
 class HostTensor {
  public:
-  explicit HostTensor(const Meta& m) : meta(m), bytes_(static_cast<size_t>(extent(m)) * size_of(m.dtype) + 2 * guard, filler) {}
+  explicit HostTensor(const Meta& m)
+      : meta(m), bytes_(static_cast<size_t>(extent(m)) * size_of(m.dtype) + 2 * guard, filler) {}
   Meta meta;
   void* data() { return bytes_.data() + guard; }
   double at(int64_t i) const {
@@ -70,7 +71,8 @@ class HostTensor {
 inline void run_plan(const Plan& plan, std::initializer_list<HostTensor*> tensors) {
   std::vector<void*> buffers;
   for (HostTensor* t : tensors) buffers.push_back(t->data());
-  const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(64, (plan.workspace + 64) / 64 * 64), &std::free);
+  const std::unique_ptr<void, decltype(&std::free)> workspace(std::aligned_alloc(64, (plan.workspace + 64) / 64 * 64),
+                                                              &std::free);
   plan.body({buffers.data(), nullptr, workspace.get()});
 }
 

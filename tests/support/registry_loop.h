@@ -143,8 +143,7 @@ class RegistryLoop {
       flush_pending();
       if (guarded().host_reads() != reads) note("host copy", where_ + form + ": a value was read on the host");
       const Result want = evaluate(c, reference);
-      // An expanded input may have rows without variance, where an error of the mean is divided by a tiny deviation.
-      const double ill = f == Form::expanded && divides_by_deviation(entry_->name) ? 400 : 1;
+      const double ill = f == Form::expanded ? condition_of_equal_numbers(entry_->name) : 1;
       Seen worst;
       compare(got.outputs, want.outputs, "value", form, worst.value, allowed.value * ill);
       compare(got.gradients, want.gradients, "gradient", form, worst.gradient, allowed.gradient * ill);

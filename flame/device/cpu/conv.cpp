@@ -18,19 +18,23 @@ void check(const ConvDesc& d) {
   if (d.x.shape.rank() != 4 || d.w.shape.rank() != 4 || d.y.shape.rank() != 4)
     fail<ShapeError>(Loc::current(), "conv2d: expected rank 4, got {}, {} and {}", d.x.shape, d.w.shape, d.y.shape);
   if (d.x.dtype != d.w.dtype || d.x.dtype != d.y.dtype || !is_float(d.x.dtype))
-    fail<DTypeError>(Loc::current(), "conv2d: expected one floating dtype, got {}, {} and {}", d.x.dtype, d.w.dtype, d.y.dtype);
+    fail<DTypeError>(Loc::current(), "conv2d: expected one floating dtype, got {}, {} and {}", d.x.dtype, d.w.dtype,
+                     d.y.dtype);
   bool fits = d.groups > 0 && d.w.shape[0] == d.y.shape[1] && d.w.shape[0] % d.groups == 0 &&
               d.w.shape[1] * d.groups == d.x.shape[1] && d.x.shape[0] == d.y.shape[0];
   for (int i = 0; i < 2; ++i) {
-    const int64_t window = d.dilation[i] * (d.w.shape[i + 2] - 1) + 1, room = d.x.shape[i + 2] + 2 * d.padding[i] - window;
+    const int64_t window = d.dilation[i] * (d.w.shape[i + 2] - 1) + 1,
+                  room = d.x.shape[i + 2] + 2 * d.padding[i] - window;
     fits = fits && d.stride[i] > 0 && room >= 0 && d.y.shape[i + 2] == room / d.stride[i] + 1;
   }
-  if (!fits) fail<ShapeError>(Loc::current(), "conv2d: shapes {} and {} do not give {}", d.x.shape, d.w.shape, d.y.shape);
+  if (!fits)
+    fail<ShapeError>(Loc::current(), "conv2d: shapes {} and {} do not give {}", d.x.shape, d.w.shape, d.y.shape);
 }
 
 // out[i] = D(in[i]) for rank-4 arrays of any strides, in the memory order of `inner` axes last.
 template <class S, class D>
-void copy_strided(const Shape& shape, const Dims& order, const void* in, const Strides& from, void* out, const Strides& to) {
+void copy_strided(const Shape& shape, const Dims& order, const void* in, const Strides& from, void* out,
+                  const Strides& to) {
   int64_t n[4], a[4], b[4];
   for (int i = 0; i < 4; ++i) {
     const int axis = static_cast<int>(order[i]);
@@ -77,7 +81,7 @@ bool has_layout(const Meta& m, bool weights) {
 }
 
 // Runs `inner`, a plan for pieces[...].used, with copies of what is kept otherwise. The last piece is written.
-Ref<Plan> with_copies(Ref<Plan> inner, std::vector<Piece> pieces) {
+Ref<Plan> with_copies(const Ref<Plan>& inner, std::vector<Piece> pieces) {
   size_t workspace = (inner->workspace + 63) / 64 * 64;
   for (Piece& p : pieces) {
     p.at = workspace;
@@ -94,7 +98,8 @@ Ref<Plan> with_copies(Ref<Plan> inner, std::vector<Piece> pieces) {
           const Piece& p = pieces[i];
           buffers[i] = p.copied ? static_cast<char*>(r.workspace) + p.at : r.buffers[i];
           if (p.copied && i + 1 < pieces.size())
-            copier(p.own.dtype, p.used.dtype)(p.own.shape, order(p), r.buffers[i], p.own.strides, buffers[i], p.used.strides);
+            copier(p.own.dtype, p.used.dtype)(p.own.shape, order(p), r.buffers[i], p.own.strides, buffers[i],
+                                              p.used.strides);
         }
         inner->body({buffers, nullptr, r.workspace});
         const Piece& p = pieces.back();
@@ -137,12 +142,12 @@ Ref<Plan> cpu_conv2d(const ConvDesc& d) {
   };
   const Piece x = piece(d.x, used.x, false), w = piece(d.w, used.w, true), y = piece(d.y, used.y, false);
   if (!x.copied && !w.copied && !y.copied) return inner;
-  if (d.pass == Pass::backward_data) return with_copies(std::move(inner), {y, w, x});
-  if (d.pass == Pass::backward_weight) return with_copies(std::move(inner), {x, y, w});
-  if (!d.bias) return with_copies(std::move(inner), {x, w, y});
+  if (d.pass == Pass::backward_data) return with_copies(inner, {y, w, x});
+  if (d.pass == Pass::backward_weight) return with_copies(inner, {x, y, w});
+  if (!d.bias) return with_copies(inner, {x, w, y});
   const Shape channels{1, 1, 1, d.w.shape[0]};
   const Piece bias = piece(contiguous_meta(d.x.dtype, channels), contiguous_meta(used.x.dtype, channels), true);
-  return with_copies(std::move(inner), {x, w, bias, y});
+  return with_copies(inner, {x, w, bias, y});
 }
 
 }  // namespace flame

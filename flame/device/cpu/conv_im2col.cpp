@@ -118,21 +118,23 @@ class Im2col {
   // columns[(line, ow), (c, r, s)] = x[n, oh * stride + r * dilation - padding, ..., c], 0 outside.
   void gather(const T* x, int64_t g, int64_t first, int64_t lines, T* columns) const {
     const int64_t channels = s_.groups * s_.in, kernel = s_.kernel[0] * s_.kernel[1];
-    parallel_for(lines, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, line_windows_)), [&](int64_t begin, int64_t end) {
-      for (int64_t line = begin; line < end; ++line) {
-        const int64_t n = (first + line) / s_.out_height, oh = (first + line) % s_.out_height;
-        for (int64_t ow = 0; ow < s_.out_width; ++ow)
-          for (int64_t r = 0; r < s_.kernel[0]; ++r)
-            for (int64_t s = 0; s < s_.kernel[1]; ++s) {
-              const int64_t h = oh * d_.stride[0] + r * d_.dilation[0] - d_.padding[0];
-              const int64_t w = ow * d_.stride[1] + s * d_.dilation[1] - d_.padding[1];
-              T* out = columns + (line * s_.out_width + ow) * window_ + r * s_.kernel[1] + s;
-              const bool inside = h >= 0 && h < s_.height && w >= 0 && w < s_.width;
-              const T* in = inside ? x + ((n * s_.height + h) * s_.width + w) * channels + g * s_.in : nullptr;
-              for (int64_t c = 0; c < s_.in; ++c) out[c * kernel] = inside ? in[c] : T{};
-            }
-      }
-    });
+    parallel_for(lines, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, line_windows_)),
+                 [&](int64_t begin, int64_t end) {
+                   for (int64_t line = begin; line < end; ++line) {
+                     const int64_t n = (first + line) / s_.out_height, oh = (first + line) % s_.out_height;
+                     for (int64_t ow = 0; ow < s_.out_width; ++ow)
+                       for (int64_t r = 0; r < s_.kernel[0]; ++r)
+                         for (int64_t s = 0; s < s_.kernel[1]; ++s) {
+                           const int64_t h = oh * d_.stride[0] + r * d_.dilation[0] - d_.padding[0];
+                           const int64_t w = ow * d_.stride[1] + s * d_.dilation[1] - d_.padding[1];
+                           T* out = columns + (line * s_.out_width + ow) * window_ + r * s_.kernel[1] + s;
+                           const bool inside = h >= 0 && h < s_.height && w >= 0 && w < s_.width;
+                           const T* in =
+                               inside ? x + ((n * s_.height + h) * s_.width + w) * channels + g * s_.in : nullptr;
+                           for (int64_t c = 0; c < s_.in; ++c) out[c * kernel] = inside ? in[c] : T{};
+                         }
+                   }
+                 });
   }
 
   // The opposite: every input pixel adds up the windows that saw it, so no two threads write one place.
@@ -140,15 +142,15 @@ class Im2col {
     const int64_t channels = s_.groups * s_.in;
     parallel_for(images * s_.height, std::max<int64_t>(1, grain_elements / std::max<int64_t>(1, s_.width * window_)),
                  [&](int64_t begin, int64_t end) {
-      for (int64_t line = begin; line < end; ++line) {
-        const int64_t n = line / s_.height, h = line % s_.height;
-        for (int64_t w = 0; w < s_.width; ++w) {
-          T* out = dx + (((first + n) * s_.height + h) * s_.width + w) * channels + g * s_.in;
-          std::fill_n(out, s_.in, T{});
-          add_windows(columns + n * s_.out_height * line_windows_, h, w, out);
-        }
-      }
-    });
+                   for (int64_t line = begin; line < end; ++line) {
+                     const int64_t n = line / s_.height, h = line % s_.height;
+                     for (int64_t w = 0; w < s_.width; ++w) {
+                       T* out = dx + (((first + n) * s_.height + h) * s_.width + w) * channels + g * s_.in;
+                       std::fill_n(out, s_.in, T{});
+                       add_windows(columns + n * s_.out_height * line_windows_, h, w, out);
+                     }
+                   }
+                 });
   }
   void add_windows(const T* columns, int64_t h, int64_t w, T* out) const {
     const int64_t kernel = s_.kernel[0] * s_.kernel[1];
@@ -158,7 +160,8 @@ class Im2col {
       for (int64_t s = 0; s < s_.kernel[1]; ++s) {
         const int64_t from_w = w + d_.padding[1] - s * d_.dilation[1];
         if (from_w < 0 || from_w % d_.stride[1] != 0 || from_w / d_.stride[1] >= s_.out_width) continue;
-        const T* in = columns + (from_h / d_.stride[0] * s_.out_width + from_w / d_.stride[1]) * window_ + r * s_.kernel[1] + s;
+        const T* in =
+            columns + (from_h / d_.stride[0] * s_.out_width + from_w / d_.stride[1]) * window_ + r * s_.kernel[1] + s;
         for (int64_t c = 0; c < s_.in; ++c) out[c] += in[c * kernel];
       }
     }
@@ -174,7 +177,8 @@ class Im2col {
 template <class T>
 Ref<Plan> plan_of(const ConvDesc& d) {
   const auto conv = std::make_shared<Im2col<T>>(d);
-  return make_ref<Plan>("conv2d", [conv](const Run& r) { conv->run(r); }, conv->workspace());
+  return make_ref<Plan>(
+      "conv2d", [conv](const Run& r) { conv->run(r); }, conv->workspace());
 }
 
 }  // namespace

@@ -22,7 +22,8 @@ struct Descs {
 
 memory::desc activation(const Meta& m) {
   const Strides s = channels_last_strides(m.shape);
-  return memory::desc({m.shape[0], m.shape[1], m.shape[2], m.shape[3]}, onednn::data_type(m.dtype), {s[0], s[1], s[2], s[3]});
+  return memory::desc({m.shape[0], m.shape[1], m.shape[2], m.shape[3]}, onednn::data_type(m.dtype),
+                      {s[0], s[1], s[2], s[3]});
 }
 
 Descs descs(const ConvDesc& d) {
@@ -56,22 +57,21 @@ struct Weights {
     own = false;
     const memory::desc &from = to_library ? ours : chosen, &to = to_library ? chosen : ours;
     const dnnl::reorder::primitive_desc pd(onednn::engine(), from, onednn::engine(), to, onednn::user_scratchpad());
-    reorder = std::make_shared<Call>(dnnl::reorder(pd),
-                                     std::vector<Call::Argument>{{DNNL_ARG_FROM, from},
-                                                                 {DNNL_ARG_TO, to},
-                                                                 {DNNL_ARG_SCRATCHPAD, pd.scratchpad_desc()}});
+    reorder = std::make_shared<Call>(
+        dnnl::reorder(pd), std::vector<Call::Argument>{
+                               {DNNL_ARG_FROM, from}, {DNNL_ARG_TO, to}, {DNNL_ARG_SCRATCHPAD, pd.scratchpad_desc()}});
     at = round_up(std::max(scratch, pd.scratchpad_desc().get_size()));
     bytes = at + round_up(chosen.get_size());
   }
 };
 
 // `args` without the scratchpad; the weights are argument `w`. Runs reorder and primitive around each other.
-Ref<Plan> plan(const char* name, dnnl::primitive p, std::vector<Call::Argument> args, size_t w, const memory::desc& own_w,
-               const memory::desc& scratchpad, bool weights_are_read) {
+Ref<Plan> plan(const char* name, const dnnl::primitive& p, std::vector<Call::Argument> args, size_t w,
+               const memory::desc& own_w, const memory::desc& scratchpad, bool weights_are_read) {
   const Weights weights(args[w].desc, own_w, weights_are_read, scratchpad.get_size());
   const size_t count = args.size();
   args.push_back({DNNL_ARG_SCRATCHPAD, scratchpad});
-  const auto call = std::make_shared<Call>(std::move(p), std::move(args));
+  const auto call = std::make_shared<Call>(p, std::move(args));
   return make_ref<Plan>(
       name,
       [=](const Run& r) {
@@ -91,35 +91,36 @@ Ref<Plan> plan(const char* name, dnnl::primitive p, std::vector<Call::Argument> 
 Ref<Plan> conv_onednn(const ConvDesc& d) {
   using Pass = ConvDesc::Pass;
   if (onednn::data_type(d.x.dtype) == memory::data_type::undef) return nullptr;
-  const onednn::ThreadScope threads(num_threads());
+  const LibraryThreads threads(num_threads());
   const dnnl::engine& e = onednn::engine();
   const dnnl::primitive_attr attr = onednn::user_scratchpad();
   const Descs o = descs(d);
   const dnnl::convolution_forward::primitive_desc forward(
-      e, d.pass == Pass::forward ? dnnl::prop_kind::forward_inference : dnnl::prop_kind::forward_training, algorithm, o.x, o.w,
-      o.bias, o.y, o.stride, o.dilation, o.padding, o.padding, attr, true);
+      e, d.pass == Pass::forward ? dnnl::prop_kind::forward_inference : dnnl::prop_kind::forward_training, algorithm,
+      o.x, o.w, o.bias, o.y, o.stride, o.dilation, o.padding, o.padding, attr, true);
   if (!forward) return nullptr;
   if (d.pass == Pass::forward) {
     if (onednn::is_reference(forward)) return nullptr;
     std::vector<Call::Argument> args{{DNNL_ARG_SRC, o.x}, {DNNL_ARG_WEIGHTS, forward.weights_desc()}};
     if (d.bias) args.push_back({DNNL_ARG_BIAS, o.bias});
     args.push_back({DNNL_ARG_DST, o.y});
-    return plan("conv2d", dnnl::convolution_forward(forward), std::move(args), 1, o.own_w, forward.scratchpad_desc(), true);
+    return plan("conv2d", dnnl::convolution_forward(forward), std::move(args), 1, o.own_w, forward.scratchpad_desc(),
+                true);
   }
   if (d.pass == Pass::backward_data) {
-    const dnnl::convolution_backward_data::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation, o.padding,
-                                                             o.padding, forward, attr, true);
+    const dnnl::convolution_backward_data::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation,
+                                                             o.padding, o.padding, forward, attr, true);
     if (!pd || onednn::is_reference(pd)) return nullptr;
     return plan("conv2d_backward_data", dnnl::convolution_backward_data(pd),
                 {{DNNL_ARG_DIFF_DST, o.y}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DIFF_SRC, o.x}}, 1, o.own_w,
                 pd.scratchpad_desc(), true);
   }
-  const dnnl::convolution_backward_weights::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation, o.padding,
-                                                              o.padding, forward, attr, true);
+  const dnnl::convolution_backward_weights::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation,
+                                                              o.padding, o.padding, forward, attr, true);
   if (!pd || onednn::is_reference(pd)) return nullptr;
   return plan("conv2d_backward_weight", dnnl::convolution_backward_weights(pd),
-              {{DNNL_ARG_SRC, o.x}, {DNNL_ARG_DIFF_DST, o.y}, {DNNL_ARG_DIFF_WEIGHTS, pd.diff_weights_desc()}}, 2, o.own_w,
-              pd.scratchpad_desc(), false);
+              {{DNNL_ARG_SRC, o.x}, {DNNL_ARG_DIFF_DST, o.y}, {DNNL_ARG_DIFF_WEIGHTS, pd.diff_weights_desc()}}, 2,
+              o.own_w, pd.scratchpad_desc(), false);
 }
 
 }  // namespace flame

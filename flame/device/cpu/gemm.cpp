@@ -19,7 +19,8 @@ void check(const GemmDesc& d) {
     fail<DTypeError>(Loc::current(), "gemm: expected one dtype, got {}, {} and {}", d.a.dtype, d.b.dtype, d.c.dtype);
   if (d.c.dtype == DType::boolean) fail<DTypeError>(Loc::current(), "gemm: bool has no products");
   const int rank = d.c.shape.rank();
-  if (d.a.shape.rank() < 2 || d.b.shape.rank() < 2 || rank < 2 || d.a.shape.rank() > rank || d.b.shape.rank() > rank) bad();
+  if (d.a.shape.rank() < 2 || d.b.shape.rank() < 2 || rank < 2 || d.a.shape.rank() > rank || d.b.shape.rank() > rank)
+    bad();
   const Shape &a = d.a.shape, &b = d.b.shape, &c = d.c.shape;
   if (a.back() != b[b.rank() - 2] || a[a.rank() - 2] != c[rank - 2] || b.back() != c.back()) bad();
   for (const Shape* s : {&a, &b})
@@ -77,8 +78,9 @@ GemmProblem gemm_problem(const GemmDesc& d) {
   Shape batch = d.c.shape;
   batch.erase(rank - 1);
   batch.erase(rank - 2);
-  GemmProblem p{d.c.dtype, d.c.shape[rank - 2], d.c.shape[rank - 1], d.a.shape.back(), batch,
-                matrix_of(d.a, batch), matrix_of(d.b, batch), matrix_of(d.c, batch), d.bias};
+  GemmProblem p{d.c.dtype, d.c.shape[rank - 2],   d.c.shape[rank - 1],   d.a.shape.back(),
+                batch,     matrix_of(d.a, batch), matrix_of(d.b, batch), matrix_of(d.c, batch),
+                d.bias};
   merge_batch_axes(p);
   fold_into_rows(p);
   return p;

@@ -27,11 +27,11 @@ struct GemmOffsets {
 };
 GemmOffsets gemm_offsets(const GemmProblem& p, int64_t i);
 
-GemmProblem gemm_problem(const GemmDesc& d);     // checks, merges batch axes, folds them into m where b is shared
-Ref<Plan> gemm_small(const GemmProblem& p);      // null where no kernel fits the dtype or strides
-Ref<Plan> gemm_blocked(const GemmProblem& p);    // any
+GemmProblem gemm_problem(const GemmDesc& d);   // checks, merges batch axes, folds them into m where b is shared
+Ref<Plan> gemm_small(const GemmProblem& p);    // null where no kernel fits the dtype or strides
+Ref<Plan> gemm_blocked(const GemmProblem& p);  // any
 #ifdef FLAME_WITH_ONEDNN
-Ref<Plan> gemm_onednn(const GemmProblem& p);     // null where oneDNN refuses
+Ref<Plan> gemm_onednn(const GemmProblem& p);  // null where oneDNN refuses
 #endif
 
 }  // namespace flame

@@ -45,8 +45,9 @@ class BlockedGemm {
       for (int64_t slot = begin; slot < end; ++slot)
         for (int64_t i = batches * slot / slots_; i < batches * (slot + 1) / slots_; ++i) {
           const GemmOffsets o = gemm_offsets(p_, i);
-          product({static_cast<const char*>(r.buffers[0]) + o.a * size_, static_cast<const char*>(r.buffers[1]) + o.b * size_,
-                   bias, static_cast<char*>(r.buffers[p_.bias ? 3 : 2]) + o.c * size_},
+          product({static_cast<const char*>(r.buffers[0]) + o.a * size_,
+                   static_cast<const char*>(r.buffers[1]) + o.b * size_, bias,
+                   static_cast<char*>(r.buffers[p_.bias ? 3 : 2]) + o.c * size_},
                   static_cast<char*>(r.workspace) + slot * slot_bytes_);
         }
     });
@@ -65,16 +66,19 @@ class BlockedGemm {
   }
 
   // Panels of `width` lines, depth block by depth block.
-  void pack(GemmKernel::Pack fn, int width, const char* x, int64_t across, int64_t along, int64_t lines, char* out) const {
+  void pack(GemmKernel::Pack fn, int width, const char* x, int64_t across, int64_t along, int64_t lines,
+            char* out) const {
     const int64_t panels = (lines + width - 1) / width, depths = (p_.k + depth_block - 1) / depth_block;
     const int64_t accumulator = static_cast<int64_t>(kernel_.accumulator);
-    parallel_for(panels * depths, std::max<int64_t>(1, pack_grain / (width * depth_block)), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t panel = i % panels, p0 = i / panels * depth_block, depth = std::min(depth_block, p_.k - p0);
-        fn(x + (panel * width * across + p0 * along) * size_, across, along, std::min<int64_t>(width, lines - panel * width),
-           depth, out + (p0 * panels + panel * depth) * width * accumulator);
-      }
-    });
+    parallel_for(
+        panels * depths, std::max<int64_t>(1, pack_grain / (width * depth_block)), [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end; ++i) {
+            const int64_t panel = i % panels, p0 = i / panels * depth_block, depth = std::min(depth_block, p_.k - p0);
+            fn(x + (panel * width * across + p0 * along) * size_, across, along,
+               std::min<int64_t>(width, lines - panel * width), depth,
+               out + (p0 * panels + panel * depth) * width * accumulator);
+          }
+        });
   }
 
   void block(const Operands& x, const char* packed_a, const char* packed_b, int64_t i0, int64_t j0) const {
@@ -102,7 +106,8 @@ class BlockedGemm {
 
 Ref<Plan> gemm_blocked(const GemmProblem& p) {
   const BlockedGemm gemm(p);
-  return make_ref<Plan>("gemm", [gemm](const Run& r) { gemm.run(r); }, gemm.workspace());
+  return make_ref<Plan>(
+      "gemm", [gemm](const Run& r) { gemm.run(r); }, gemm.workspace());
 }
 
 Ref<Plan> gemm_small(const GemmProblem& p) {

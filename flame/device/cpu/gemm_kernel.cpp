@@ -70,7 +70,8 @@ void tile(const void* pa, const void* pb, int64_t depth, void* pacc, int64_t ld,
 }
 
 template <class T, class Acc>
-void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void* pbias, void* py, int64_t rs, int64_t cs) {
+void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void* pbias, void* py, int64_t rs,
+           int64_t cs) {
   const Acc* acc = static_cast<const Acc*>(pacc);
   const T* bias = static_cast<const T*>(pbias);
   T* y = static_cast<T*>(py);
@@ -82,8 +83,7 @@ void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void*
 template <class T, class Acc>
 GemmKernel make() {
   constexpr int columns = tile_columns<Acc>;
-  return {tile_rows,          columns,   sizeof(Acc),  pack<T, Acc, tile_rows>, pack<T, Acc, columns>,
-          tile<Acc>,          store<T, Acc>};
+  return {tile_rows, columns, sizeof(Acc), pack<T, Acc, tile_rows>, pack<T, Acc, columns>, tile<Acc>, store<T, Acc>};
 }
 
 GemmKernel kernel_of(DType t) {
@@ -140,7 +140,8 @@ HWY_INLINE void row_block(const Cols& cols, const SmallGemm& g, const T* a, cons
 
 // All rows for the columns at j.
 template <int vectors, class Cols, class T>
-HWY_INLINE void column_block(const Cols& cols, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c, int64_t j) {
+HWY_INLINE void column_block(const Cols& cols, const SmallGemm& g, const T* a, const T* b, const T* bias, T* c,
+                             int64_t j) {
   constexpr int rows = vectors == 1 ? 8 : 4;
   int64_t i = 0;
   if (bias) bias += j;
@@ -198,7 +199,8 @@ void dots(const SmallGemm& g, const void* pa, const void* pb, const void* pbias,
     T* c = static_cast<T*>(pc) + i * g.c_rs;
     const T* b = static_cast<const T*>(pb);
     int64_t j = 0;
-    for (; j + count <= g.n; j += count) dot_block<count>(g, a, b + j * g.b_cs, bias ? bias + j : nullptr, c + j * g.c_cs);
+    for (; j + count <= g.n; j += count)
+      dot_block<count>(g, a, b + j * g.b_cs, bias ? bias + j : nullptr, c + j * g.c_cs);
     for (; j < g.n; ++j) dot_block<1>(g, a, b + j * g.b_cs, bias ? bias + j : nullptr, c + j * g.c_cs);
   }
 }

@@ -18,7 +18,8 @@ struct GemmKernel {
   // acc[i * ld + j] = (add ? acc[i * ld + j] : 0) + sum over p of a[p * mr + i] * b[p * nr + j].
   void (*tile)(const void* a, const void* b, int64_t depth, void* acc, int64_t ld, bool add);
   // y[i * rs + j * cs] = acc[i * ld + j] (+ bias[j]), rounded once.
-  void (*store)(const void* acc, int64_t ld, int64_t rows, int64_t cols, const void* bias, void* y, int64_t rs, int64_t cs);
+  void (*store)(const void* acc, int64_t ld, int64_t rows, int64_t cols, const void* bias, void* y, int64_t rs,
+                int64_t cs);
 };
 GemmKernel gemm_kernel(DType t);
 

@@ -33,14 +33,15 @@ bool describe(const GemmProblem& p, const GemmProblem::Matrix& x, int64_t rows, 
 Ref<Plan> gemm_onednn(const GemmProblem& p) {
   if (onednn::data_type(p.dtype) == dnnl::memory::data_type::undef || p.k == 0) return nullptr;
   dnnl::memory::desc a, b, c, bias;
-  if (!describe(p, p.a, p.m, p.k, a) || !describe(p, p.b, p.k, p.n, b) || !describe(p, p.c, p.m, p.n, c)) return nullptr;
+  if (!describe(p, p.a, p.m, p.k, a) || !describe(p, p.b, p.k, p.n, b) || !describe(p, p.c, p.m, p.n, c))
+    return nullptr;
   if (p.bias) {
     dnnl::memory::dims dims(static_cast<size_t>(p.batch.rank()) + 2, 1), strides(dims.size(), p.n);
     dims.back() = p.n;
     strides.back() = 1;
     bias = dnnl::memory::desc(dims, onednn::data_type(p.dtype), strides);
   }
-  const onednn::ThreadScope threads(num_threads());
+  const LibraryThreads threads(num_threads());
   const dnnl::matmul::primitive_desc pd(onednn::engine(), a, b, bias, c, onednn::user_scratchpad(), true);
   if (!pd || onednn::is_reference(pd)) return nullptr;
   std::vector<onednn::Call::Argument> arguments{{DNNL_ARG_SRC, a}, {DNNL_ARG_WEIGHTS, b}};
@@ -52,9 +53,16 @@ Ref<Plan> gemm_onednn(const GemmProblem& p) {
   if (p.bias)
     return make_ref<Plan>(
         "gemm",
-        [call](const Run& r) { call->run({r.buffers[0], r.buffers[1], r.buffers[2], r.buffers[3], r.workspace}); }, scratch);
+        [call](const Run& r) {
+          call->run({r.buffers[0], r.buffers[1], r.buffers[2], r.buffers[3], r.workspace});
+        },
+        scratch);
   return make_ref<Plan>(
-      "gemm", [call](const Run& r) { call->run({r.buffers[0], r.buffers[1], r.buffers[2], r.workspace}); }, scratch);
+      "gemm",
+      [call](const Run& r) {
+        call->run({r.buffers[0], r.buffers[1], r.buffers[2], r.workspace});
+      },
+      scratch);
 }
 
 }  // namespace flame

@@ -1,4 +1,4 @@
-// Internal: oneDNN behind three small types: the engine, a prepared primitive that runs on bare pointers, and its threads.
+// Internal: oneDNN behind two small things: its engine, and a prepared primitive that runs on bare pointers.
 #pragma once
 #include <atomic>
 #include <cstring>
@@ -7,11 +7,8 @@
 #include <vector>
 
 #include "flame/core/dtype.h"
+#include "flame/device/cpu/parallel.h"
 #include "flame/device/device.h"
-
-#ifdef FLAME_WITH_OPENMP
-#include <omp.h>
-#endif
 
 namespace flame::onednn {
 
@@ -40,26 +37,9 @@ inline dnnl::primitive_attr user_scratchpad() {
 }
 
 // oneDNN's reference loops are slower than ours.
-inline bool is_reference(const dnnl::primitive_desc_base& pd) { return std::strstr(pd.impl_info_str(), "ref") != nullptr; }
-
-// A primitive counts on the number of threads that it was made with.
-class ThreadScope {
- public:
-#ifdef FLAME_WITH_OPENMP
-  explicit ThreadScope(int n) : before_(omp_get_max_threads()), changed_(before_ != n) {
-    if (changed_) omp_set_num_threads(n);
-  }
-  ~ThreadScope() {
-    if (changed_) omp_set_num_threads(before_);
-  }
-
- private:
-  int before_;
-  bool changed_;
-#else
-  explicit ThreadScope(int) {}
-#endif
-};
+inline bool is_reference(const dnnl::primitive_desc_base& pd) {
+  return std::strstr(pd.impl_info_str(), "ref") != nullptr;
+}
 
 // A primitive and its arguments; run() takes one pointer an argument, in the order given here. Two threads may run it at
 // once: each takes the spare set of memory objects, or makes one.
@@ -80,9 +60,9 @@ class Call {
     if (!frame) frame.reset(make_frame());
     size_t i = 0;
     for (void* p : pointers) dnnl_memory_set_data_handle(frame->arguments[i++].memory, p);
-    const ThreadScope scope(threads_);
-    const dnnl_status_t status = dnnl_primitive_execute(primitive_.get(), stream().get(),
-                                                        static_cast<int>(frame->arguments.size()), frame->arguments.data());
+    const LibraryThreads scope(threads_);  // a primitive counts on as many as it was made with
+    const dnnl_status_t status = dnnl_primitive_execute(
+        primitive_.get(), stream().get(), static_cast<int>(frame->arguments.size()), frame->arguments.data());
     delete spare_.exchange(frame.release(), std::memory_order_acq_rel);
     if (status != dnnl_success) throw DeviceError("oneDNN: a prepared primitive failed to run", Loc::current());
   }

@@ -11,7 +11,9 @@
 #include "flame/device/device.h"
 
 #ifdef FLAME_WITH_OPENMP
-#include <omp.h>
+// Declared here because omp.h comes with each compiler, and clang-tidy's may be missing.
+extern "C" int omp_get_max_threads();
+extern "C" void omp_set_num_threads(int n);
 #else
 #include <condition_variable>
 #include <functional>
@@ -127,6 +129,21 @@ class Pool {
 }  // namespace
 
 bool in_parallel() { return inside; }
+
+#ifdef FLAME_WITH_OPENMP
+LibraryThreads::LibraryThreads(int n) {
+  const int now = omp_get_max_threads();
+  if (now == n) return;
+  before_ = now;
+  omp_set_num_threads(n);
+}
+LibraryThreads::~LibraryThreads() {
+  if (before_ > 0) omp_set_num_threads(before_);
+}
+#else
+LibraryThreads::LibraryThreads(int) {}
+LibraryThreads::~LibraryThreads() = default;
+#endif
 
 int num_threads() { return threads().count.load(std::memory_order_relaxed); }
 

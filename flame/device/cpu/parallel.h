@@ -24,4 +24,16 @@ void parallel_for(int64_t n, int64_t grain, F&& fn) {
 
 bool in_parallel();  // this thread runs a piece of a parallel_for
 
+// While one lives, a library that asks OpenMP on this thread how many threads there are is told `n`.
+class LibraryThreads {
+ public:
+  explicit LibraryThreads(int n);
+  ~LibraryThreads();
+  LibraryThreads(const LibraryThreads&) = delete;
+  LibraryThreads& operator=(const LibraryThreads&) = delete;
+
+ private:
+  int before_ = 0;  // 0: nothing to restore
+};
+
 }  // namespace flame

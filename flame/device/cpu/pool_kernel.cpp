@@ -21,8 +21,8 @@ namespace HWY_NAMESPACE {
 template <class T>
 using Wide = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
-constexpr int64_t block = 128;           // accumulators held at once
-constexpr int64_t piece = 16 * 1024;     // elements worth a thread
+constexpr int64_t block = 128;        // accumulators held at once
+constexpr int64_t piece = 16 * 1024;  // elements worth a thread
 
 // The window positions k of an axis for which start + k * dilation lies in [0, size).
 struct Span {
@@ -48,7 +48,8 @@ HWY_INLINE A divisor(const PoolSizes& p, int64_t oh, int64_t ow) {
   const int64_t out[2] = {oh, ow}, size[2] = {p.height, p.width};
   int64_t count = 1;
   for (int i = 0; i < 2; ++i) {
-    const int64_t start = out[i] * p.stride[i] - p.padding[i], end = std::min(start + p.kernel[i], size[i] + p.padding[i]);
+    const int64_t start = out[i] * p.stride[i] - p.padding[i],
+                  end = std::min(start + p.kernel[i], size[i] + p.padding[i]);
     count *= p.count_padding ? end - start : std::min(end, size[i]) - std::max<int64_t>(start, 0);
   }
   return static_cast<A>(count);
@@ -109,8 +110,8 @@ void max_line(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t line
         const int64_t first = std::max(out.begin, o0), last = std::min(out.end, o0 + count);
         const int64_t at = (h0 + r * p.dilation[0]) * p.width + first * p.stride[1] + s * p.dilation[1] - p.padding[1];
         if (first < last)
-          keep_larger(x + at, p.stride[1], static_cast<int32_t>(at), static_cast<int32_t>(p.stride[1]), best + first - o0,
-                      where + first - o0, last - first);
+          keep_larger(x + at, p.stride[1], static_cast<int32_t>(at), static_cast<int32_t>(p.stride[1]),
+                      best + first - o0, where + first - o0, last - first);
       }
     for (int64_t i = 0; i < count; ++i) y[line * p.out_width + o0 + i] = static_cast<T>(best[i]);
     std::copy_n(where, count, index + line * p.out_width + o0);

@@ -1,0 +1,329 @@
+// Recorded steps against eager ones: the same bits at every step, one step a call, and a clear word when a step does
+// not repeat.
+#include "flame/flame.h"
+
+#include <gtest/gtest.h>
+
+#include "flame/fuse/island.h"
+#include "tests/support/compare.h"
+
+namespace flame {
+namespace {
+
+using namespace test;
+
+Tensor batch(const Shape& s, int step, float scale = 1.0f / 32) {
+  std::vector<float> v(static_cast<size_t>(numel(s)));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>((i * 37 + static_cast<size_t>(step) * 101) % 127) * scale - 1.5f;
+  Tensor x = Tensor::from(v, s);
+  return x;
+}
+Tensor classes(int64_t n, int64_t count, int step) {
+  std::vector<int64_t> v(static_cast<size_t>(n));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i * 5 + static_cast<size_t>(step) * 3) % count;
+  return Tensor::from(v, {n});
+}
+
+// Convolution, batch norm, dropout, clipping, AdamW with a schedule: everything that carries state from step to step.
+struct Net : nn::Module {
+  nn::Conv2d conv{*this, "conv", {.in = 2, .out = 6, .kernel = 3, .padding = 1}};
+  nn::BatchNorm2d norm{*this, "norm", {.channels = 6}};
+  nn::Dropout drop{*this, "drop", {.p = 0.3}};
+  nn::Linear head{*this, "head", {.in = 6 * 4 * 4, .out = 5}};
+  Tensor forward(const Tensor& x) { return head(drop(max_pool2d(relu(norm(conv(x))), {.kernel = 2}).flatten(1))); }
+};
+struct Trainer {
+  Generator generator{11};
+  GeneratorScope scope{generator};  // weights and masks
+  Net net;
+  optim::AdamW opt{net.parameters(), {.lr = 0.01}};
+  Trainer() { opt.set_schedule(optim::OneCycle{.max_lr = 0.02, .total_steps = 40}); }
+
+  std::vector<Tensor> step(const Tensor& x, const Tensor& y) {
+    const Tensor loss = cross_entropy(net.forward(x), y);
+    backward(loss);
+    const Tensor norm = optim::clip_grad_norm(net.parameters(), 0.5);
+    opt.step();
+    return {loss, norm};
+  }
+  // Everything that a next step depends on.
+  std::vector<std::pair<std::string, Tensor>> state() const {
+    std::vector<std::pair<std::string, Tensor>> all;
+    for (const auto& [name, s] : net.state_dict()) all.emplace_back(name, s.tensor());
+    for (const auto& [name, t] : opt.state_dict()) all.emplace_back("optimizer " + name, t);
+    const GeneratorState g = generator.state();
+    all.emplace_back("generator", Tensor::from(std::vector<int64_t>{static_cast<int64_t>(g.seed), static_cast<int64_t>(g.offset)}, {2}));
+    return all;
+  }
+};
+void expect_equal_state(const Trainer& a, const Trainer& b, const std::string& when) {
+  const auto x = a.state(), y = b.state();
+  ASSERT_EQ(x.size(), y.size());
+  for (size_t i = 0; i < x.size(); ++i) {
+    ASSERT_EQ(x[i].first, y[i].first);
+    ASSERT_EQ(difference(x[i].second, y[i].second), "") << x[i].first << " " << when;
+  }
+}
+
+// Each trainer's scope makes its generator the thread's default one, so eager and recorded runs take turns by scope.
+template <class F>
+void alternate(Trainer& t, F&& fn) {
+  const GeneratorScope scope(t.generator);
+  fn();
+}
+
+TEST(Record, EqualsEagerAtEveryStep) {
+  auto eager = std::make_unique<Trainer>();
+  auto recorded = std::make_unique<Trainer>();
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  const int steps = quick() ? 8 : 30;
+  for (int i = 0; i < steps; ++i) {
+    const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
+    std::vector<Tensor> a, b;
+    alternate(*eager, [&] { a = eager->step(x, y); });
+    alternate(*recorded, [&] { b = step(x, y); });
+    const std::string when = "at step " + std::to_string(i);
+    for (size_t k = 0; k < a.size(); ++k) ASSERT_EQ(difference(a[k], b[k]), "") << "result " << k << " " << when;
+    expect_equal_state(*eager, *recorded, when);
+  }
+  const RecordStats& s = step.stats();
+  EXPECT_EQ(s.calls, static_cast<uint64_t>(steps));
+  EXPECT_EQ(s.replays, static_cast<uint64_t>(steps - 2)) << s.last_miss;
+  EXPECT_EQ(s.recordings, 1u);
+  EXPECT_EQ(s.misses, 0u);
+  std::printf("a recorded step: %zu launches, %zu bytes of arena, %llu replays of %llu calls\n", s.launches, s.arena_bytes,
+              static_cast<unsigned long long>(s.replays), static_cast<unsigned long long>(s.calls));
+}
+
+TEST(Record, AWarmReplayAllocatesPreparesAndReadsNothing) {
+  Trainer t;
+  auto step = record([&](const Tensor& x, const Tensor& y) { return t.step(x, y); });
+  const Tensor x = batch({4, 2, 8, 8}, 0), y = classes(4, 5, 0);
+  for (int i = 0; i < 4; ++i) step(x, y);
+  const Stats before = stats();
+  const MemoryStats memory = memory_stats();
+  for (int i = 0; i < 5; ++i) step(x, y);
+  const Stats after = stats();
+  EXPECT_EQ(after.replays - before.replays, 5u);
+  EXPECT_EQ(after.system_allocations, before.system_allocations);
+  EXPECT_EQ(after.plans_prepared, before.plans_prepared);
+  EXPECT_EQ(after.host_copies, before.host_copies);
+  EXPECT_EQ(memory_stats().allocated, memory.allocated);
+  EXPECT_EQ((after.launches - before.launches) / 5, step.stats().launches);
+}
+
+TEST(Record, AnotherSeedIsToldApart) {
+  std::vector<Tensor> weights;
+  for (uint64_t seed : {11, 11, 12}) {
+    Trainer t;
+    t.generator.manual_seed(seed);
+    auto step = record([&](const Tensor& x, const Tensor& y) { return t.step(x, y); });
+    for (int i = 0; i < 6; ++i) step(batch({4, 2, 8, 8}, i), classes(4, 5, i));
+    weights.push_back(t.net.head.weight.tensor() + 0.0);
+  }
+  EXPECT_EQ(difference(weights[0], weights[1]), "");
+  EXPECT_NE(difference(weights[0], weights[2]), "");
+}
+
+TEST(Record, OtherShapesRunEagerlyAndAreRecordedApart) {
+  const Parameter w(batch({3, 2}, 0));
+  optim::AdamW opt{{w}, {.lr = 0.1}};
+  auto step = record([&](const Tensor& x) {
+    const Tensor loss = sum(square(matmul(x, w.tensor())));
+    backward(loss);
+    opt.step();
+    return loss;
+  });
+  for (int i = 0; i < 4; ++i) step(batch({5, 3}, i));
+  EXPECT_EQ(step.stats().replays, 2u);
+  const float eager = static_cast<float>(step(batch({4, 3}, 9)).item());
+  EXPECT_TRUE(std::isfinite(eager));
+  EXPECT_EQ(step.stats().replays, 2u);
+  for (int i = 0; i < 4; ++i) step(batch({5, 3}, i));  // the first recording is still good
+  EXPECT_EQ(step.stats().replays, 6u);
+  for (int i = 0; i < 4; ++i) step(batch({4, 3}, i));
+  EXPECT_EQ(step.stats().recordings, 2u);
+  EXPECT_GE(step.stats().replays, 9u);
+  step(batch({5, 3}, 0).to(DType::f64).to(DType::f32).t().contiguous().t());  // other strides
+  EXPECT_EQ(opt.step_count(), 14);
+}
+
+TEST(Record, TrainAndEvalAreRecordedApart) {
+  nn::Sequential net{nn::layer<nn::Linear>({.in = 6, .out = 6}), nn::layer<nn::Dropout>({.p = 0.5})};
+  auto step = record([&](const Tensor& x) { return net(x); });
+  const Tensor x = batch({8, 6}, 1);
+  for (int i = 0; i < 4; ++i) step(x);
+  net.eval();
+  const Tensor expected = net(x);
+  for (int i = 0; i < 4; ++i) EXPECT_EQ(difference(step(x), expected), "") << "evaluation " << i;
+  net.train();
+  EXPECT_NE(difference(step(x), expected), "");
+}
+
+TEST(Record, GradientsThatAreSetAreGuarded) {
+  const Parameter w(batch({3}, 0));
+  auto step = record([&](const Tensor& x) {  // accumulates: the first call sets the gradient, the second adds to it
+    const Tensor loss = sum(x * w.tensor());
+    backward(loss);
+    return loss;
+  });
+  const Tensor x = batch({3}, 1);
+  std::vector<double> once;
+  for (int i = 1; i <= 6; ++i) {
+    step(x);
+    const std::vector<double> g = numbers(w.grad());
+    if (i == 1) once = g;
+    for (size_t k = 0; k < g.size(); ++k) EXPECT_NEAR(g[k], once[k] * i, 1e-5) << "call " << i;
+  }
+  w.zero_grad();
+  step(x);
+  EXPECT_EQ(numbers(w.grad()), once);
+}
+
+TEST(Record, AHostNumberThatDiffersThrowsAndIsNamed) {
+  float factor = 1;
+  auto step = record([&](const Tensor& x) { return x * factor + 1; });
+  const Tensor x = batch({3}, 0);
+  step(x);
+  factor = 2;
+  try {
+    for (int i = 0; i < 3; ++i) step(x);
+    FAIL() << "a changed number was frozen";
+  } catch (const RecordError& e) {
+    const std::string m = e.what();
+    EXPECT_NE(m.find('1'), std::string::npos) << m;
+    EXPECT_NE(m.find('2'), std::string::npos) << m;
+    EXPECT_NE(m.find("record_test.cpp"), std::string::npos) << "the message names no line of the caller: " << m;
+  }
+}
+
+TEST(Record, HostReadsInsideThrowAndNameTheLine) {
+  uint32_t line = 0;
+  const auto expect_refused = [&](auto fn) {
+    auto step = record(fn);
+    try {
+      for (int i = 0; i < 3; ++i) step(batch({3}, i));
+      ADD_FAILURE() << "line " << line << " passed";
+    } catch (const RecordError& e) {
+      EXPECT_EQ(e.where().line(), line) << e.what();
+      EXPECT_NE(std::string(e.where().file_name()).find("record_test.cpp"), std::string::npos) << e.what();
+    }
+  };
+  expect_refused([&](const Tensor& x) {
+    line = __LINE__ + 1;
+    const double read = sum(x).item();
+    return x * read;
+  });
+  expect_refused([&](const Tensor& x) {
+    line = __LINE__ + 1;
+    x.to_vector<float>();
+    return x;
+  });
+  expect_refused([&](const Tensor& x) {
+    line = __LINE__ + 1;
+    return x + Tensor::from(std::vector<float>{1, 2, 3}, {3});
+  });
+  EXPECT_NO_THROW(sum(batch({3}, 0)).item());  // outside all is well
+}
+
+TEST(Record, AStepThatDoesNotRepeatStaysEager) {
+  int calls = 0;
+  auto step = record([&](const Tensor& x) {
+    ++calls;
+    return calls % 2 ? x + 1 : exp(x);
+  });
+  const Tensor x = batch({3}, 0);
+  for (int i = 1; i <= 6; ++i) EXPECT_EQ(difference(step(x), i % 2 ? x + 1 : exp(x)), "") << i;
+  EXPECT_EQ(calls, 6);
+  EXPECT_EQ(step.stats().replays, 0u);
+  EXPECT_GE(step.stats().misses, 1u);
+  EXPECT_FALSE(step.stats().last_miss.empty());
+}
+
+TEST(Record, WhatOutlivesTheStepIsAMiss) {
+  std::vector<Tensor> kept;
+  auto step = record([&](const Tensor& x) {
+    const Tensor y = x * 2;
+    y.value();
+    kept.push_back(y + 1);
+    return y;
+  });
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(difference(step(batch({3}, i)), batch({3}, i) * 2), "");
+  ASSERT_EQ(kept.size(), 5u);
+  for (int i = 0; i < 5; ++i) EXPECT_EQ(difference(kept[static_cast<size_t>(i)], batch({3}, i) * 2 + 1), "");
+  EXPECT_EQ(step.stats().replays, 0u);
+}
+
+TEST(Record, OutputsAreValidUntilTheNextCall) {
+  auto step = record([](const Tensor& x) { return std::vector<Tensor>{x * 2, x, sum(x)}; });
+  for (int i = 0; i < 6; ++i) {
+    const Tensor x = batch({5}, i);
+    const auto out = step(x);
+    EXPECT_EQ(difference(out[0], x * 2), "");
+    EXPECT_EQ(difference(out[1], x), "");
+    EXPECT_EQ(difference(out[2], sum(x)), "");
+  }
+  EXPECT_EQ(step.stats().replays, 4u);
+}
+
+TEST(Record, ReplaysPartThoseWhoHoldAParameter) {
+  const Parameter w(batch({4}, 0));
+  optim::SGD opt{{w}, {.lr = 0.1}};
+  auto step = record([&](const Tensor& x) {
+    const Tensor loss = sum(square(w.tensor() * x));
+    backward(loss);
+    opt.step();
+    return loss;
+  });
+  for (int i = 0; i < 4; ++i) step(batch({4}, i));
+  const void* home = w.value().storage->data();
+  const Tensor held = w.tensor();
+  const std::vector<double> before = numbers(held);
+  step(batch({4}, 7));
+  EXPECT_EQ(numbers(held), before);
+  EXPECT_NE(numbers(w.tensor()), before);
+  EXPECT_EQ(w.value().storage->data(), home);
+  EXPECT_EQ(step.stats().replays, 3u);
+  w.assign(batch({4}, 3));  // a load between replays is seen
+  const Tensor expected = sum(square(batch({4}, 3) * batch({4}, 8)));
+  EXPECT_EQ(difference(step(batch({4}, 8)), expected), "");
+}
+
+TEST(Record, VerifyRunsEveryNthStepBothWays) {
+  auto plain = std::make_unique<Trainer>(), checked = std::make_unique<Trainer>();
+  auto step = record([&](const Tensor& x, const Tensor& y) { return checked->step(x, y); }, {.verify = 2});
+  for (int i = 0; i < 9; ++i) {
+    const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
+    alternate(*plain, [&] { plain->step(x, y); });
+    alternate(*checked, [&] { step(x, y); });
+    expect_equal_state(*plain, *checked, "at step " + std::to_string(i));
+  }
+  EXPECT_EQ(step.stats().replays, 7u);
+  // A step that reads a number of its own is caught, though no launch differs.
+  float bias = 0;
+  const State hidden(zeros({2}));
+  auto wrong = record([&](const Tensor& x) {
+    static_cast<float*>(hidden.value().storage->data())[0] = bias;  // behind the library's back
+    return x + hidden.tensor();
+  }, {.verify = 1});
+  wrong(batch({2}, 0));
+  wrong(batch({2}, 0));
+  bias = 5;
+  EXPECT_THROW(wrong(batch({2}, 0)), RecordError);
+}
+
+TEST(Record, ChecksItsOptions) {
+  EXPECT_THROW(record([](const Tensor& x) { return x; }, {.warmup = 1}), ValueError);
+}
+
+TEST(Record, EmptyAndTinySteps) {
+  auto same = record([](const Tensor& x) { return x; });
+  auto none = record([](const Tensor& x) { return x * 2; });
+  for (int i = 0; i < 5; ++i) {
+    EXPECT_EQ(difference(same(batch({2}, i)), batch({2}, i)), "");
+    EXPECT_EQ(none(Tensor::empty({0, 3}, DType::f32)).shape(), (Shape{0, 3}));
+  }
+}
+
+}  // namespace
+}  // namespace flame
