@@ -23,9 +23,7 @@ template <class E, class F>
 std::string message_of(F&& fn) {
   try {
     fn();
-  } catch (const E& e) {
-    return e.what();
-  }
+  } catch (const E& e) { return e.what(); }
   ADD_FAILURE() << "nothing was thrown";
   return {};
 }
@@ -144,8 +142,7 @@ TEST(Modes, NoGradAndDetach) {
   EXPECT_EQ(values(x.grad()), (Numbers{1, 2}));
   try {
     no_grad([&]() -> Tensor { throw std::runtime_error("inside"); });
-  } catch (const std::runtime_error&) {
-  }
+  } catch (const std::runtime_error&) {}
   EXPECT_TRUE((x * 2).requires_grad());
 }
 
@@ -162,16 +159,17 @@ TEST(Modes, FrozenParametersGetNone) {
 
 TEST(Functions, HaveTheirOwnBackward) {
   int calls = 0;
-  const Function clipped{
-      .forward = [](FunctionContext& c, const std::vector<Tensor>& in) {
-        c.saved = {in[0]};
-        return std::vector<Tensor>{round(in[0]), in[0] * in[1]};
-      },
-      .backward = [&](const FunctionContext& c, const std::vector<Tensor>& g) {
-        ++calls;
-        return std::vector<Tensor>{g[0] * 2, g[1] * c.saved[0]};
-      },
-      .name = "straight_through"};
+  const Function clipped{.forward =
+                             [](FunctionContext& c, const std::vector<Tensor>& in) {
+                               c.saved = {in[0]};
+                               return std::vector<Tensor>{round(in[0]), in[0] * in[1]};
+                             },
+                         .backward =
+                             [&](const FunctionContext& c, const std::vector<Tensor>& g) {
+                               ++calls;
+                               return std::vector<Tensor>{g[0] * 2, g[1] * c.saved[0]};
+                             },
+                         .name = "straight_through"};
   const Tensor x = leaf({1.2, 2.7}), y = leaf({5, 6});
   const auto out = apply(clipped, {x, y});
   EXPECT_EQ(values(out[0]), (Numbers{1, 3}));
@@ -180,38 +178,44 @@ TEST(Functions, HaveTheirOwnBackward) {
   EXPECT_EQ(values(x.grad()), (Numbers{2, 2}));
   EXPECT_EQ(values(y.grad()), (Numbers{1.2, 2.7}));
   // Second order through a backward of tensor ops.
-  const Function cube{.forward = [](FunctionContext& c, const std::vector<Tensor>& in) {
-                        c.saved = {in[0]};
-                        return std::vector<Tensor>{in[0] * in[0] * in[0]};
-                      },
-                      .backward = [](const FunctionContext& c, const std::vector<Tensor>& g) {
-                        return std::vector<Tensor>{g[0] * c.saved[0] * c.saved[0] * 3};
-                      },
-                      .name = "cube"};
+  const Function cube{
+      .forward =
+          [](FunctionContext& c, const std::vector<Tensor>& in) {
+            c.saved = {in[0]};
+            return std::vector<Tensor>{in[0] * in[0] * in[0]};
+          },
+      .backward = [](const FunctionContext& c,
+                     const std::vector<Tensor>& g) { return std::vector<Tensor>{g[0] * c.saved[0] * c.saved[0] * 3}; },
+      .name = "cube"};
   gradcheck([&](const std::vector<Tensor>& in) { return apply(cube, in); }, {Tensor::from(Numbers{0.5, -1.5}, {2})});
-  gradgradcheck([&](const std::vector<Tensor>& in) { return apply(cube, in); }, {Tensor::from(Numbers{0.5, -1.5}, {2})});
+  gradgradcheck([&](const std::vector<Tensor>& in) { return apply(cube, in); },
+                {Tensor::from(Numbers{0.5, -1.5}, {2})});
 }
 
 TEST(Functions, WithAWrongNumberOfGradientsAreRefused) {
-  const Function bad{.forward = [](FunctionContext&, const std::vector<Tensor>& in) { return std::vector<Tensor>{in[0] + in[1]}; },
-                     .backward = [](const FunctionContext&, const std::vector<Tensor>& g) { return g; },
-                     .name = "forgetful"};
+  const Function bad{
+      .forward = [](FunctionContext&, const std::vector<Tensor>& in) { return std::vector<Tensor>{in[0] + in[1]}; },
+      .backward = [](const FunctionContext&, const std::vector<Tensor>& g) { return g; },
+      .name = "forgetful"};
   const Tensor y = sum(apply(bad, {leaf({1}), leaf({2})})[0]);
   const std::string m = message_of<AutogradError>([&] { backward(y); });
   EXPECT_NE(m.find("forgetful"), std::string::npos) << m;
 }
 
 TEST(Gradcheck, FindsAWrongGradientAndNamesIt) {
-  const Function wrong{.forward = [](FunctionContext& c, const std::vector<Tensor>& in) {
-                         c.saved = {in[1]};
-                         return std::vector<Tensor>{in[0] * in[1]};
-                       },
-                       .backward = [](const FunctionContext& c, const std::vector<Tensor>& g) {
-                         return std::vector<Tensor>{g[0] * c.saved[0], g[0] * c.saved[0]};
-                       },
+  const Function wrong{.forward =
+                           [](FunctionContext& c, const std::vector<Tensor>& in) {
+                             c.saved = {in[1]};
+                             return std::vector<Tensor>{in[0] * in[1]};
+                           },
+                       .backward =
+                           [](const FunctionContext& c, const std::vector<Tensor>& g) {
+                             return std::vector<Tensor>{g[0] * c.saved[0], g[0] * c.saved[0]};
+                           },
                        .name = "wrong"};
   const std::vector<Tensor> in{Tensor::from(Numbers{1, 2}, {2}), Tensor::from(Numbers{1, 3}, {2})};
-  const std::string m = message_of<AutogradError>([&] { gradcheck([&](const auto& x) { return apply(wrong, x); }, in); });
+  const std::string m =
+      message_of<AutogradError>([&] { gradcheck([&](const auto& x) { return apply(wrong, x); }, in); });
   EXPECT_NE(m.find("input 1, element 1"), std::string::npos) << m;
   EXPECT_THROW(gradcheck([](const auto& x) { return std::vector<Tensor>{x[0].detach() * 2}; }, in), AutogradError);
   gradcheck([](const auto& x) { return std::vector<Tensor>{x[0] * x[1]}; }, in);
@@ -297,11 +301,15 @@ double in_small_thread(int64_t n) {
   pthread_attr_init(&attributes);
   EXPECT_EQ(pthread_attr_setstacksize(&attributes, small_stack), 0);
   pthread_t thread;
-  EXPECT_EQ(pthread_create(&thread, &attributes, [](void* p) -> void* {
-              Job& j = *static_cast<Job*>(p);
-              j.result = chain(j.n);
-              return nullptr;
-            }, &job), 0);
+  EXPECT_EQ(pthread_create(
+                &thread, &attributes,
+                [](void* p) -> void* {
+                  Job& j = *static_cast<Job*>(p);
+                  j.result = chain(j.n);
+                  return nullptr;
+                },
+                &job),
+            0);
   pthread_join(thread, nullptr);
   return job.result;
 }
@@ -319,8 +327,9 @@ TEST(DeepChains, AMillionOpsUnderASmallStackLimit) {
     return;
   }
   const std::string self = std::filesystem::read_symlink("/proc/self/exe");
-  const std::string command = "ulimit -s 256 && FLAME_DEEP_CHILD=1 exec '" + self +
-                              "' --gtest_brief=1 --gtest_output= --gtest_filter=DeepChains.AMillionOpsUnderASmallStackLimit";
+  const std::string command =
+      "ulimit -s 256 && FLAME_DEEP_CHILD=1 exec '" + self +
+      "' --gtest_brief=1 --gtest_output= --gtest_filter=DeepChains.AMillionOpsUnderASmallStackLimit";
   EXPECT_EQ(std::system(command.c_str()), 0);
 }
 

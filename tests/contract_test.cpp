@@ -17,7 +17,8 @@ using namespace test;
 
 Tensor fractions(const Shape& s, int salt, Device& d) {
   std::vector<float> v(static_cast<size_t>(numel(s)));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>((i * 29 + static_cast<size_t>(salt) * 13) % 64) / 64 - 0.5f;
+  for (size_t i = 0; i < v.size(); ++i)
+    v[i] = static_cast<float>((i * 29 + static_cast<size_t>(salt) * 13) % 64) / 64 - 0.5f;
   return Tensor::from(v, s, d);
 }
 
@@ -25,9 +26,14 @@ Tensor fractions(const Shape& s, int salt, Device& d) {
 struct EightOps {
   explicit EightOps(Device& d)
       : device(d),
-        filter(fractions({4, 1, 3, 3}, 1, d)), gain(fractions({4}, 2, d)), shift(fractions({4}, 3, d)),
-        weight(fractions({4 * 8 * 8, 5}, 4, d)), mean(fractions({4}, 5, d)), var(fractions({4}, 6, d) + 1.0),
-        images(fractions({3, 1, 8, 8}, 7, d)), labels(Tensor::from(std::vector<int64_t>{0, 4, 2}, {3}, d)),
+        filter(fractions({4, 1, 3, 3}, 1, d)),
+        gain(fractions({4}, 2, d)),
+        shift(fractions({4}, 3, d)),
+        weight(fractions({4 * 8 * 8, 5}, 4, d)),
+        mean(fractions({4}, 5, d)),
+        var(fractions({4}, 6, d) + 1.0),
+        images(fractions({3, 1, 8, 8}, 7, d)),
+        labels(Tensor::from(std::vector<int64_t>{0, 4, 2}, {3}, d)),
         optimizer({filter, gain, shift, weight}, {.lr = 0.01}) {}
 
   Tensor loss(const Tensor& x, const Tensor& y) {
@@ -47,7 +53,8 @@ struct EightOps {
   Tensor penalty_step(const Tensor& x, const Tensor& y) {
     const Tensor l = loss(x, y);
     Tensor penalty = l;
-    for (const Tensor& g : grad({l}, {filter.tensor(), weight.tensor()}, {.create_graph = true})) penalty = penalty + sum(g * g);
+    for (const Tensor& g : grad({l}, {filter.tensor(), weight.tensor()}, {.create_graph = true}))
+      penalty = penalty + sum(g * g);
     backward(penalty);
     optimizer.step();
     return penalty;
@@ -69,7 +76,8 @@ std::vector<LoggedLaunch> comparable(std::vector<LoggedLaunch> log) {
 void expect_same(const std::vector<LoggedLaunch>& a, const std::vector<LoggedLaunch>& b, const char* what) {
   EXPECT_GT(a.size(), 5u) << what;
   EXPECT_EQ(a.size(), b.size()) << what;
-  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i) ASSERT_TRUE(a[i] == b[i]) << what << ": launch " << i << " is " << a[i].op << " and " << b[i].op;
+  for (size_t i = 0; i < std::min(a.size(), b.size()); ++i)
+    ASSERT_TRUE(a[i] == b[i]) << what << ": launch " << i << " is " << a[i].op << " and " << b[i].op;
 }
 
 class Contract : public ::testing::Test {

@@ -13,12 +13,13 @@ using namespace test;
 using Tensors = std::vector<Tensor>;
 
 OpEntry planted(const char* name, Tensor (*fn)(const Tensor&)) {
-  return {.name = name, .signature = "planted", .formula = "planted", .samples = [fn](DType t) {
-            std::vector<double> v(15);
-            for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<double>((i * 7 + 3) % 15) / 8 + 0.25;
-            return std::vector<SampleCase>{
-                {{Tensor::from(v, {3, 5}).to(t)}, [fn](const Tensors& in) { return Tensors{fn(in[0])}; }, "matrix", -1}};
-          }};
+  return {
+      .name = name, .signature = "planted", .formula = "planted", .samples = [fn](DType t) {
+        std::vector<double> v(15);
+        for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<double>((i * 7 + 3) % 15) / 8 + 0.25;
+        return std::vector<SampleCase>{
+            {{Tensor::from(v, {3, 5}).to(t)}, [fn](const Tensors& in) { return Tensors{fn(in[0])}; }, "matrix", -1}};
+      }};
 }
 LoopReport loop_over(const char* name, Tensor (*fn)(const Tensor&)) {
   LoopReport r;
@@ -34,7 +35,9 @@ LoopReport loop_over(const char* name, Tensor (*fn)(const Tensor&)) {
 template <class Rule>
 Tensor square_with(const Tensor& x, Rule rule) {
   const Tensor y = no_grad([&] { return square(x); });
-  return with_rule("planted_square", {&x, 1}, {y}, {x}, [rule](const CustomContext& c) { return Tensors{rule(c)}; }, Loc::current())[0];
+  return with_rule(
+      "planted_square", {&x, 1}, {y}, {x}, [rule](const CustomContext& c) { return Tensors{rule(c)}; },
+      Loc::current())[0];
 }
 
 // An opaque copy of float32 and float64 tensors whose kernel does what `body` says with element counts.
@@ -43,7 +46,9 @@ class PlantedCopy final : public Op {
   enum class Defect { none, ignores_strides, writes_beyond } defect;
   explicit PlantedCopy(Defect d) : defect(d) {}
   const char* name() const override { return "planted_copy"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), in[0].shape())}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[0].shape())};
+  }
   Layout layout(int, const Meta&) const override { return defect == Defect::none ? Layout::contiguous : Layout::any; }
   void key(Key& k) const override { k << defect; }
   bool saves_input(int) const override { return false; }
@@ -60,7 +65,8 @@ class PlantedCopy final : public Op {
         for (int64_t k = m.shape.rank() - 1, rest = i; k >= 0; rest /= m.shape[static_cast<int>(k)], --k)
           at += rest % m.shape[static_cast<int>(k)] * m.strides[static_cast<int>(k)];
         const auto size = static_cast<int64_t>(size_of(m.dtype));
-        std::memcpy(static_cast<char*>(r.buffers[1]) + i * size, static_cast<const char*>(r.buffers[0]) + at * size, static_cast<size_t>(size));
+        std::memcpy(static_cast<char*>(r.buffers[1]) + i * size, static_cast<const char*>(r.buffers[0]) + at * size,
+                    static_cast<size_t>(size));
       }
       if (d == Defect::writes_beyond) std::memset(static_cast<char*>(r.buffers[1]) + bytes, 0, 1);
     });
@@ -73,7 +79,11 @@ Tensor planted_copy(const Tensor& x) {
 }
 
 TEST(Defects, HonestOpsPass) {
-  for (const LoopReport& r : {loop_over("honest_square", [](const Tensor& x) { return square_with(x, [](const CustomContext& c) { return c.grads[0] * c.saved[0] * 2; }); }),
+  for (const LoopReport& r : {loop_over("honest_square",
+                                        [](const Tensor& x) {
+                                          return square_with(
+                                              x, [](const CustomContext& c) { return c.grads[0] * c.saved[0] * 2; });
+                                        }),
                               loop_over("honest_copy", planted_copy<PlantedCopy::Defect::none>)}) {
     EXPECT_TRUE(r.findings.empty()) << r.text();
     EXPECT_GT(r.gradchecks, 0u);
@@ -82,7 +92,8 @@ TEST(Defects, HonestOpsPass) {
 }
 
 TEST(Defects, WrongValueInOneDType) {
-  const LoopReport r = loop_over("wrong_value", [](const Tensor& x) { return x.dtype() == DType::f32 ? square(x) * 1.0001 : square(x); });
+  const LoopReport r = loop_over(
+      "wrong_value", [](const Tensor& x) { return x.dtype() == DType::f32 ? square(x) * 1.0001 : square(x); });
   EXPECT_TRUE(r.found("value")) << r.text();
 }
 TEST(Defects, WrongGradient) {
@@ -125,8 +136,9 @@ TEST(Defects, IgnoredStride) {
 TEST(Defects, HiddenHostCopy) {
   const LoopReport r = loop_over("hidden_host_copy", [](const Tensor& x) {
     const Tensor y = no_grad([&] { return Tensor::from(numbers(square(x)), x.shape(), x.device()).to(x.dtype()); });
-    return with_rule("planted_square", {&x, 1}, {y}, {x}, [](const CustomContext& c) { return Tensors{c.grads[0] * c.saved[0] * 2}; },
-                     Loc::current())[0];
+    return with_rule(
+        "planted_square", {&x, 1}, {y}, {x},
+        [](const CustomContext& c) { return Tensors{c.grads[0] * c.saved[0] * 2}; }, Loc::current())[0];
   });
   EXPECT_TRUE(r.found("host copy")) << r.text();
 }
@@ -136,7 +148,8 @@ TEST(Defects, OutOfBoundsWrite) {
   EXPECT_FALSE(r.found("value")) << r.text();
 }
 TEST(Defects, UnroundedIntermediate) {
-  const LoopReport r = loop_over("depends_on_fusion", [](const Tensor& x) { return fusion_enabled() ? square(x) : square(x) * 1.0000001; });
+  const LoopReport r = loop_over("depends_on_fusion",
+                                 [](const Tensor& x) { return fusion_enabled() ? square(x) : square(x) * 1.0000001; });
   EXPECT_TRUE(r.found("fusion")) << r.text();
 }
 TEST(Defects, ChangedInput) {
@@ -156,9 +169,7 @@ size_t golden_failures(const std::string& op, const GoldenFn& fn) {
     if (c["op"] != op) continue;
     try {
       failures += !check_golden(c, fn, DType::f64).failure.empty();
-    } catch (const Error&) {
-      ++failures;
-    }
+    } catch (const Error&) { ++failures; }
   }
   return failures;
 }
@@ -168,23 +179,29 @@ TEST(Defects, WrongOpIsSeenByTheGoldenValues) {
 }
 TEST(Defects, DroppedKeepdim) {
   EXPECT_EQ(golden_failures("sum", golden_functions().at("sum")), 0u);
-  EXPECT_GT(golden_failures("sum", [](const Tensors& in, const Json& o) { return Tensors{sum(in[0], axes_of(o), false)}; }), 0u);
+  EXPECT_GT(
+      golden_failures("sum", [](const Tensors& in, const Json& o) { return Tensors{sum(in[0], axes_of(o), false)}; }),
+      0u);
 }
 TEST(Defects, IgnoredSecondAxis) {
   const auto first_axis_only = [](const Tensors& in, const Json& o) {
     const Axes axes = axes_of(o);
     if (axes.list().rank() < 2) return Tensors{mean(in[0], axes, o.value("keepdim", false))};
-    const int64_t n = in[0].shape()[static_cast<int>(axes.list()[1])];  // divides by all, reduces one: the shape is repaired
+    const int64_t n =
+        in[0].shape()[static_cast<int>(axes.list()[1])];  // divides by all, reduces one: the shape is repaired
     return Tensors{(mean(in[0], static_cast<int>(axes.list()[0]), true) / static_cast<double>(n))
-                       .expand(in[0].shape()).select(0, 0)};
+                       .expand(in[0].shape())
+                       .select(0, 0)};
   };
   EXPECT_EQ(golden_failures("mean", golden_functions().at("mean")), 0u);
   EXPECT_GT(golden_failures("mean", first_axis_only), 0u);
-  EXPECT_GT(golden_failures("mean", [](const Tensors& in, const Json& o) {
-              const Axes axes = axes_of(o);
-              return Tensors{axes.list().rank() > 1 ? mean(in[0], static_cast<int>(axes.list()[0]), o.value("keepdim", false))
-                                                    : mean(in[0], axes, o.value("keepdim", false))};
-            }),
+  EXPECT_GT(golden_failures("mean",
+                            [](const Tensors& in, const Json& o) {
+                              const Axes axes = axes_of(o);
+                              return Tensors{axes.list().rank() > 1 ? mean(in[0], static_cast<int>(axes.list()[0]),
+                                                                           o.value("keepdim", false))
+                                                                    : mean(in[0], axes, o.value("keepdim", false))};
+                            }),
             0u);
 }
 

@@ -26,16 +26,18 @@ void expect(F fn, const std::vector<std::string>& words, Loc loc = Loc::current(
   } catch (const Error& e) {
     const std::string m = e.what();
     EXPECT_TRUE(typeid(e) == typeid(E)) << "line " << loc.line() << ": another type: " << m;
-    for (const std::string& w : words) EXPECT_NE(m.find(w), std::string::npos) << "line " << loc.line() << ": no '" << w << "' in: " << m;
+    for (const std::string& w : words)
+      EXPECT_NE(m.find(w), std::string::npos) << "line " << loc.line() << ": no '" << w << "' in: " << m;
     EXPECT_EQ(e.where().line(), loc.line()) << m;
-    EXPECT_NE(m.find("error_test.cpp:" + std::to_string(loc.line())), std::string::npos) << "line " << loc.line() << ": " << m;
+    EXPECT_NE(m.find("error_test.cpp:" + std::to_string(loc.line())), std::string::npos)
+        << "line " << loc.line() << ": " << m;
   }
 }
 
 TEST(Errors, ShapesThatDoNotFit) {
   const Tensor a = f({2, 3}), x = f({2, 4, 6, 6});
   expect<ShapeError>([&] { add(a, f({4})); }, {"add", "[2, 3]", "[4]"});
-  expect<ShapeError>([&] { a * f({2, 2}); }, {"mul", "[2, 3]", "[2, 2]"});
+  expect<ShapeError>([&] { a* f({2, 2}); }, {"mul", "[2, 3]", "[2, 2]"});
   expect<ShapeError>([&] { where(a > 0, a, f({5})); }, {"where", "[5]"});
   expect<ShapeError>([&] { matmul(a, a); }, {"matmul", "3", "2"});
   expect<ShapeError>([&] { matmul(a, f({})); }, {"matmul"});
@@ -83,8 +85,16 @@ TEST(Errors, DTypesThatDoNotFit) {
   expect<DTypeError>([&] { var(i); }, {"var", "int64"});
   expect<DTypeError>([&] { softmax(i); }, {"softmax", "int64"});
   expect<DTypeError>([&] { dropout(i); }, {"dropout", "int64"});
-  expect<DTypeError>([&] { conv2d(Tensor::empty({1, 1, 3, 3}, DType::i64), f({1, 1, 3, 3}).to(DType::i64)); }, {"conv2d", "int64"});
-  expect<DTypeError>([&] { max_pool2d(Tensor::empty({1, 1, 3, 3}, DType::i64), {.kernel = 2}); }, {"max_pool2d", "int64"});
+  expect<DTypeError>(
+      [&] {
+        conv2d(Tensor::empty({1, 1, 3, 3}, DType::i64), f({1, 1, 3, 3}).to(DType::i64));
+      },
+      {"conv2d", "int64"});
+  expect<DTypeError>(
+      [&] {
+        max_pool2d(Tensor::empty({1, 1, 3, 3}, DType::i64), {.kernel = 2});
+      },
+      {"max_pool2d", "int64"});
   expect<DTypeError>([&] { layer_norm(i, {2}); }, {"layer_norm", "int64"});
   expect<DTypeError>([&] { batch_norm(Tensor::empty({2, 2}, DType::i64), {}, {}); }, {"batch_norm", "int64"});
   expect<DTypeError>([&] { cross_entropy(x, b); }, {"cross_entropy", "bool"});
@@ -154,13 +164,17 @@ TEST(Errors, Devices) {
 class NoKernel final : public Op {
  public:
   const char* name() const override { return "no_kernel"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), in[0].shape())}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[0].shape())};
+  }
 };
 class NoGradient final : public Op {
  public:
   const char* name() const override { return "no_gradient"; }
   bool differentiable() const override { return false; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {contiguous_meta(in[0].dtype(), in[0].shape())}; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[0].shape())};
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta>, std::span<const Meta>) const override {
     return make_ref<Plan>("no_gradient", [](const Run&) {});
   }
@@ -171,7 +185,8 @@ TEST(Errors, MissingKernelsAndGradients) {
     dispatch(make_ref<NoKernel>(), {x}, Loc::current());
     FAIL();
   } catch (const NotImplemented& e) {
-    for (const char* w : {"no_kernel", "float32", "cpu"}) EXPECT_NE(std::string(e.what()).find(w), std::string::npos) << e.what();
+    for (const char* w : {"no_kernel", "float32", "cpu"})
+      EXPECT_NE(std::string(e.what()).find(w), std::string::npos) << e.what();
   }
   EXPECT_NO_THROW(dispatch(make_ref<NoGradient>(), {x}, Loc::current()));
   expect<NotDifferentiable>([&] { dispatch(make_ref<NoGradient>(), {wanted}, Loc::current()); }, {"no_gradient"});
@@ -226,10 +241,10 @@ TEST(Errors, ChangeNothing) {
 TEST(Promotion, IsPyTorchs) {
   using enum DType;
   const DType expected[num_dtypes][num_dtypes] = {
-      {boolean, u8, i32, i64, f16, bf16, f32, f64},   {u8, u8, i32, i64, f16, bf16, f32, f64},
-      {i32, i32, i32, i64, f16, bf16, f32, f64},      {i64, i64, i64, i64, f16, bf16, f32, f64},
-      {f16, f16, f16, f16, f16, f32, f32, f64},       {bf16, bf16, bf16, bf16, f32, bf16, f32, f64},
-      {f32, f32, f32, f32, f32, f32, f32, f64},       {f64, f64, f64, f64, f64, f64, f64, f64}};
+      {boolean, u8, i32, i64, f16, bf16, f32, f64}, {u8, u8, i32, i64, f16, bf16, f32, f64},
+      {i32, i32, i32, i64, f16, bf16, f32, f64},    {i64, i64, i64, i64, f16, bf16, f32, f64},
+      {f16, f16, f16, f16, f16, f32, f32, f64},     {bf16, bf16, bf16, bf16, f32, bf16, f32, f64},
+      {f32, f32, f32, f32, f32, f32, f32, f64},     {f64, f64, f64, f64, f64, f64, f64, f64}};
   for (int a = 0; a < num_dtypes; ++a)
     for (int b = 0; b < num_dtypes; ++b)
       EXPECT_EQ(maximum(zeros({2}, all_dtypes[a]), zeros({2}, all_dtypes[b])).dtype(), expected[a][b])

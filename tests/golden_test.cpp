@@ -31,9 +31,7 @@ TEST(Golden, ValuesAndGradientsArePyTorchs) {
         auto& [f64, f32] = worst[c["op"]];
         (t == DType::f64 ? f64 : f32) = std::max(t == DType::f64 ? f64 : f32, r.worst);
         ++checked;
-      } catch (const std::exception& e) {
-        ADD_FAILURE() << title(c, t) << ": " << e.what();
-      }
+      } catch (const std::exception& e) { ADD_FAILURE() << title(c, t) << ": " << e.what(); }
     }
   }
   std::printf("largest error in roundings, against PyTorch's float64: float64, float32\n");
@@ -70,9 +68,13 @@ TEST(Golden, OneChangedNumberIsSeen) {
         if (one.is_boolean()) one = !one.get<bool>();
         else if (one.is_string()) one = 1.0;
         else one = one.get<double>() + std::max(1.0, std::abs(one.get<double>())) * 1e-4;
-        EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty()) << title(c, DType::f64) << ", " << part << " " << i;
-        if (c.contains("outputs32") || c[part == std::string("outputs") ? "float32_error" : "float32_gradient_error"][i].is_null()) continue;
-        EXPECT_FALSE(check_golden(changed, fn, DType::f32).failure.empty()) << title(c, DType::f32) << ", " << part << " " << i;
+        EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty())
+            << title(c, DType::f64) << ", " << part << " " << i;
+        if (c.contains("outputs32") ||
+            c[part == std::string("outputs") ? "float32_error" : "float32_gradient_error"][i].is_null())
+          continue;
+        EXPECT_FALSE(check_golden(changed, fn, DType::f32).failure.empty())
+            << title(c, DType::f32) << ", " << part << " " << i;
       }
     }
   }

@@ -15,7 +15,8 @@ using namespace test;
 
 Tensor fractions(const Shape& s, int salt = 0, DType t = DType::f32) {
   std::vector<float> v(static_cast<size_t>(numel(s)));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>((i * 37 + static_cast<size_t>(salt) * 11) % 101) / 32 - 1.5f;
+  for (size_t i = 0; i < v.size(); ++i)
+    v[i] = static_cast<float>((i * 37 + static_cast<size_t>(salt) * 11) % 101) / 32 - 1.5f;
   Tensor x = Tensor::from(v, s).to(t);
   x.data();
   return x;
@@ -33,13 +34,18 @@ Counted count(F&& fn) {
     flush_pending();
   }
   const Stats after = stats();
-  return {after.launches - before.launches, after.island_launches - before.island_launches, after.pointwise_ops - before.pointwise_ops,
-          after.island_ops - before.island_ops, after.plans_prepared - before.plans_prepared};
+  return {after.launches - before.launches, after.island_launches - before.island_launches,
+          after.pointwise_ops - before.pointwise_ops, after.island_ops - before.island_ops,
+          after.plans_prepared - before.plans_prepared};
 }
 
-Tensor chain(const Tensor& x, const Tensor& a, const Tensor& b) { return relu(relu(x + 0.5) * 1.5 + 0.0 + a * 0.25) + 0.0 * b; }
+Tensor chain(const Tensor& x, const Tensor& a, const Tensor& b) {
+  return relu(relu(x + 0.5) * 1.5 + 0.0 + a * 0.25) + 0.0 * b;
+}
 // The chain of the issue: add, mul, relu, add tensor, mul, mul tensor, add, relu.
-Tensor issue_chain(const Tensor& x, const Tensor& a, const Tensor& b) { return relu((relu((x + 0.5) * 1.5) + a) * 0.75 * b + 0.125); }
+Tensor issue_chain(const Tensor& x, const Tensor& a, const Tensor& b) {
+  return relu((relu((x + 0.5) * 1.5) + a) * 0.75 * b + 0.125);
+}
 Tensor composed_layer_norm(const Tensor& x, const Tensor& w, const Tensor& b) {
   const Tensor centred = x - mean(x, -1, true);
   return centred * rsqrt(mean(square(centred), -1, true) + 1e-5) * w + b;
@@ -77,7 +83,8 @@ TEST(Islands, BackwardOfAChainIsFewLaunches) {
 TEST(Islands, LayerNormIsAtMostTwoLaunchesAndSoftmaxOne) {
   const Tensor x = fractions({16, 48}), w = fractions({48}, 1), b = fractions({48}, 2);
   const Counted norm = count([&] { return composed_layer_norm(x, w, b); });
-  std::printf("composed layer norm: %llu launches of %llu ops\n", static_cast<unsigned long long>(norm.launches), static_cast<unsigned long long>(norm.ops));
+  std::printf("composed layer norm: %llu launches of %llu ops\n", static_cast<unsigned long long>(norm.launches),
+              static_cast<unsigned long long>(norm.ops));
   EXPECT_LE(norm.launches, 2u);
   EXPECT_EQ(norm.ops, 11u);  // a mean is a sum and a division
   EXPECT_LE(count([&] { return layer_norm(x, {48}, w, b); }).launches, 2u);
@@ -88,7 +95,9 @@ TEST(Islands, LayerNormIsAtMostTwoLaunchesAndSoftmaxOne) {
 
 TEST(Islands, CastsAndCheapViewsJoin) {
   const Tensor x = fractions({8, 5}, 0, DType::bf16), row = fractions({5}, 1);
-  const Counted c = count([&] { return ((x.to(DType::f32) + row).reshape({8, 1, 5}) * 2).to(DType::bf16).squeeze(1) > 0; });
+  const Counted c = count([&] {
+    return ((x.to(DType::f32) + row).reshape({8, 1, 5}) * 2).to(DType::bf16).squeeze(1) > 0;
+  });
   EXPECT_EQ(c.launches, 1u);
 }
 
@@ -97,7 +106,8 @@ TEST(Islands, UnusedResultsAreNotComputed) {
   EXPECT_EQ(count([&] {
               { const Tensor dead = exp(x) * 3; }
               return x;
-            }).launches, 0u);
+            }).launches,
+            0u);
 }
 
 TEST(Islands, EndAtTheirLimitsAndSayWhy) {
@@ -149,8 +159,16 @@ TEST(Islands, OpByOpGivesTheSameBits) {
   for (DType t : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
     const Tensor x = fractions({7, 130}, 0, t), w = fractions({130}, 1, t), b = fractions({130}, 2, t);
     const auto all = [&] {
-      std::vector<Tensor> out{issue_chain(x, w, b), composed_layer_norm(x, w, b), composed_softmax(x), softmax(x, 0), chain(x, b, w),
-                              layer_norm(x, {130}, w, b), sum(x * w, 0), mean(x, {0, 1}), var(x, 0), logsumexp(x, 1)};
+      std::vector<Tensor> out{issue_chain(x, w, b),
+                              composed_layer_norm(x, w, b),
+                              composed_softmax(x),
+                              softmax(x, 0),
+                              chain(x, b, w),
+                              layer_norm(x, {130}, w, b),
+                              sum(x * w, 0),
+                              mean(x, {0, 1}),
+                              var(x, 0),
+                              logsumexp(x, 1)};
       for (Tensor& y : out) materialize(y.value());
       return out;
     };
@@ -158,7 +176,8 @@ TEST(Islands, OpByOpGivesTheSameBits) {
     set_fusion(false);
     const std::vector<Tensor> alone = all();
     set_fusion(true);
-    for (size_t i = 0; i < fused.size(); ++i) EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << name_of(t);
+    for (size_t i = 0; i < fused.size(); ++i)
+      EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << name_of(t);
   }
 }
 

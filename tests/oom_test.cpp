@@ -14,7 +14,8 @@ using namespace test;
 
 Tensor batch(const Shape& s, int step) {
   std::vector<float> v(static_cast<size_t>(numel(s)));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>((i * 37 + static_cast<size_t>(step) * 101) % 127) / 32 - 1.5f;
+  for (size_t i = 0; i < v.size(); ++i)
+    v[i] = static_cast<float>((i * 37 + static_cast<size_t>(step) * 101) % 127) / 32 - 1.5f;
   return Tensor::from(v, s);
 }
 
@@ -106,9 +107,7 @@ TEST_F(FailingAllocations, OfAnOptimizerStepChangeNothing) {
     bool refused = false;
     try {
       shaken.opt->step();
-    } catch (const OutOfMemory&) {
-      refused = true;
-    }
+    } catch (const OutOfMemory&) { refused = true; }
     fail_allocation(0);
     if (!refused) break;
     ++failures;
@@ -129,9 +128,7 @@ TEST_F(FailingAllocations, OfAnIslandLeaveItPending) {
     bool refused = false;
     try {
       y.data();
-    } catch (const OutOfMemory&) {
-      refused = true;
-    }
+    } catch (const OutOfMemory&) { refused = true; }
     fail_allocation(0);
     EXPECT_EQ(numbers(y), expected);  // a second attempt gives the value
     if (!refused) {
@@ -163,9 +160,7 @@ TEST_F(FailingAllocations, OfARecordedStepChangeNothing) {
       bool refused = false;
       try {
         step(x, y);
-      } catch (const OutOfMemory&) {
-        refused = true;
-      }
+      } catch (const OutOfMemory&) { refused = true; }
       fail_allocation(0);
       if (!refused) break;
       ++failures;

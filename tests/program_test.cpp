@@ -25,7 +25,9 @@ class Random {
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
   bool chance(int percent) { return below(100) < percent; }
   template <class T>
-  const T& of(const std::vector<T>& v) { return v[static_cast<size_t>(below(static_cast<int64_t>(v.size())))]; }
+  const T& of(const std::vector<T>& v) {
+    return v[static_cast<size_t>(below(static_cast<int64_t>(v.size())))];
+  }
 
  private:
   uint64_t state_;
@@ -68,12 +70,14 @@ class Program {
   std::vector<Tensor> pool_, leaves_;
 
   void say(const std::string& line, const Tensor& t) {
-    text += line + " -> " + std::string(name_of(t.dtype())) + " " + to_string(t.shape()) + " " + to_string(t.strides()) + "\n";
+    text += line + " -> " + std::string(name_of(t.dtype())) + " " + to_string(t.shape()) + " " +
+            to_string(t.strides()) + "\n";
   }
   void keep(const std::string& line, Tensor t) {
     say(line, t);
     if (t.numel() > 40000) return;
-    if (pool_.size() >= 14) pool_[static_cast<size_t>(random_.below(static_cast<int64_t>(pool_.size())))] = std::move(t);
+    if (pool_.size() >= 14)
+      pool_[static_cast<size_t>(random_.below(static_cast<int64_t>(pool_.size())))] = std::move(t);
     else pool_.push_back(std::move(t));
   }
 
@@ -98,14 +102,17 @@ class Program {
   }
 
   double number(DType t) {
-    if (!is_float(t)) return t == DType::boolean ? static_cast<double>(random_.below(2))
-                            : t == DType::u8     ? static_cast<double>(random_.below(12))
-                                                 : static_cast<double>(random_.below(25) - 12);
+    if (!is_float(t))
+      return t == DType::boolean ? static_cast<double>(random_.below(2))
+             : t == DType::u8    ? static_cast<double>(random_.below(12))
+                                 : static_cast<double>(random_.below(25) - 12);
     switch (random_.below(12)) {
       case 0: return random_.chance(50) ? 0.0 : -0.0;
-      case 1: return random_.chance(70) ? 1 : random_.chance(50) ? std::nan("") : random_.chance(50) ? HUGE_VAL : -HUGE_VAL;
+      case 1:
+        return random_.chance(70) ? 1 : random_.chance(50) ? std::nan("") : random_.chance(50) ? HUGE_VAL : -HUGE_VAL;
       case 2: return static_cast<double>(random_.below(7) - 3);
-      case 3: return std::ldexp(static_cast<double>(random_.below(2000) - 1000), static_cast<int>(random_.below(40)) - 25);
+      case 3:
+        return std::ldexp(static_cast<double>(random_.below(2000) - 1000), static_cast<int>(random_.below(40)) - 25);
       default: return (static_cast<double>(random_.below(1 << 20)) / (1 << 18)) - 2;
     }
   }
@@ -117,39 +124,39 @@ class Program {
     return x;
   }
   void add_input() {
-    static const std::vector<DType> dtypes = {DType::f32, DType::f32, DType::f32, DType::f64, DType::bf16, DType::f16,
-                                              DType::i32, DType::i64, DType::u8,  DType::boolean};
+    static const std::vector<DType> dtypes = {DType::f32, DType::f32, DType::f32, DType::f64, DType::bf16,
+                                              DType::f16, DType::i32, DType::i64, DType::u8,  DType::boolean};
     const DType t = random_.of(dtypes);
     Shape s = broadcastable();
     const int last = s.rank() - 1;
     Tensor x;
     if (last < 0) x = filled(s, t);
     else switch (random_.below(6)) {
-      case 0: {  // transposed
-        Shape turned;
-        Dims order;
-        for (int i = last; i >= 0; --i) {
-          turned.push_back(s[i]);
-          order.push_back(i);
+        case 0: {  // transposed
+          Shape turned;
+          Dims order;
+          for (int i = last; i >= 0; --i) {
+            turned.push_back(s[i]);
+            order.push_back(i);
+          }
+          x = filled(turned, t).permute(order);
+          break;
         }
-        x = filled(turned, t).permute(order);
-        break;
+        case 1: {  // every second element, from an offset
+          Shape wide = s;
+          wide[last] = 2 * s[last] + 3;
+          x = filled(wide, t).slice(last, 1, 1 + 2 * s[last], 2);
+          break;
+        }
+        case 2: x = flip(filled(s, t), {random_.below(s.rank())}); break;
+        case 3: {
+          Shape one = s;
+          one[static_cast<int>(random_.below(s.rank()))] = 1;
+          x = filled(one, t).expand(s);
+          break;
+        }
+        default: x = filled(s, t);
       }
-      case 1: {  // every second element, from an offset
-        Shape wide = s;
-        wide[last] = 2 * s[last] + 3;
-        x = filled(wide, t).slice(last, 1, 1 + 2 * s[last], 2);
-        break;
-      }
-      case 2: x = flip(filled(s, t), {random_.below(s.rank())}); break;
-      case 3: {
-        Shape one = s;
-        one[static_cast<int>(random_.below(s.rank()))] = 1;
-        x = filled(one, t).expand(s);
-        break;
-      }
-      default: x = filled(s, t);
-    }
     if (is_float(t) && random_.chance(60)) leaves_.push_back(x.requires_grad_());
     keep("input", x);
   }
@@ -162,8 +169,11 @@ class Program {
   void step() {
     ++steps;
     switch (random_.below(20)) {
-      case 0: case 1: case 2: return reduce();
-      case 3: case 4: return view();
+      case 0:
+      case 1:
+      case 2: return reduce();
+      case 3:
+      case 4: return view();
       case 5: {
         const Tensor x = pick();
         const DType t = all_dtypes[random_.below(num_dtypes)];
@@ -171,7 +181,8 @@ class Program {
       }
       case 6: return opaque();
       case 7:
-        if (pool_.size() > 3 && random_.chance(50)) pool_.erase(pool_.begin() + random_.below(static_cast<int64_t>(pool_.size())));
+        if (pool_.size() > 3 && random_.chance(50))
+          pool_.erase(pool_.begin() + random_.below(static_cast<int64_t>(pool_.size())));
         else if (random_.chance(20)) pick().data();  // something reads it now
         return;
       default: return pointwise();
@@ -189,7 +200,8 @@ class Program {
     bool floating = false, tensors = false;
     for (int i = 0; i < row.arity; ++i) {
       const bool condition = row.in == In::select && i == 0;
-      if (!condition && i > 0 && random_.chance(25) && (tensors || i < row.arity - 1) && (row.in != In::select || i > 1)) {
+      if (!condition && i > 0 && random_.chance(25) && (tensors || i < row.arity - 1) &&
+          (row.in != In::select || i > 1)) {
         in.emplace_back();
         continue;
       }
@@ -209,7 +221,8 @@ class Program {
     std::string line = row.name;
     for (const Tensor& x : in) {
       if (x.defined()) args.emplace_back(x);
-      else if (row.in == In::integral || (!floating && row.in != In::floating)) args.emplace_back(random_.below(9) + (random_.chance(20) ? 0 : 1));
+      else if (row.in == In::integral || (!floating && row.in != In::floating))
+        args.emplace_back(random_.below(9) + (random_.chance(20) ? 0 : 1));
       else args.emplace_back(static_cast<double>(random_.below(65) - 32) / 8);
       line += x.defined() ? " " + to_string(x.shape()) : " number";
     }
@@ -231,12 +244,15 @@ class Program {
     if (reduced == 0 && kind >= 4 && kind <= 8) return;
     if (!is_float(x.dtype()) && kind >= 7) x = x.to(DType::f32);
     switch (kind) {
-      case 0: case 1: return keep("sum " + to_string(axes), sum(x, axes, keepdim));
+      case 0:
+      case 1: return keep("sum " + to_string(axes), sum(x, axes, keepdim));
       case 2: return keep("prod " + to_string(axes), prod(x, axes, keepdim));
       case 3: return keep("any " + to_string(axes), random_.chance(50) ? any(x, axes, keepdim) : all(x, axes, keepdim));
       case 4: return keep("amax " + to_string(axes), amax(x, axes, keepdim));
       case 5: return keep("amin " + to_string(axes), amin(x, axes, keepdim));
-      case 6: return keep("argmax " + to_string(axes), random_.chance(50) ? argmax(x, axes, keepdim) : argmin(x, axes, keepdim));
+      case 6:
+        return keep("argmax " + to_string(axes),
+                    random_.chance(50) ? argmax(x, axes, keepdim) : argmin(x, axes, keepdim));
       case 7: return keep("logsumexp " + to_string(axes), logsumexp(x, axes, keepdim));
       case 8: return keep("var " + to_string(axes), var(x, axes, {.correction = 0, .keepdim = keepdim}));
       case 9: return keep("norm " + to_string(axes), norm(x, axes, keepdim));
@@ -255,7 +271,10 @@ class Program {
       case 2: return keep("narrow", x.narrow(axis, n / 3, n - n / 3));
       case 3: return keep("slice", x.slice(axis, -1, -n - 1, -1 - random_.below(2)));
       case 4: return keep("contiguous", x.contiguous());
-      case 5: return n == 1 ? keep("expand", expanded(x, static_cast<int>(axis))) : x.rank() < 6 ? keep("unsqueeze", x.unsqueeze(axis)) : void();
+      case 5:
+        return n == 1         ? keep("expand", expanded(x, static_cast<int>(axis)))
+               : x.rank() < 6 ? keep("unsqueeze", x.unsqueeze(axis))
+                              : void();
       case 6: return keep("squeeze", x.squeeze(axis));
       default: return keep("select", n ? x.select(axis, random_.below(n)) : x);
     }
@@ -303,9 +322,7 @@ Outcome run_program(uint64_t seed, bool fused) {
   Outcome o;
   try {
     p.run();
-  } catch (const Error& e) {
-    o.error = e.what();
-  }
+  } catch (const Error& e) { o.error = e.what(); }
   set_fusion(true);
   o.results = std::move(p.results);
   o.text = std::move(p.text);
@@ -319,10 +336,12 @@ TEST(Programs, FusedEqualsOpByOp) {
   size_t equal = 0, steps = 0, tensors = 0, failures = 0;
   for (uint64_t seed = only ? only : 1, n = 0; n < count && failures < 5; ++seed, ++n) {
     const Outcome fused = run_program(seed, true), alone = run_program(seed, false);
-    std::string wrong = fused.error != alone.error ? "errors '" + fused.error + "' and '" + alone.error + "'" : fused.error;
+    std::string wrong =
+        fused.error != alone.error ? "errors '" + fused.error + "' and '" + alone.error + "'" : fused.error;
     if (wrong.empty() && fused.results.size() != alone.results.size()) wrong = "another number of results";
     for (size_t i = 0; wrong.empty() && i < fused.results.size(); ++i)
-      if (const std::string d = difference(fused.results[i], alone.results[i]); !d.empty()) wrong = "result " + std::to_string(i) + ", " + d;
+      if (const std::string d = difference(fused.results[i], alone.results[i]); !d.empty())
+        wrong = "result " + std::to_string(i) + ", " + d;
     if (wrong.empty()) {
       ++equal;
       steps += fused.steps;

@@ -19,9 +19,11 @@ const LoopReport& whole_registry() {
 }
 
 TEST(Registry, HasTheOpsOfThisSlice) {
-  for (const char* name : {"add", "mul", "where", "clamp", "exp", "relu", "eq", "sum", "mean", "var", "amax", "argmax", "matmul",
-                           "conv2d", "max_pool2d", "avg_pool2d", "dropout", "softmax", "log_softmax", "cross_entropy", "batch_norm",
-                           "layer_norm", "cat", "reshape", "permute", "expand", "slice"})
+  for (const char* name :
+       {"add",        "mul",        "where",   "clamp",   "exp",         "relu",          "eq",
+        "sum",        "mean",       "var",     "amax",    "argmax",      "matmul",        "conv2d",
+        "max_pool2d", "avg_pool2d", "dropout", "softmax", "log_softmax", "cross_entropy", "batch_norm",
+        "layer_norm", "cat",        "reshape", "permute", "expand",      "slice"})
     EXPECT_TRUE(Registry::global().find(name)) << name;
   for (const OpEntry& e : Registry::global().entries()) {
     EXPECT_FALSE(e.signature.empty()) << e.name;
@@ -35,10 +37,11 @@ TEST(Registry, EveryOpKeepsItsPromises) {
   size_t gaps = 0;
   for (const auto& [op, dtypes] : r.unsupported) {
     gaps += dtypes.size();
-    for (DType t : dtypes) std::printf("not implemented: %s in %s\n", op.c_str(), std::string(flame::name_of(t)).c_str());
+    for (DType t : dtypes)
+      std::printf("not implemented: %s in %s\n", op.c_str(), std::string(flame::name_of(t)).c_str());
   }
-  std::printf("%zu ops, %zu cases, %zu gradchecks, %zu gradgradchecks, %zu gaps\n", Registry::global().entries().size(), r.cases,
-              r.gradchecks, r.gradgradchecks, gaps);
+  std::printf("%zu ops, %zu cases, %zu gradchecks, %zu gradgradchecks, %zu gaps\n", Registry::global().entries().size(),
+              r.cases, r.gradchecks, r.gradgradchecks, gaps);
   EXPECT_TRUE(r.findings.empty()) << r.text();
   EXPECT_GT(r.gradchecks, 100u);
 }
@@ -69,7 +72,8 @@ TEST(Registry, TolerancesAreAtMostFourTimesWhatIsSeen) {
       EXPECT_LE(a.gradient, std::max(4 * seen.gradient, 4.0)) << op << " gradient in " << name_of(t);
     }
   }
-  for (const Tolerance& t : tolerances) EXPECT_TRUE(t.op.empty() || Registry::global().find(t.op)) << t.op << " is no op";
+  for (const Tolerance& t : tolerances)
+    EXPECT_TRUE(t.op.empty() || Registry::global().find(t.op)) << t.op << " is no op";
 }
 
 }  // namespace

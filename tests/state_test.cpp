@@ -59,7 +59,8 @@ TEST(States, HandlesShareOneCell) {
 TEST(States, ReadersKeepTheOldBytes) {
   const State s(ramp({2, 3}));
   const void* home = address(s);
-  const Tensor held = s.tensor(), turned = s.tensor().t(), row = s.tensor().select(0, 1), tail = s.tensor().slice(1, 2, 0, -1);
+  const Tensor held = s.tensor(), turned = s.tensor().t(), row = s.tensor().select(0, 1),
+               tail = s.tensor().slice(1, 2, 0, -1);
   const Tensor pending = s.tensor() * 2;  // not yet computed: it reads the old value all the same
   s.assign(ramp({2, 3}, 100));
   EXPECT_EQ(values(held), (Numbers{1, 2, 3, 4, 5, 6}));

@@ -30,9 +30,7 @@ template <class E, class F>
 std::string message_of(F&& f) {
   try {
     f();
-  } catch (const E& e) {
-    return e.what();
-  }
+  } catch (const E& e) { return e.what(); }
   return "nothing was thrown";
 }
 bool has(const std::string& s, const std::string& part) { return s.find(part) != std::string::npos; }
@@ -66,7 +64,8 @@ TEST(Progress, SpeedLeavesOutWhatAnEarlierRunDid) {
 
 TEST(Progress, NeverWiderThanTheTerminal) {
   const ProgressState s{"epoch 1/5", "images", "loss", 30000, 60000, 30000, 4000.0, 0.5};
-  for (int width = 1; width < 120; ++width) EXPECT_LE(progress_line(s, width, true, false).size(), static_cast<size_t>(width));
+  for (int width = 1; width < 120; ++width)
+    EXPECT_LE(progress_line(s, width, true, false).size(), static_cast<size_t>(width));
   EXPECT_TRUE(has(progress_line(s, 120, true, false), "[===============>              ]"));
   EXPECT_FALSE(has(progress_line(s, 60, true, false), "["));
   EXPECT_TRUE(has(progress_line(s, 120, true, false), "ETA 1:06:40"));
@@ -156,7 +155,10 @@ TEST(RunMetrics, ResumedFilesEqualThoseOfAnUninterruptedRun) {
   const std::vector<std::string> columns = {"loss", "lr", "test_accuracy"};
   RunMetrics a(whole, columns);
   write(a, 1, 9);
-  { RunMetrics b(cut, columns); write(b, 1, 6); }
+  {
+    RunMetrics b(cut, columns);
+    write(b, 1, 6);
+  }
   RunMetrics b(cut, columns, 4);
   write(b, 5, 9);
   EXPECT_EQ(io::read_file(whole.metrics()), io::read_file(cut.metrics()));
@@ -214,7 +216,8 @@ TEST(Resume, GoesOnBitForBitAndEachPartMatters) {
   const GeneratorScope scope(generator);
   Training whole;
   whole.steps(10);
-  save_run(scratch / "c.safetensors", whole.net, whole.optimizer, {.step = 10, .loader = {2, 3}, .settings = {{"batch", "8"}}});
+  save_run(scratch / "c.safetensors", whole.net, whole.optimizer,
+           {.step = 10, .loader = {2, 3}, .settings = {{"batch", "8"}}});
   whole.steps(10);
 
   const auto resumed = [&](const RestoreOptions& o) {

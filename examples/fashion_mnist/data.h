@@ -11,8 +11,10 @@ inline constexpr std::array class_names = {"T-shirt", "trouser", "pullover", "dr
 inline flame::data::ImageSets load_images(int64_t limit) {
   const std::string folder = flame::data::dataset_folder("fashion-mnist");
   if (!flame::io::file_exists(folder))
-    throw flame::IoError("no data set in '" + folder + "': install it by `apt-get install dataset-fashion-mnist`, or set "
-                         "FLAME_DATASETS to the folder that holds fashion-mnist/", flame::Loc::current());
+    throw flame::IoError("no data set in '" + folder +
+                             "': install it by `apt-get install dataset-fashion-mnist`, or set "
+                             "FLAME_DATASETS to the folder that holds fashion-mnist/",
+                         flame::Loc::current());
   flame::data::ImageSets sets = flame::data::idx_folder(folder);
   if (limit == 0 || limit >= sets.train.size()) return sets;
   std::vector<flame::Tensor> first;

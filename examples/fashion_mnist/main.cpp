@@ -75,7 +75,9 @@ void Run::resume(const io::Checkpoint& c) {
   const std::string& forget = options_.forget;
   train::RunPosition at = train::run_position(c);
   train::restore_run(c, net_, optimizer_,
-                     {.weights = forget != "weights", .moments = forget != "moments", .steps = forget != "step",
+                     {.weights = forget != "weights",
+                      .moments = forget != "moments",
+                      .steps = forget != "step",
                       .generator = forget != "generator"});
   if (forget == "loader") at.loader.position = 0;
   loader_.load_state(at.loader);
@@ -146,8 +148,10 @@ void Run::finish() {
   if (predicted_.empty()) predicted_ = predict(net_, test_.tensors()[0]);  // resumed after the last epoch
   write_results(folder_, net_, test_, predicted_);
   if (seconds_ > 0) fmt::print("trained in {:.1f} s\n", seconds_);
-  fmt::print("results in {}: model.safetensors, metrics.csv, loss.svg, predictions.png, predictions.csv and a TensorBoard log\n",
-             folder_.path());
+  fmt::print(
+      "results in {}: model.safetensors, metrics.csv, loss.svg, predictions.png, predictions.csv and a TensorBoard "
+      "log\n",
+      folder_.path());
 }
 
 int run(Options options, const char* program) {
@@ -157,7 +161,8 @@ int run(Options options, const char* program) {
 
   std::optional<io::Checkpoint> checkpoint;
   if (options.resume) {
-    if (!folder.has_checkpoint()) throw IoError("nothing to resume: no checkpoint in '" + folder.path() + "'", Loc::current());
+    if (!folder.has_checkpoint())
+      throw IoError("nothing to resume: no checkpoint in '" + folder.path() + "'", Loc::current());
     checkpoint = io::load_checkpoint(folder.checkpoint(), cpu());
     if (!checkpoint->note.empty()) fmt::print("note: {}\n", checkpoint->note);
     options.adopt(train::run_position(*checkpoint).settings);
@@ -169,8 +174,8 @@ int run(Options options, const char* program) {
   manual_seed(options.seed);
   Run training(options, folder, images);
   fmt::print("device {}, {} threads; {} training and {} test images; {} epochs, batch {}, seed {}\n{}\n",
-             default_device().name(), options.threads, images.train.size(), images.test.size(), options.epochs, options.batch,
-             options.seed, training.net().summary());
+             default_device().name(), options.threads, images.train.size(), images.test.size(), options.epochs,
+             options.batch, options.seed, training.net().summary());
   if (checkpoint) {
     training.resume(*checkpoint);
     fmt::print("resumed after step {}\n", training.step());

@@ -12,10 +12,10 @@ struct Options {
   uint64_t seed = 0;
   std::string out = "runs/fashion_mnist";
   bool resume = false;
-  int threads = 0;           // 0: all cores
-  int64_t limit = 0;         // training images, 0: all
-  int64_t save_every = 100;  // steps between checkpoints
-  std::string forget;        // for tests of --resume: a part of the checkpoint to leave out
+  int threads = 0;                    // 0: all cores
+  int64_t limit = 0;                  // training images, 0: all
+  int64_t save_every = 100;           // steps between checkpoints
+  std::string forget;                 // for tests of --resume: a part of the checkpoint to leave out
   std::map<std::string, bool> given;  // of the flags that decide the result: whether the user wrote them
 
   // What decides the result, as text for the checkpoint.

@@ -33,7 +33,8 @@ namespace {
 
 const char* name_of_class(int64_t c) { return class_names[static_cast<size_t>(c)]; }
 
-void write_predictions(const std::string& path, const std::vector<int64_t>& labels, const std::vector<int64_t>& predicted) {
+void write_predictions(const std::string& path, const std::vector<int64_t>& labels,
+                       const std::vector<int64_t>& predicted) {
   std::string text = "index,label,predicted\n";
   for (size_t i = 0; i < labels.size(); ++i) text += fmt::format("{},{},{}\n", i, labels[i], predicted[i]);
   io::write_file_atomic(path, text);
@@ -50,12 +51,15 @@ void write_picture(const std::string& path, const Tensor& images, const std::vec
     right += hit ? 1 : 0;
     std::string caption = name_of_class(predicted[i]);
     if (!hit) caption += fmt::format("\nis {}", name_of_class(labels[i]));
-    io::Image image{.width = 28, .height = 28, .channels = 1,
+    io::Image image{.width = 28,
+                    .height = 28,
+                    .channels = 1,
                     .pixels = images.select(0, static_cast<int64_t>(i)).to_vector<uint8_t>()};
     cells.push_back({std::move(image), caption, hit ? io::Mark::right : io::Mark::wrong});
   }
-  const std::string title = fmt::format("The first {} test images: {} right, {} wrong. Of all {}: {:.2f} % right.", cells.size(),
-                                        right, cells.size() - right, labels.size(), accuracy(predicted, labels));
+  const std::string title =
+      fmt::format("The first {} test images: {} right, {} wrong. Of all {}: {:.2f} % right.", cells.size(), right,
+                  cells.size() - right, labels.size(), accuracy(predicted, labels));
   io::write_png(path, io::image_grid(cells, {.columns = 12, .title = title}));
 }
 
@@ -63,7 +67,8 @@ void write_picture(const std::string& path, const Tensor& images, const std::vec
 void write_loss_plot(const train::RunFolder& folder) {
   const auto metrics = train::read_metrics(folder.metrics());
   const std::vector<double>&step = metrics.at("step"), &loss = metrics.at("loss");
-  io::Series raw{.name = "each step", .x = {}, .y = {}, .faint = true}, mean{.name = "running mean of 50 steps", .x = {}, .y = {}};
+  io::Series raw{.name = "each step", .x = {}, .y = {}, .faint = true},
+      mean{.name = "running mean of 50 steps", .x = {}, .y = {}};
   double sum = 0;
   for (size_t i = 0; i < step.size(); ++i) {
     if (std::isnan(loss[i])) continue;  // a row of the test accuracy
@@ -76,8 +81,11 @@ void write_loss_plot(const train::RunFolder& folder) {
     mean.x.push_back(step[i]);
     mean.y.push_back(sum / static_cast<double>(std::min(n, window)));
   }
-  io::write_svg(folder.file("loss.svg"), {.title = "Training loss on Fashion-MNIST", .x_label = "step", .y_label = "cross-entropy",
-                                          .series = {raw, mean}, .log_y = true});
+  io::write_svg(folder.file("loss.svg"), {.title = "Training loss on Fashion-MNIST",
+                                          .x_label = "step",
+                                          .y_label = "cross-entropy",
+                                          .series = {raw, mean},
+                                          .log_y = true});
 }
 
 }  // namespace

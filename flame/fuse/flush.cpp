@@ -108,9 +108,13 @@ void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nod
     made.push_back(make_ref<Storage>(d, static_cast<size_t>(numel(v.shape)) * size_of(v.dtype), Loc::current()));
     writes.push_back({made.back().get(), 0});
   }
-  for (const auto& [node, input] : g.scalars)
-    scalars.push_back(nodes[static_cast<size_t>(node)]->expr.load(std::memory_order_relaxed)->in[input].scalar);
-  d.launch({g.plan, reads, writes, scalars});
+  Loc where = nodes[static_cast<size_t>(g.outputs.back())]->expr.load(std::memory_order_relaxed)->where;
+  for (const auto& [node, input] : g.scalars) {
+    const Expr& e = *nodes[static_cast<size_t>(node)]->expr.load(std::memory_order_relaxed);
+    scalars.push_back(e.in[input].scalar);
+    if (e.code != Code::iota) where = e.where;  // a number is what a recording asks about
+  }
+  d.launch({g.plan, reads, writes, scalars}, where);
   for (size_t i = 0; i < made.size(); ++i) nodes[static_cast<size_t>(g.outputs[i])]->storage = made[i];
   Counters& c = counters();
   c.island_launches += 1;

@@ -135,7 +135,7 @@ Strides layout_of(const Shape& shape, std::initializer_list<Operand> in) {
 
 }  // namespace
 
-Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d) {
+Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d, Loc where) {
   Island& island = Island::current();
   make_foreign_ready(island, in);
   std::lock_guard lock(island);
@@ -143,6 +143,7 @@ Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initial
   Expr* e = new Expr;
   e->code = code;
   e->compute = out;
+  e->where = where;
   if (code != Code::where)  // whose condition is bool; elsewhere all inputs share the compute dtype
     for (const Operand& o : in)
       if (o.value) e->compute = (*o.value)->dtype;

@@ -30,7 +30,8 @@ struct Operand {
 
 // A pending elementwise op over the broadcast of its inputs. All inputs have dtype `compute` (cast them first; `where`'s
 // condition is bool); the result has dtype `out`. 16-bit results are rounded at every op. Shapes must fit (checked by callers).
-Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d);
+Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d,
+                          Loc where = Loc::current());
 // A cast or a copy to the given layout (contiguous unless `strides` is given).
 Ref<Value> pend_copy(const Ref<Value>& x, DType out, const Strides* strides = nullptr);
 // start + step * index along `axis`.

@@ -30,6 +30,7 @@ struct Expr {
   int depth = 1;
   uint32_t axis_mask = 0;   // reduce
   uint32_t uses = 0;        // pending readers
+  Loc where;  // the caller's line
   Slot in[3];
 };
 

@@ -31,7 +31,8 @@ std::string with_commas(int64_t n) {
 
 std::string clock_time(double seconds) {
   const auto s = static_cast<int64_t>(std::ceil(seconds));
-  return s < 3600 ? fmt::format("{}:{:02}", s / 60, s % 60) : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
+  return s < 3600 ? fmt::format("{}:{:02}", s / 60, s % 60)
+                  : fmt::format("{}:{:02}:{:02}", s / 3600, s / 60 % 60, s % 60);
 }
 
 }  // namespace
@@ -61,7 +62,8 @@ std::string progress_line(const ProgressState& s, int width, bool picture, bool 
 ProgressBar::ProgressBar(ProgressOptions options, Loc loc) : options_(std::move(options)) {
   using Style = ProgressOptions::Style;
   if (options_.done < 0 || options_.done > options_.total)
-    fail<ValueError>(loc, "ProgressBar: {} done of {}, expected 0 to {}", options_.done, options_.total, options_.total);
+    fail<ValueError>(loc, "ProgressBar: {} done of {}, expected 0 to {}", options_.done, options_.total,
+                     options_.total);
   silent_ = options_.style == Style::silent;
   live_ = options_.style == Style::live || (options_.style == Style::automatic && isatty(fileno(options_.out)) == 1);
   done_ = options_.done;
@@ -96,7 +98,8 @@ void ProgressBar::finish() {
 double ProgressBar::seconds() const { return (finished_ ? end_ : now()) - start_; }
 
 void ProgressBar::show(bool last) {
-  ProgressState s{options_.label, options_.unit, options_.value_name, done_, options_.total, done_ - options_.done, seconds(), {}};
+  ProgressState s{options_.label, options_.unit,         options_.value_name, done_,
+                  options_.total, done_ - options_.done, seconds(),           {}};
   if (weight_ > 0) s.value = mean_ / weight_;
   const std::string line = progress_line(s, live_ ? terminal_width(options_.out) - 1 : 200, live_, last);
   const std::string text = live_ ? fmt::format("\r{}\x1b[K{}", line, last ? "\n" : "") : line + "\n";

@@ -10,19 +10,25 @@
 namespace flame::train {
 
 struct ProgressOptions {
-  std::string label = {};            // in front, such as "epoch 1/5"
-  int64_t total = 0;                 // items of the whole
-  int64_t done = 0;                  // items that an earlier run did; they do not count for the speed
+  std::string label = {};  // in front, such as "epoch 1/5"
+  int64_t total = 0;       // items of the whole
+  int64_t done = 0;        // items that an earlier run did; they do not count for the speed
   std::string unit = "items";
   std::string value_name = "loss";
-  enum class Style : uint8_t { automatic, live, plain, silent } style = Style::automatic;  // live on a terminal, else plain
+  enum class Style : uint8_t {
+    automatic,
+    live,
+    plain,
+    silent
+  } style = Style::automatic;  // live on a terminal, else plain
   std::FILE* out = stdout;
 };
 
 class ProgressBar {
  public:
-  explicit ProgressBar(ProgressOptions options, Loc loc = Loc::current());  // ValueError if done is not within the total
-  ~ProgressBar();                                                           // leaves the last state on a line of its own
+  explicit ProgressBar(ProgressOptions options,
+                       Loc loc = Loc::current());  // ValueError if done is not within the total
+  ~ProgressBar();                                  // leaves the last state on a line of its own
   ProgressBar(const ProgressBar&) = delete;
   ProgressBar& operator=(const ProgressBar&) = delete;
 

@@ -31,10 +31,11 @@ std::vector<io::NamedTensor> with_prefix(const io::Checkpoint& c, std::string_vi
 
 }  // namespace
 
-void save_run(const std::string& path, const nn::Module& model, const optim::Optimizer& optimizer, const RunPosition& at,
-              Loc loc) {
+void save_run(const std::string& path, const nn::Module& model, const optim::Optimizer& optimizer,
+              const RunPosition& at, Loc loc) {
   std::vector<io::NamedTensor> tensors;
-  for (const auto& [name, state] : model.state_dict()) tensors.emplace_back(std::string(of_model) + name, state.tensor());
+  for (const auto& [name, state] : model.state_dict())
+    tensors.emplace_back(std::string(of_model) + name, state.tensor());
   for (const auto& [name, t] : optimizer.state_dict()) tensors.emplace_back(std::string(of_optimizer) + name, t);
   const GeneratorState generator = default_generator().state();
   io::Metadata metadata{{"step", std::to_string(at.step)},
@@ -47,14 +48,18 @@ void save_run(const std::string& path, const nn::Module& model, const optim::Opt
 }
 
 RunPosition run_position(const io::Checkpoint& c, Loc loc) {
-  RunPosition at{number<int64_t>(c, "step", loc), {number<int64_t>(c, "loader.epoch", loc), number<int64_t>(c, "loader.position", loc)}, {}};
+  RunPosition at{number<int64_t>(c, "step", loc),
+                 {number<int64_t>(c, "loader.epoch", loc), number<int64_t>(c, "loader.position", loc)},
+                 {}};
   for (const auto& [name, text] : c.metadata)
     if (name.starts_with(of_setting)) at.settings.emplace(name.substr(of_setting.size()), text);
   return at;
 }
 
-void restore_run(const io::Checkpoint& c, nn::Module& model, optim::Optimizer& optimizer, const RestoreOptions& o, Loc loc) {
-  const GeneratorState generator{number<uint64_t>(c, "generator.seed", loc), number<uint64_t>(c, "generator.offset", loc)};
+void restore_run(const io::Checkpoint& c, nn::Module& model, optim::Optimizer& optimizer, const RestoreOptions& o,
+                 Loc loc) {
+  const GeneratorState generator{number<uint64_t>(c, "generator.seed", loc),
+                                 number<uint64_t>(c, "generator.offset", loc)};
   std::vector<io::NamedTensor> state = with_prefix(c, of_optimizer);
   for (auto& [name, t] : state) {
     const bool is_steps = name == "steps", is_moment = !is_steps && name != "options";

@@ -9,14 +9,14 @@ namespace flame::train {
 
 // Where a run stands, beside its tensors.
 struct RunPosition {
-  int64_t step = 0;         // steps done
+  int64_t step = 0;  // steps done
   data::LoaderState loader;
-  io::Metadata settings;    // the program's own: the flags it was begun with
+  io::Metadata settings;  // the program's own: the flags it was begun with
 };
 
 // Weights and buffers, moments and step counts, the default generator, and `at`. Atomic.
-void save_run(const std::string& path, const nn::Module& model, const optim::Optimizer& optimizer, const RunPosition& at,
-              Loc loc = Loc::current());
+void save_run(const std::string& path, const nn::Module& model, const optim::Optimizer& optimizer,
+              const RunPosition& at, Loc loc = Loc::current());
 
 // What to bring back. Leaving a part out gives another run; tests show that each of them matters.
 struct RestoreOptions {

@@ -31,7 +31,8 @@ class RunFolder {
 // metrics.csv and a TensorBoard event file with the same numbers. `keep_until`: see MetricsOptions; -1 begins anew.
 class RunMetrics {
  public:
-  RunMetrics(const RunFolder& folder, std::vector<std::string> columns, int64_t keep_until = -1, Loc loc = Loc::current());
+  RunMetrics(const RunFolder& folder, std::vector<std::string> columns, int64_t keep_until = -1,
+             Loc loc = Loc::current());
   // Columns that are not named stay empty; ValueError for a name that is no column. Steps must not decrease.
   void add(int64_t step, const std::vector<std::pair<std::string, double>>& values, Loc loc = Loc::current());
   void flush(Loc loc = Loc::current());  // before a checkpoint

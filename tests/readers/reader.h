@@ -33,7 +33,7 @@ class Scratch {
   std::string path_;
 };
 
-// For tests that write thousands of files: never waits for the disk, as ext4 does when a file is truncated and rewritten.
+// For tests that write thousands of files: never waits for the disk, as ext4 does when a file is cut and rewritten.
 inline void write_plain(const std::string& path, const std::string& bytes) {
   std::filesystem::remove(path);
   std::ofstream(path, std::ios::binary) << bytes;

@@ -45,9 +45,12 @@ struct Deviation {
 
 // Errors are taken against the largest expected magnitude, or against `floor` where a whole result cancels to less,
 // since inputs are of size 1.
-inline Deviation error_of(const std::vector<double>& got, const std::vector<double>& want, DType t, double floor = 0.125) {
+inline Deviation error_of(const std::vector<double>& got, const std::vector<double>& want, DType t,
+                          double floor = 0.125) {
   constexpr double inf = std::numeric_limits<double>::infinity();
-  const double largest = t == DType::f16 ? 65519.99 : t == DType::f64 ? inf : 3.4028235677973366e38;  // beyond: infinite
+  const double largest = t == DType::f16   ? 65519.99
+                         : t == DType::f64 ? inf
+                                           : 3.4028235677973366e38;  // beyond: infinite
   Deviation e;
   if (got.size() != want.size()) return {inf, 0, "other number of elements"};
   double scale = floor;
@@ -66,7 +69,8 @@ inline Deviation error_of(const std::vector<double>& got, const std::vector<doub
 }
 inline Deviation error_of(const Tensor& got, const Tensor& want) {
   if (got.shape() != want.shape())
-    return {std::numeric_limits<double>::infinity(), 0, "shape " + to_string(got.shape()) + ", expected " + to_string(want.shape())};
+    return {std::numeric_limits<double>::infinity(), 0,
+            "shape " + to_string(got.shape()) + ", expected " + to_string(want.shape())};
   if (is_float(got.dtype()) != is_float(want.dtype()))
     return {std::numeric_limits<double>::infinity(), 0, "dtype " + std::string(name_of(got.dtype()))};
   return error_of(numbers(got), numbers(want), got.dtype());
@@ -93,14 +97,16 @@ inline std::string difference(const Tensor& a, const Tensor& b) {
   if (a.defined() != b.defined()) return "one is undefined";
   if (!a.defined()) return {};
   if (a.shape() != b.shape()) return "shapes " + to_string(a.shape()) + " and " + to_string(b.shape());
-  if (a.dtype() != b.dtype()) return "dtypes " + std::string(name_of(a.dtype())) + " and " + std::string(name_of(b.dtype()));
+  if (a.dtype() != b.dtype())
+    return "dtypes " + std::string(name_of(a.dtype())) + " and " + std::string(name_of(b.dtype()));
   const std::vector<unsigned char> x = bytes(a), y = bytes(b);
   size_t at = 0;
   const bool same = visit_dtype(a.dtype(), [&](auto v) {
     return same_elements<decltype(v)>(x.data(), y.data(), static_cast<size_t>(a.numel()), at);
   });
   if (same) return {};
-  return "element " + std::to_string(at) + ": " + std::to_string(numbers(a)[at]) + " and " + std::to_string(numbers(b)[at]);
+  return "element " + std::to_string(at) + ": " + std::to_string(numbers(a)[at]) + " and " +
+         std::to_string(numbers(b)[at]);
 }
 inline bool same_bits(const Tensor& a, const Tensor& b) { return difference(a, b).empty(); }
 

@@ -7,7 +7,8 @@
 namespace flame::test {
 
 enum class Form { dense, transposed, offset, gaps, backwards, expanded };
-inline constexpr Form all_forms[] = {Form::dense, Form::transposed, Form::offset, Form::gaps, Form::backwards, Form::expanded};
+inline constexpr Form all_forms[] = {Form::dense, Form::transposed, Form::offset,
+                                     Form::gaps,  Form::backwards,  Form::expanded};
 inline const char* name_of(Form f) {
   constexpr const char* names[] = {"dense", "transposed", "offset", "gaps", "backwards", "expanded"};
   return names[static_cast<int>(f)];

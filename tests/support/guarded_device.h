@@ -54,7 +54,8 @@ class GuardedDevice final : public CpuDevice {
     for (unsigned char* side : {block - guard, block + bytes})
       for (size_t i = 0; i < guard; ++i)
         if (side[i] != 0xff) {
-          found_ = "a write " + std::string(side < block ? "before" : "behind") + " a block of " + std::to_string(bytes) + " bytes";
+          found_ = "a write " + std::string(side < block ? "before" : "behind") + " a block of " +
+                   std::to_string(bytes) + " bytes";
           side[i] = 0xff;
         }
   }

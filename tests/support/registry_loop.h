@@ -62,7 +62,9 @@ class RegistryLoop {
   const OpEntry* entry_ = nullptr;
   std::string where_;
 
-  void note(const std::string& check, const std::string& detail) { report_.findings.push_back({entry_->name, check, detail}); }
+  void note(const std::string& check, const std::string& detail) {
+    report_.findings.push_back({entry_->name, check, detail});
+  }
 
   template <class F>
   void guard(const SampleCase& c, DType t, F&& fn) {
@@ -72,9 +74,7 @@ class RegistryLoop {
     } catch (const NotImplemented&) {
       if (t == DType::f32 || t == DType::f64) note("dtype", where_ + ": not implemented");
       report_.unsupported[entry_->name].insert(t);
-    } catch (const std::exception& e) {
-      note("exception", where_ + ": " + e.what());
-    }
+    } catch (const std::exception& e) { note("exception", where_ + ": " + e.what()); }
   }
 
   static bool wanted(const SampleCase& c, size_t i) {
@@ -94,7 +94,9 @@ class RegistryLoop {
     for (const Tensor& y : r.outputs)
       if (y.requires_grad()) {
         outputs.push_back(y);
-        seeds.push_back(expanded_seed ? Tensor::from(std::vector<double>{0.75}, {}, y.device()).to(y.dtype()).expand(y.shape()) : seed_like(y));
+        seeds.push_back(expanded_seed
+                            ? Tensor::from(std::vector<double>{0.75}, {}, y.device()).to(y.dtype()).expand(y.shape())
+                            : seed_like(y));
       }
     if (!outputs.empty() && entry_->differentiable)
       r.gradients = grad(outputs, leaves, {.grad_outputs = seeds, .retain_graph = true, .allow_unused = true});
@@ -107,7 +109,8 @@ class RegistryLoop {
     return Tensor::from(v, y.shape(), y.device()).to(y.dtype());
   }
 
-  void compare(const Tensors& got, const Tensors& want, const char* check, const std::string& form, double& worst, double allowed) {
+  void compare(const Tensors& got, const Tensors& want, const char* check, const std::string& form, double& worst,
+               double allowed) {
     if (got.size() != want.size()) return note(check, where_ + form + ": another number of results");
     for (size_t i = 0; i < got.size(); ++i) {
       if (got[i].defined() != want[i].defined()) {
@@ -118,8 +121,10 @@ class RegistryLoop {
       const Deviation e = error_of(got[i], want[i]);
       worst = std::max(worst, e.units);
       if (e.units > allowed)
-        note(check, where_ + form + ": result " + std::to_string(i) + ", element " + std::to_string(e.at) + ", " +
-                        (e.text.empty() ? "error " + std::to_string(e.units) + " roundings, allowed " + std::to_string(allowed) : e.text));
+        note(check,
+             where_ + form + ": result " + std::to_string(i) + ", element " + std::to_string(e.at) + ", " +
+                 (e.text.empty() ? "error " + std::to_string(e.units) + " roundings, allowed " + std::to_string(allowed)
+                                 : e.text));
     }
   }
 
@@ -164,14 +169,17 @@ class RegistryLoop {
   void check_dense(const SampleCase& c, const Tensors& inputs, const Tensors& reference, const Result& got, DType t) {
     const Result expanded = evaluate(c, inputs, true);
     double& worst = report_.seen[entry_->name][t].gradient;
-    compare(expanded.gradients, evaluate(c, reference, true).gradients, "expanded gradient", "", worst, allowed_error(entry_->name, t).gradient);
+    compare(expanded.gradients, evaluate(c, reference, true).gradients, "expanded gradient", "", worst,
+            allowed_error(entry_->name, t).gradient);
     set_fusion(false);
     const Result alone = evaluate(c, inputs);
     set_fusion(true);
     for (size_t i = 0; i < got.outputs.size(); ++i)
-      if (const std::string d = difference(got.outputs[i], alone.outputs[i]); !d.empty()) note("fusion", where_ + ": " + d);
+      if (const std::string d = difference(got.outputs[i], alone.outputs[i]); !d.empty())
+        note("fusion", where_ + ": " + d);
     for (size_t i = 0; i < got.gradients.size(); ++i)
-      if (const std::string d = difference(got.gradients[i], alone.gradients[i]); !d.empty()) note("fusion", where_ + ", gradient: " + d);
+      if (const std::string d = difference(got.gradients[i], alone.gradients[i]); !d.empty())
+        note("fusion", where_ + ", gradient: " + d);
     if (t == DType::f64 && entry_->differentiable) check_gradients(c, reference);
   }
 
@@ -202,15 +210,11 @@ class RegistryLoop {
     try {
       gradcheck(fn, moving);
       ++report_.gradchecks;
-    } catch (const AutogradError& e) {
-      return note("gradcheck", where_ + ": " + e.what());
-    }
+    } catch (const AutogradError& e) { return note("gradcheck", where_ + ": " + e.what()); }
     try {
       gradgradcheck(fn, moving);
       ++report_.gradgradchecks;
-    } catch (const AutogradError& e) {
-      note("gradgradcheck", where_ + ": " + e.what());
-    }
+    } catch (const AutogradError& e) { note("gradgradcheck", where_ + ": " + e.what()); }
   }
 };
 

@@ -32,7 +32,6 @@ constexpr Allowed allowed_error(std::string_view op, DType t) {
   return t == DType::f64 ? row.f64 : t == DType::f32 ? row.f32 : t == DType::f16 ? row.f16 : row.bf16;
 }
 
-
 // How much a rounding of the mean of equal numbers grows: it is divided by sqrt(eps), or by a deviation that should be 0.
 constexpr double condition_of_equal_numbers(std::string_view op) {
   return op == "std" ? 1e8 : op == "batch_norm" || op == "layer_norm" ? 400 : 1;

@@ -103,8 +103,12 @@ void CpuDevice::deallocate(void* q, size_t bytes) noexcept {
   p.allocated -= c.bytes;
 }
 
-void CpuDevice::copy_from_host(void* dst, const void* src, size_t bytes) { std::memcpy(dst, src, bytes); }
-void CpuDevice::copy_to_host(void* dst, const void* src, size_t bytes) { std::memcpy(dst, src, bytes); }
+void CpuDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
+  if (bytes) std::memcpy(dst, src, bytes);
+}
+void CpuDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
+  if (bytes) std::memcpy(dst, src, bytes);
+}
 Ref<Plan> CpuDevice::gemm(const GemmDesc& d) { return cpu_gemm(d); }
 Ref<Plan> CpuDevice::conv2d(const ConvDesc& d) { return cpu_conv2d(d); }
 
