@@ -34,6 +34,8 @@ void expect(F fn, const std::vector<std::string>& words, Loc loc = Loc::current(
   }
 }
 
+// The line of a call is what is tested, so each stays on one.
+// clang-format off
 TEST(Errors, ShapesThatDoNotFit) {
   const Tensor a = f({2, 3}), x = f({2, 4, 6, 6});
   expect<ShapeError>([&] { add(a, f({4})); }, {"add", "[2, 3]", "[4]"});
@@ -85,16 +87,8 @@ TEST(Errors, DTypesThatDoNotFit) {
   expect<DTypeError>([&] { var(i); }, {"var", "int64"});
   expect<DTypeError>([&] { softmax(i); }, {"softmax", "int64"});
   expect<DTypeError>([&] { dropout(i); }, {"dropout", "int64"});
-  expect<DTypeError>(
-      [&] {
-        conv2d(Tensor::empty({1, 1, 3, 3}, DType::i64), f({1, 1, 3, 3}).to(DType::i64));
-      },
-      {"conv2d", "int64"});
-  expect<DTypeError>(
-      [&] {
-        max_pool2d(Tensor::empty({1, 1, 3, 3}, DType::i64), {.kernel = 2});
-      },
-      {"max_pool2d", "int64"});
+  expect<DTypeError>([&] { conv2d(Tensor::empty({1, 1, 3, 3}, DType::i64), f({1, 1, 3, 3}).to(DType::i64)); }, {"conv2d", "int64"});
+  expect<DTypeError>([&] { max_pool2d(Tensor::empty({1, 1, 3, 3}, DType::i64), {.kernel = 2}); }, {"max_pool2d", "int64"});
   expect<DTypeError>([&] { layer_norm(i, {2}); }, {"layer_norm", "int64"});
   expect<DTypeError>([&] { batch_norm(Tensor::empty({2, 2}, DType::i64), {}, {}); }, {"batch_norm", "int64"});
   expect<DTypeError>([&] { cross_entropy(x, b); }, {"cross_entropy", "bool"});
@@ -150,6 +144,7 @@ TEST(Errors, OptionsOutOfRange) {
   expect<ValueError>([&] { randint(3, 3, {2}); }, {"randint", "3"});
   expect<ValueError>([&] { optim::AdamW({Parameter(f({2}))}, {.lr = -1}); }, {"AdamW", "-1"});
 }
+// clang-format on
 
 TEST(Errors, Devices) {
   try {

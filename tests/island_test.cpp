@@ -195,6 +195,36 @@ TEST(Islands, ReductionsDoNotDependOnThreads) {
     for (size_t i = 0; i < results[0].size(); ++i) EXPECT_EQ(difference(results[0][i], results[k][i]), "") << i;
 }
 
+// The network of the quickstart, with its loss and optimizer.
+TEST(Islands, NineTenthsOfAStepsPointwiseOpsAreInsideThem) {
+  nn::Sequential net{nn::layer<nn::Conv2d>({.in = 1, .out = 32, .kernel = 3, .padding = 1}),
+                     nn::layer<nn::ReLU>(),
+                     nn::layer<nn::MaxPool2d>({.kernel = 2}),
+                     nn::layer<nn::Conv2d>({.in = 32, .out = 64, .kernel = 3, .padding = 1}),
+                     nn::layer<nn::ReLU>(),
+                     nn::layer<nn::MaxPool2d>({.kernel = 2}),
+                     nn::layer<nn::Flatten>(),
+                     nn::layer<nn::Linear>({.in = 3136, .out = 128}),
+                     nn::layer<nn::ReLU>(),
+                     nn::layer<nn::Dropout>({.p = 0.25}),
+                     nn::layer<nn::Linear>({.in = 128, .out = 10})};
+  optim::AdamW opt{net.parameters(), {.lr = 1e-3}};
+  const Tensor images = fractions({4, 1, 28, 28}), labels = Tensor::from(std::vector<int64_t>{1, 2, 3, 9}, {4});
+  Counted c{};
+  for (int i = 0; i < 2; ++i)
+    c = count([&] {
+      const Tensor loss = cross_entropy(net(images), labels);
+      backward(loss);
+      opt.step();
+      return loss;
+    });
+  const double share = static_cast<double>(c.fused_ops) / static_cast<double>(c.ops);
+  std::printf("a step of the CNN: %llu launches, %llu of %llu pointwise ops (%.1f %%) in islands of two or more\n",
+              static_cast<unsigned long long>(c.launches), static_cast<unsigned long long>(c.fused_ops),
+              static_cast<unsigned long long>(c.ops), 100 * share);
+  EXPECT_GE(share, 0.9);
+}
+
 TEST(IslandThreads, ValuesMadeOnOneThreadAreReadOnAnother) {
   constexpr int rounds = 200;
   for (int r = 0; r < (quick() ? 20 : rounds); ++r) {

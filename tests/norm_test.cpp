@@ -7,8 +7,6 @@
 namespace flame {
 namespace {
 
-using test::each_index;
-using test::row_major;
 using Inputs = std::vector<Tensor>;
 
 Tensor noise(const Shape& s, uint64_t seed, DType t = DType::f64) {

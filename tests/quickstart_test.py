@@ -72,6 +72,16 @@ class ShortRun(unittest.TestCase):
         accuracy = EPOCH_LINE.findall(self.result.stdout)[-1][1]
         self.assertEqual(f"{right / 100:.2f}", accuracy)
         self.assertGreater(float(accuracy), 60)  # 40 steps from scratch; chance is 10
+        script = subprocess.run([SOURCE / "tools" / "accuracy.py", self.folder], capture_output=True, text=True)
+        self.assertEqual(script.stdout, f"accuracy {accuracy} % ({right} of 10000)\n", script.stderr)
+
+    def test_pytorch_gets_the_same_accuracy_from_the_weights(self):
+        python = pathlib.Path(os.environ.get("FLAME_TORCH_PYTHON", "/opt/peers/bin/python"))
+        if not python.exists():
+            self.skipTest("no Python with PyTorch: set FLAME_TORCH_PYTHON")
+        script = subprocess.run([python, SOURCE / "tools" / "torch_accuracy.py", self.folder], capture_output=True, text=True)
+        self.assertEqual(script.returncode, 0, script.stdout + script.stderr)  # within one image
+        self.assertIn("PyTorch", script.stdout)
 
     def test_metrics(self):
         rows = table(self.folder / "metrics.csv")

@@ -8,7 +8,7 @@
 struct Options {
   std::string device = "auto";
   int64_t epochs = 5, batch = 128;
-  double lr = 3e-3;  // the peak of the one-cycle schedule
+  double lr = 4e-3;  // the peak of the one-cycle schedule
   uint64_t seed = 0;
   std::string out = "runs/fashion_mnist";
   bool resume = false;

@@ -98,6 +98,7 @@ RegisterOp maker(const char* name, const char* signature, const char* formula,
   return RegisterOp(
       {.name = name, .signature = signature, .formula = formula, .differentiable = false, .samples = [calls](DType t) {
          std::vector<SampleCase> out;
+         out.reserve(calls.size());
          for (auto call : calls)
            out.push_back(
                {{}, [call, t](const Inputs&) { return Inputs{call(t)}; }, "call " + std::to_string(out.size())});

@@ -16,6 +16,7 @@
 HWY_BEFORE_NAMESPACE();
 namespace flame {
 namespace HWY_NAMESPACE {
+namespace hn = hwy::HWY_NAMESPACE;
 
 // Values are compared and summed in float32 or float64.
 template <class T>
@@ -37,11 +38,12 @@ HWY_INLINE Span inside(int64_t start, int64_t kernel, int64_t dilation, int64_t 
 HWY_INLINE Span outputs_at(const PoolSizes& p, int64_t s) {
   return inside(s * p.dilation[1] - p.padding[1], p.out_width, p.stride[1], p.width);
 }
-// The output along `axis` whose window position k is at `at`; -1 if none.
-HWY_INLINE int64_t output_of(const PoolSizes& p, int axis, int64_t at, int64_t k) {
-  const int64_t from = at + p.padding[axis] - k * p.dilation[axis];
-  const int64_t out = from / p.stride[axis];
-  return from >= 0 && from % p.stride[axis] == 0 && out < (axis == 0 ? p.out_height : p.out_width) ? out : -1;
+// The outputs along `axis` whose windows reach over `at`; with dilation not all of them hold it (the index tells).
+HWY_INLINE Span outputs_over(const PoolSizes& p, int axis, int64_t at) {
+  const int32_t to = static_cast<int32_t>(at + p.padding[axis]), step = static_cast<int32_t>(p.stride[axis]);
+  const int32_t from = to - static_cast<int32_t>(p.dilation[axis] * (p.kernel[axis] - 1));
+  const int64_t begin = from <= 0 ? 0 : (from + step - 1) / step;
+  return {begin, std::min<int64_t>(to / step + 1, axis == 0 ? p.out_height : p.out_width)};
 }
 template <class A>
 HWY_INLINE A divisor(const PoolSizes& p, int64_t oh, int64_t ow) {
@@ -67,6 +69,46 @@ HWY_INLINE void keep_larger(const T* HWY_RESTRICT x, int64_t step, int32_t at, i
   }
 }
 
+// The same for whole vectors of channels, kept in registers over the window. `x` and `out` are at the first of them.
+template <int vectors>
+HWY_INLINE void max_vectors(const PoolSizes& p, const float* x, Span rows, Span cols, int64_t h0, int64_t w0, float* y,
+                            int32_t* index) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  constexpr int lanes = static_cast<int>(hn::MaxLanes(d));
+  hn::Vec<decltype(d)> best[vectors];
+  hn::Vec<decltype(di)> where[vectors];
+  for (int v = 0; v < vectors; ++v) {
+    best[v] = hn::Set(d, -std::numeric_limits<float>::infinity());
+    where[v] = hn::Set(di, -1);
+  }
+  for (int64_t r = rows.begin; r < rows.end; ++r)
+    for (int64_t s = cols.begin; s < cols.end; ++s) {
+      const bool first = r == rows.begin && s == cols.begin;
+      const int64_t at = (h0 + r * p.dilation[0]) * p.width + w0 + s * p.dilation[1];
+      const auto place = hn::Set(di, static_cast<int32_t>(at));
+      for (int v = 0; v < vectors; ++v) {
+        const auto value = hn::LoadU(d, x + at * p.channels + v * lanes);
+        const auto keep = hn::Or(hn::Le(value, best[v]), hn::IsNaN(best[v]));
+        best[v] = first ? value : hn::IfThenElse(keep, best[v], value);
+        where[v] = first ? place : hn::IfThenElse(hn::RebindMask(di, keep), where[v], place);
+      }
+    }
+  for (int v = 0; v < vectors; ++v) {
+    hn::StoreU(best[v], d, y + v * lanes);
+    hn::StoreU(where[v], di, index + v * lanes);
+  }
+}
+// Takes as many channels as fill vectors; returns how many.
+HWY_INLINE int64_t max_whole_vectors(const PoolSizes& p, const float* x, Span rows, Span cols, int64_t h0, int64_t w0,
+                                     float* y, int32_t* index) {
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(hn::ScalableTag<float>()));
+  int64_t c = 0;
+  for (; c + 2 * lanes <= p.channels; c += 2 * lanes) max_vectors<2>(p, x + c, rows, cols, h0, w0, y + c, index + c);
+  for (; c + lanes <= p.channels; c += lanes) max_vectors<1>(p, x + c, rows, cols, h0, w0, y + c, index + c);
+  return c;
+}
+
 template <class T>
 void max_channels(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t line) {
   using A = Wide<T>;
@@ -75,7 +117,10 @@ void max_channels(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t 
   for (int64_t ow = 0; ow < p.out_width; ++ow) {
     const int64_t w0 = ow * p.stride[1] - p.padding[1], out = (line * p.out_width + ow) * c;
     const Span cols = inside(w0, p.kernel[1], p.dilation[1], p.width);
-    for (int64_t c0 = 0; c0 < c; c0 += block) {
+    int64_t c0 = 0;
+    if constexpr (std::is_same_v<T, float>)
+      c0 = max_whole_vectors(p, x + n * p.height * p.width * c, rows, cols, h0, w0, y + out, index + out);
+    for (; c0 < c; c0 += block) {
       const int64_t count = std::min(block, c - c0);
       A best[block];
       int32_t where[block];
@@ -122,29 +167,28 @@ template <class T>
 void max_backward_channels(const PoolSizes& p, const T* dy, const int32_t* index, T* dx, int64_t line) {
   using A = Wide<T>;
   const int64_t n = line / p.height, h = line % p.height, c = p.channels;
-  for (int64_t w = 0; w < p.width; ++w)
+  const Span down = outputs_over(p, 0, h);
+  for (int64_t w = 0; w < p.width; ++w) {
+    const Span right = outputs_over(p, 1, w);
+    const int32_t here = static_cast<int32_t>(h * p.width + w);
     for (int64_t c0 = 0; c0 < c; c0 += block) {
       const int64_t count = std::min(block, c - c0);
-      const int32_t here = static_cast<int32_t>(h * p.width + w);
       A sum[block];
       std::fill_n(sum, count, A{});
-      for (int64_t r = 0; r < p.kernel[0]; ++r) {
-        const int64_t oh = output_of(p, 0, h, r);
-        for (int64_t s = 0; oh >= 0 && s < p.kernel[1]; ++s) {
-          const int64_t ow = output_of(p, 1, w, s);
-          if (ow < 0) continue;
+      for (int64_t oh = down.begin; oh < down.end; ++oh)
+        for (int64_t ow = right.begin; ow < right.end; ++ow) {
           const int64_t from = ((n * p.out_height + oh) * p.out_width + ow) * c + c0;
           const T* HWY_RESTRICT g = dy + from;
           const int32_t* HWY_RESTRICT k = index + from;
           for (int64_t i = 0; i < count; ++i) sum[i] += k[i] == here ? static_cast<A>(g[i]) : A{};
         }
-      }
       T* out = dx + (line * p.width + w) * c + c0;
       for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i]);
     }
+  }
 }
 
-// Calls add(sum, oh, ow, w - w0) for every window position over line h, between w0 and w0 + count; writes the sums.
+// Calls add(sums, first output of the line, its row, w0, count) for every line of outputs over line h; writes the sums.
 template <class T, class Add>
 HWY_INLINE void gather_line(const PoolSizes& p, T* dx, int64_t line, const Add& add) {
   using A = Wide<T>;
@@ -153,10 +197,9 @@ HWY_INLINE void gather_line(const PoolSizes& p, T* dx, int64_t line, const Add& 
     const int64_t count = std::min(block, p.width - w0);
     A sum[block];
     std::fill_n(sum, count, A{});
-    for (int64_t r = 0; r < p.kernel[0]; ++r) {
-      const int64_t oh = output_of(p, 0, h, r);
-      if (oh >= 0) add(sum, (plane * p.out_height + oh) * p.out_width, oh, w0, count);
-    }
+    const Span down = outputs_over(p, 0, h);
+    for (int64_t oh = down.begin; oh < down.end; ++oh)
+      add(sum, (plane * p.out_height + oh) * p.out_width, oh, w0, count);
     for (int64_t i = 0; i < count; ++i) dx[line * p.width + w0 + i] = static_cast<T>(sum[i]);
   }
 }
@@ -171,6 +214,23 @@ void max_backward_line(const PoolSizes& p, const T* dy, const int32_t* index, T*
       if (at >= 0 && at < count) sum[at] += static_cast<A>(dy[out + ow]);
     }
   });
+}
+
+// Wide types add up in place: a plane at a time, in the order of the outputs.
+template <class T>
+void max_backward_planes(const PoolSizes& p, const void* in, int32_t* index, void* out) {
+  const int64_t plane = p.height * p.width, windows = p.out_height * p.out_width;
+  parallel_for(p.images * p.channels, std::max<int64_t>(1, piece / std::max<int64_t>(1, plane)),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t i = begin; i < end; ++i) {
+                   const T* g = static_cast<const T*>(in) + i * windows;
+                   const int32_t* k = index + i * windows;
+                   T* dx = static_cast<T*>(out) + i * plane;
+                   std::fill_n(dx, plane, T{});
+                   for (int64_t o = 0; o < windows; ++o)
+                     if (k[o] >= 0) dx[k[o]] += g[o];
+                 }
+               });
 }
 
 template <class T>
@@ -235,23 +295,22 @@ template <class T>
 void average_backward_channels(const PoolSizes& p, const T* dy, const int32_t*, T* dx, int64_t line) {
   using A = Wide<T>;
   const int64_t n = line / p.height, h = line % p.height, c = p.channels;
-  for (int64_t w = 0; w < p.width; ++w)
+  const Span down = outputs_over(p, 0, h);
+  for (int64_t w = 0; w < p.width; ++w) {
+    const Span right = outputs_over(p, 1, w);
     for (int64_t c0 = 0; c0 < c; c0 += block) {
       const int64_t count = std::min(block, c - c0);
       A sum[block];
       std::fill_n(sum, count, A{});
-      for (int64_t r = 0; r < p.kernel[0]; ++r) {
-        const int64_t oh = output_of(p, 0, h, r);
-        for (int64_t s = 0; oh >= 0 && s < p.kernel[1]; ++s) {
-          const int64_t ow = output_of(p, 1, w, s);
-          if (ow < 0) continue;
+      for (int64_t oh = down.begin; oh < down.end; ++oh)
+        for (int64_t ow = right.begin; ow < right.end; ++ow) {
           const T* HWY_RESTRICT g = dy + ((n * p.out_height + oh) * p.out_width + ow) * c + c0;
           const A by = divisor<A>(p, oh, ow);
           for (int64_t i = 0; i < count; ++i) sum[i] += static_cast<A>(g[i]) / by;
         }
-      }
       for (int64_t i = 0; i < count; ++i) dx[(line * p.width + w) * c + c0 + i] = static_cast<T>(sum[i]);
     }
+  }
 }
 
 template <class T>
@@ -279,10 +338,17 @@ void run(const PoolSizes& p, const void* in, int32_t* index, void* out) {
 }
 
 template <class T>
+void max_backward(const PoolSizes& p, const void* in, int32_t* index, void* out) {
+  if constexpr (std::is_same_v<T, Wide<T>>)
+    if (!p.channels_last) return max_backward_planes<T>(p, in, index, out);
+  run<T, max_backward_channels<T>, max_backward_line<T>, true>(p, in, index, out);
+}
+
+template <class T>
 PoolFn typed(PoolPass pass) {
   switch (pass) {
     case PoolPass::max: return run<T, max_channels<T>, max_line<T>, false>;
-    case PoolPass::max_backward: return run<T, max_backward_channels<T>, max_backward_line<T>, true>;
+    case PoolPass::max_backward: return max_backward<T>;
     case PoolPass::max_gather: return run<T, max_gather<T>, max_gather<T>, false>;
     case PoolPass::average: return run<T, average_channels<T>, average_line<T>, false>;
     case PoolPass::average_backward: break;
