@@ -128,7 +128,7 @@ TEST(Errors, OptionsOutOfRange) {
   expect<ValueError>([&] { dropout(x, 1.5); }, {"dropout", "1.5"});
   expect<ValueError>([&] { conv2d(x, w, {}, {.stride = 0}); }, {"conv2d", "stride"});
   expect<ValueError>([&] { conv2d(x, w, {}, {.padding = -1}); }, {"conv2d", "padding"});
-  expect<ValueError>([&] { conv2d(x, w, {}, {.groups = 0}); }, {"conv2d", "groups", "0"});
+  expect<ValueError>([&] { conv2d(x, w, {}, {.groups = 0}); }, {"conv2d", "group", "0"});
   expect<ShapeError>([&] { conv2d(x, w, {}, {.groups = 3}); }, {"conv2d", "3 groups"});
   expect<ValueError>([&] { max_pool2d(x, {.kernel = 0}); }, {"max_pool2d", "kernel"});
   expect<ValueError>([&] { max_pool2d(x, {.kernel = 2, .padding = 2}); }, {"max_pool2d", "padding"});

@@ -72,7 +72,7 @@ class ShortRun(unittest.TestCase):
         accuracy = EPOCH_LINE.findall(self.result.stdout)[-1][1]
         self.assertEqual(f"{right / 100:.2f}", accuracy)
         self.assertGreater(float(accuracy), 60)  # 40 steps from scratch; chance is 10
-        script = subprocess.run([SOURCE / "tools" / "accuracy.py", self.folder], capture_output=True, text=True)
+        script = subprocess.run([sys.executable, SOURCE / "tools" / "accuracy.py", self.folder], capture_output=True, text=True)
         self.assertEqual(script.stdout, f"accuracy {accuracy} % ({right} of 10000)\n", script.stderr)
 
     def test_pytorch_gets_the_same_accuracy_from_the_weights(self):

@@ -112,7 +112,9 @@ struct Scalar {
   template <class T>
     requires std::is_arithmetic_v<T>
   Scalar(T v)
-      : kind(std::is_same_v<T, bool> ? Kind::boolean : std::is_integral_v<T> ? Kind::integer : Kind::floating),
+      : kind(std::is_same_v<T, bool> ? Kind::boolean
+             : std::is_integral_v<T> ? Kind::integer
+                                     : Kind::floating),
         value(static_cast<double>(v)),
         integral(std::is_integral_v<T> ? static_cast<int64_t>(v) : 0) {}
 };

@@ -11,13 +11,18 @@ namespace {
 [[noreturn]] void too_many(size_t rank) {
   fail<ShapeError>(Loc::current(), "shape: rank {} is above the limit of {}", rank, max_rank);
 }
-// Axes from the slowest to the fastest in memory; ties and size-1 axes keep their logical order.
+// Axes from the slowest to the fastest in memory; ties keep their logical order, size-1 axes come first.
 Dims memory_order(const Shape& s, const Strides& st) {
   Dims order;
+  int ones = 0;
   for (int i = 0; i < s.rank(); ++i) {
-    int at = order.rank();
-    if (s[i] != 1)
-      while (at > 0 && s[static_cast<int>(order[at - 1])] != 1 && std::abs(st[static_cast<int>(order[at - 1])]) < std::abs(st[i])) --at;
+    int at = ones;
+    if (s[i] == 1) {
+      ++ones;
+    } else {
+      at = order.rank();
+      while (at > ones && std::abs(st[static_cast<int>(order[at - 1])]) < std::abs(st[i])) --at;
+    }
     order.insert(at, i);
   }
   return order;
@@ -43,6 +48,18 @@ void Dims::insert(int at, int64_t v) {
 void Dims::erase(int at) {
   std::copy(v_.begin() + at + 1, v_.begin() + rank_, v_.begin() + at);
   --rank_;
+}
+
+int64_t checked_numel(const Shape& s) {
+  int64_t n = 1;
+  bool fits = true;
+  for (int64_t d : s) {
+    if (d == 0) return 0;
+    fits = fits && !__builtin_mul_overflow(n, d, &n);
+  }
+  constexpr int64_t most = int64_t{1} << 60;  // of the widest dtype, the bytes still count in 63 bits
+  if (!fits || n >= most) fail<ShapeError>(Loc::current(), "shape: {} has more than 2^60 elements", s);
+  return n;
 }
 
 std::string to_string(const Dims& d) { return fmt::format("[{}]", fmt::join(d.begin(), d.end(), ", ")); }

@@ -47,7 +47,8 @@ inline int64_t numel(const Shape& s) {
   for (int64_t d : s) n *= d;
   return n;
 }
-std::string to_string(const Dims& d);  // "[2, 3]"
+int64_t checked_numel(const Shape& s);  // throws ShapeError where the product would not fit
+std::string to_string(const Dims& d);   // "[2, 3]"
 
 Strides contiguous_strides(const Shape& s);
 Strides channels_last_strides(const Shape& s);  // rank 4: N, H, W, C in memory

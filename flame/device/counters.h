@@ -12,8 +12,8 @@ struct Counter {
 };
 
 struct Counters {
-  Counter launches, island_launches, island_ops, pointwise_ops, plans_prepared, system_allocations, host_copies, replays,
-      recording_misses;
+  Counter launches, island_launches, island_ops, pointwise_ops, plans_prepared, system_allocations, host_copies,
+      replays, recording_misses;
 };
 Counters& counters();
 

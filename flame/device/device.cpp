@@ -30,7 +30,10 @@ thread_local Recorder* recorder = nullptr;
 }  // namespace
 
 Storage::Storage(Device& device, size_t bytes, Loc where)
-    : device_(device), data_(device.allocate(bytes, where)), bytes_(bytes), id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
+    : device_(device),
+      data_(device.allocate(bytes, where)),
+      bytes_(bytes),
+      id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
   if (recorder) recorder->storage_made(id_);
 }
 Storage::~Storage() {
@@ -135,7 +138,9 @@ void Device::replay(const Launch& l, const Run& r) {
   run(*l.plan, l, r);
 }
 
-Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed)), previous_(recorder) { recorder = this; }
+Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed)), previous_(recorder) {
+  recorder = this;
+}
 Recorder::~Recorder() { recorder = previous_; }
 Recorder* Recorder::current() { return recorder; }
 

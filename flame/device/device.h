@@ -64,8 +64,8 @@ class Plan : public RefCounted {
  public:
   Plan(std::string op, std::function<void(const Run&)> body, size_t workspace = 0)
       : op(std::move(op)), workspace(workspace), body(std::move(body)) {}
-  const std::string op;          // for reports and errors
-  const size_t workspace;        // bytes
+  const std::string op;    // for reports and errors
+  const size_t workspace;  // bytes
   const std::function<void(const Run&)> body;
 };
 
@@ -105,6 +105,12 @@ class Key {
     put(&v, sizeof v);
     return *this;
   }
+  Key& operator<<(std::string_view s) {
+    *this << static_cast<uint32_t>(s.size());
+    put(s.data(), s.size());
+    return *this;
+  }
+  Key& operator<<(const char* s) { return *this << std::string_view(s); }
   Key& operator<<(const Dims& d) {
     *this << static_cast<uint8_t>(d.rank());
     put(d.begin(), sizeof(int64_t) * static_cast<size_t>(d.rank()));
@@ -170,25 +176,25 @@ class Device {
   PlanCache plans_;
 };
 
-Device& cpu();                                  // always there
-Device& default_device();                       // cpu() unless set
+Device& cpu();             // always there
+Device& default_device();  // cpu() unless set
 void set_default_device(Device& d);
-Device& device(std::string_view name);          // "cpu", "cuda:0"; throws DeviceError
+Device& device(std::string_view name);            // "cpu", "cuda:0"; throws DeviceError
 void register_device(std::unique_ptr<Device> d);  // for plugins and tests
-void set_num_threads(int n);                    // of the CPU device; default: all cores
+void set_num_threads(int n);                      // of the CPU device; default: all cores
 int num_threads();
 
 // Counters of this process since start; the difference of two snapshots is what a piece of code did.
 struct Stats {
-  uint64_t launches = 0;             // plans run
-  uint64_t island_launches = 0;      // of these, islands
-  uint64_t island_ops = 0;           // pointwise ops and reductions run inside islands of two or more
-  uint64_t pointwise_ops = 0;        // pointwise ops and reductions in all
-  uint64_t plans_prepared = 0;       // plan cache misses
-  uint64_t system_allocations = 0;   // memory asked from the operating system or driver
-  uint64_t host_copies = 0;          // tensors read on the host or written from it
-  uint64_t replays = 0;              // recorded steps replayed
-  uint64_t recording_misses = 0;     // recorded steps that ran eagerly after the warm-up
+  uint64_t launches = 0;            // plans run
+  uint64_t island_launches = 0;     // of these, islands
+  uint64_t island_ops = 0;          // pointwise ops and reductions run inside islands of two or more
+  uint64_t pointwise_ops = 0;       // pointwise ops and reductions in all
+  uint64_t plans_prepared = 0;      // plan cache misses
+  uint64_t system_allocations = 0;  // memory asked from the operating system or driver
+  uint64_t host_copies = 0;         // tensors read on the host or written from it
+  uint64_t replays = 0;             // recorded steps replayed
+  uint64_t recording_misses = 0;    // recorded steps that ran eagerly after the warm-up
 };
 Stats stats();
 

@@ -28,6 +28,8 @@ class Recorder {
  public:
   struct Hook {
     std::function<void()> advance, undo;
+    size_t at;        // runs just before this launch
+    bool own_launch;  // and is taken back if that launch fails
   };
   struct Guard {
     std::function<bool()> holds;
@@ -40,9 +42,11 @@ class Recorder {
 
   static Recorder* current();  // of this thread, or null
   void note(const Launch& l, Loc where);
-  // A host action that belongs to the step: done now by the caller, and again before every replay. `undo` takes one
-  // such action back; a verified replay needs it.
-  void on_replay(std::function<void()> advance, std::function<void()> undo) { hooks.push_back({std::move(advance), std::move(undo)}); }
+  // A host action that belongs to the step: done now by the caller, and again at this place of every replay. `undo`
+  // takes one such action back. With own_launch, it belongs to the launch just noted, and fails with it.
+  void on_replay(std::function<void()> advance, std::function<void()> undo, bool own_launch = false) {
+    hooks.push_back({std::move(advance), std::move(undo), launches.size() - (own_launch ? 1 : 0), own_launch});
+  }
   // Something that must be as it is now whenever the recording is replayed.
   void guard(const void* subject, const char* what, std::function<bool()> holds);
   // Done before a replay, after the guards: e.g. parting those who share a State that the step writes.

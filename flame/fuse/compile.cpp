@@ -79,7 +79,8 @@ class Compiler {
       c_.partials = (c_.reduced + c_.chunk - 1) / c_.chunk;
       c_.cols = std::min(c_.inner, column_block);
       c_.rows = c_.outer * c_.reduced;
-      c_.tile_rows = c_.cols < c_.inner ? 1 : std::clamp<int64_t>(tile_elements / std::max<int64_t>(c_.cols, 1), 1, c_.chunk);
+      c_.tile_rows =
+          c_.cols < c_.inner ? 1 : std::clamp<int64_t>(tile_elements / std::max<int64_t>(c_.cols, 1), 1, c_.chunk);
       return;
     }
     c_.rows = product(p.dims, 0, p.kept);
@@ -302,12 +303,14 @@ class Compiler {
       top += (bytes + 63) / 64 * 64;
       return at;
     };
-    std::stable_sort(registers_.begin(), registers_.end(), [](const Live& a, const Live& b) { return a.first < b.first; });
+    std::stable_sort(registers_.begin(), registers_.end(),
+                     [](const Live& a, const Live& b) { return a.first < b.first; });
     for (const Live& r : registers_) {
       BlockSlot& s = c_.slots[static_cast<size_t>(r.slot)];
       auto fit = spaces.end();
       if (r.first >= 0)
-        fit = std::find_if(spaces.begin(), spaces.end(), [&](const Space& f) { return f.free_from <= r.first && f.bytes >= r.elements; });
+        fit = std::find_if(spaces.begin(), spaces.end(),
+                           [&](const Space& f) { return f.free_from <= r.first && f.bytes >= r.elements; });
       if (fit == spaces.end()) {
         s.index = static_cast<int>(fresh(r.elements));
         if (r.first >= 0) spaces.push_back({r.last + 1, s.index, (r.elements + 63) / 64 * 64});
@@ -317,7 +320,8 @@ class Compiler {
       }
     }
     for (Step& s : c_.steps)  // accumulators of column mode
-      if (s.kind == Step::Kind::accumulate) c_.slots[static_cast<size_t>(s.b)].index = static_cast<int>(fresh(column_block * 8));
+      if (s.kind == Step::Kind::accumulate)
+        c_.slots[static_cast<size_t>(s.b)].index = static_cast<int>(fresh(column_block * 8));
     c_.scratch = static_cast<size_t>(top);
   }
 };
@@ -336,7 +340,8 @@ Ref<Plan> prepare_cpu_program(Program p) {
   Compiled c = compile_program(std::move(p));
   const size_t workspace = partial_bytes(c);
   std::string name = fmt::format("island({} ops)", c.p.ops);
-  return make_ref<Plan>(std::move(name), [c = std::move(c)](const Run& r) { run_program(c, r); }, workspace);
+  return make_ref<Plan>(
+      std::move(name), [c = std::move(c)](const Run& r) { run_program(c, r); }, workspace);
 }
 
 }  // namespace flame

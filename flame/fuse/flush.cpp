@@ -63,7 +63,8 @@ void Island::flush(const char* why) {
     for (const Ref<Value>& v : rest)
       if (v->pending()) nodes.push_back(v.get());
     live = static_cast<int>(nodes.size());
-    for (size_t i = 0; i < nodes.size(); ++i) nodes[i]->expr.load(std::memory_order_relaxed)->index = static_cast<int>(i);
+    for (size_t i = 0; i < nodes.size(); ++i)
+      nodes[i]->expr.load(std::memory_order_relaxed)->index = static_cast<int>(i);
   };
   try {
     run(live_nodes);
@@ -84,8 +85,8 @@ int leaf_index(std::vector<Value*>& leaves, Value* v) {
 }
 
 void add_to_key(Key& key, const Value& v, const Expr& e, bool wanted, std::vector<Value*>& leaves) {
-  key << (static_cast<uint32_t>(e.is_reduce ? static_cast<int>(e.reduce) : static_cast<int>(e.code)) | (e.is_reduce ? 1u << 16 : 0u) |
-          (wanted ? 1u << 17 : 0u) | (e.free_of_charge ? 1u << 18 : 0u))
+  key << (static_cast<uint32_t>(e.is_reduce ? static_cast<int>(e.reduce) : static_cast<int>(e.code)) |
+          (e.is_reduce ? 1u << 16 : 0u) | (wanted ? 1u << 17 : 0u) | (e.free_of_charge ? 1u << 18 : 0u))
       << e.compute << v.dtype << static_cast<uint8_t>(e.axis) << e.axis_mask << v.shape << v.strides;
   for (int i = 0; i < e.inputs; ++i) {
     Value* in = e.in[i].value.get();
@@ -94,7 +95,8 @@ void add_to_key(Key& key, const Value& v, const Expr& e, bool wanted, std::vecto
   }
 }
 
-void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nodes, const std::vector<Value*>& leaves, Device& d) {
+void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nodes, const std::vector<Value*>& leaves,
+                  Device& d) {
   std::vector<Ref<Storage>> made;
   std::vector<Buffer> reads, writes;
   std::vector<Word> scalars;
@@ -102,7 +104,8 @@ void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nod
   reads.reserve(g.leaves.size());
   writes.reserve(g.outputs.size());
   scalars.reserve(g.scalars.size());
-  for (int i : g.leaves) reads.push_back((i >= 0 ? leaves[static_cast<size_t>(i)] : nodes[static_cast<size_t>(~i)].get())->buffer());
+  for (int i : g.leaves)
+    reads.push_back((i >= 0 ? leaves[static_cast<size_t>(i)] : nodes[static_cast<size_t>(~i)].get())->buffer());
   for (int i : g.outputs) {
     const Value& v = *nodes[static_cast<size_t>(i)];
     made.push_back(make_ref<Storage>(d, static_cast<size_t>(numel(v.shape)) * size_of(v.dtype), Loc::current()));

@@ -30,7 +30,7 @@ struct Draft {
   Shape space;        // without ones
   uint32_t mask = 0;  // reduced axes of the space
   Mode mode = Mode::row;
-  Dims order;         // axes of the space in loop order; set by the first reduction
+  Dims order;  // axes of the space in loop order; set by the first reduction
   int kept = 0, reduced = 0;
   std::vector<int> nodes;
 };
@@ -181,7 +181,8 @@ class Planner {
   void mark_crossings() {
     for (size_t i = 0; i < nodes_.size(); ++i)
       for (int k = 0; k < expr(static_cast<int>(i)).inputs; ++k)
-        if (const int j = node_of(static_cast<int>(i), k); j >= 0 && group(j) != group_[i]) wanted_[static_cast<size_t>(j)] = true;
+        if (const int j = node_of(static_cast<int>(i), k); j >= 0 && group(j) != group_[i])
+          wanted_[static_cast<size_t>(j)] = true;
   }
 
   // Strides over the loop dims, from those over the axes without ones; row: 0 along the reduced ones.
@@ -204,13 +205,14 @@ int Planner::leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, 
   const Value& v = *expr(i).in[k].value;
   const Shape& shape = expr(i).is_reduce ? v.shape : value(i).shape;
   const bool reshaped = expr(i).free_of_charge;  // the same elements under other ones; ranks may differ
-  const Strides own = reshaped ? without_ones(v.shape, v.strides) : without_ones(shape, broadcast_strides(v.shape, v.strides, shape));
+  const Strides own =
+      reshaped ? without_ones(v.shape, v.strides) : without_ones(shape, broadcast_strides(v.shape, v.strides, shape));
   LeafDesc leaf{v.dtype, loop_strides(d, own, as_row), as_row};
   int source = ~cross;
-  if (cross < 0)
-    source = static_cast<int>(std::find(leaves_.begin(), leaves_.end(), &v) - leaves_.begin());
+  if (cross < 0) source = static_cast<int>(std::find(leaves_.begin(), leaves_.end(), &v) - leaves_.begin());
   for (size_t n = 0; n < p.leaves.size(); ++n)
-    if (out.leaves[n] == source && p.leaves[n].strides == leaf.strides && p.leaves[n].row == as_row) return static_cast<int>(n);
+    if (out.leaves[n] == source && p.leaves[n].strides == leaf.strides && p.leaves[n].row == as_row)
+      return static_cast<int>(n);
   p.leaves.push_back(leaf);
   out.leaves.push_back(source);
   return static_cast<int>(p.leaves.size()) - 1;
@@ -262,7 +264,8 @@ IslandPlan::Group Planner::build(int g) {
     }
     if (wanted_[static_cast<size_t>(i)]) {
       n.output = static_cast<int>(p.outputs.size());
-      p.outputs.push_back({value(i).dtype, loop_strides(d, without_ones(value(i).shape, value(i).strides), as_row), as_row});
+      p.outputs.push_back(
+          {value(i).dtype, loop_strides(d, without_ones(value(i).shape, value(i).strides), as_row), as_row});
       out.outputs.push_back(i);
     }
     place_of[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());
@@ -303,7 +306,8 @@ void Planner::collapse(Program& p) {
 
 }  // namespace
 
-IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted, const std::vector<Value*>& leaves) {
+IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted,
+                       const std::vector<Value*>& leaves) {
   return Planner(nodes, wanted, leaves).plan();
 }
 

@@ -39,7 +39,8 @@ void for_runs(const int64_t* dims, const int64_t* strides, int rank, int64_t sta
 }
 
 template <class T>
-void gather_as(const char* base, const int64_t* dims, const int64_t* strides, int rank, int64_t start, int64_t n, void* dst) {
+void gather_as(const char* base, const int64_t* dims, const int64_t* strides, int rank, int64_t start, int64_t n,
+               void* dst) {
   T* out = static_cast<T*>(dst);
   const T* in = reinterpret_cast<const T*>(base);
   for_runs(dims, strides, rank, start, n, [&](int64_t offset, int64_t stride, int64_t count, int64_t done) {
@@ -51,7 +52,8 @@ void gather_as(const char* base, const int64_t* dims, const int64_t* strides, in
 }
 
 template <class T>
-void scatter_as(char* base, const int64_t* dims, const int64_t* strides, int rank, int64_t start, int64_t n, const void* src) {
+void scatter_as(char* base, const int64_t* dims, const int64_t* strides, int rank, int64_t start, int64_t n,
+                const void* src) {
   T* out = reinterpret_cast<T*>(base);
   const T* in = static_cast<const T*>(src);
   for_runs(dims, strides, rank, start, n, [&](int64_t offset, int64_t stride, int64_t count, int64_t done) {
@@ -70,7 +72,8 @@ void by_size(size_t bytes, F&& fn) {
 void splat(void* dst, DType t, Word w, int64_t n) {
   visit_dtype(t, [&](auto x) {
     using T = decltype(x);
-    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>) std::fill_n(static_cast<T*>(dst), n, static_cast<T>(w.f));
+    if constexpr (std::is_same_v<T, float> || std::is_same_v<T, double>)
+      std::fill_n(static_cast<T*>(dst), n, static_cast<T>(w.f));
     else if constexpr (std::is_arithmetic_v<T>) std::fill_n(static_cast<T*>(dst), n, static_cast<T>(w.i));
   });
 }
@@ -81,7 +84,8 @@ struct Tile {
 
 class Worker {
  public:
-  Worker(const Compiled& c, const Run& run) : c_(c), run_(run), leaves_(run.buffers), outputs_(run.buffers + c.p.leaves.size()) {
+  Worker(const Compiled& c, const Run& run)
+      : c_(c), run_(run), leaves_(run.buffers), outputs_(run.buffers + c.p.leaves.size()) {
     thread_local std::vector<char> scratch;
     if (scratch.size() < c.scratch + 64) scratch.resize(c.scratch + 64);
     char* base = scratch.data() + (64 - reinterpret_cast<uintptr_t>(scratch.data()) % 64) % 64;
@@ -106,7 +110,7 @@ class Worker {
     for (const Step& s : c_.steps) step(s, t);
   }
   void* accumulator(const Step& s) const { return at_[static_cast<size_t>(s.b)]; }
-  void* partial = nullptr;   // wide: where this tile's results go, one region a reduction
+  void* partial = nullptr;  // wide: where this tile's results go, one region a reduction
   int64_t partial_stride = 0;
   bool column_first = false;
   int64_t column_width = 0;
@@ -182,7 +186,8 @@ class Worker {
                  [&](int64_t offset, int64_t stride, int64_t count, int64_t done) {
                    for (int64_t i = 0; i < count; ++i) {
                      const int64_t k = offset + i * stride;
-                     if constexpr (std::is_floating_point_v<T>) out[done + i] = static_cast<T>(from.f + static_cast<double>(k) * by.f);
+                     if constexpr (std::is_floating_point_v<T>)
+                       out[done + i] = static_cast<T>(from.f + static_cast<double>(k) * by.f);
                      else out[done + i] = static_cast<T>(from.i + k * by.i);
                    }
                  });
@@ -236,7 +241,8 @@ class Worker {
       src = at(s.b);
     }
     by_size(static_cast<size_t>(size), [&](auto x) {
-      scatter_as<decltype(x)>(base, c_.p.dims.begin(), o.strides.begin(), o.row ? c_.p.kept : c_.p.dims.rank(), start, n, src);
+      scatter_as<decltype(x)>(base, c_.p.dims.begin(), o.strides.begin(), o.row ? c_.p.kept : c_.p.dims.rank(), start,
+                              n, src);
     });
   }
 };
@@ -278,8 +284,8 @@ void store_rows(const Compiled& c, const Run& run, int reduction, const char* va
     values = cast.data();
   }
   by_size(size_of(o.dtype), [&](auto x) {
-    scatter_as<decltype(x)>(static_cast<char*>(run.buffers[c.p.leaves.size() + static_cast<size_t>(n.output)]), dims.begin(),
-                            strides.begin(), dims.rank(), 0, rows, values);
+    scatter_as<decltype(x)>(static_cast<char*>(run.buffers[c.p.leaves.size() + static_cast<size_t>(n.output)]),
+                            dims.begin(), strides.begin(), dims.rank(), 0, rows, values);
   });
 }
 
@@ -303,7 +309,8 @@ void run_wide(const Compiled& c, const Run& run) {
     const ReduceFn fn = row_reduce_kernel(n.reduce, t);
     for (int64_t row = 0; row < c.rows; ++row) {
       for (int64_t k = 0; k < c.partials; ++k)
-        std::memcpy(dense.data() + static_cast<size_t>(k) * size, partials + static_cast<int64_t>(r) * region + (row * c.partials + k) * 8, size);
+        std::memcpy(dense.data() + static_cast<size_t>(k) * size,
+                    partials + static_cast<int64_t>(r) * region + (row * c.partials + k) * 8, size);
       fn(dense.data(), values.data() + static_cast<size_t>(row) * size, c.partials);
     }
     store_rows(c, run, static_cast<int>(r), values.data(), c.rows);
@@ -314,31 +321,35 @@ void run_column(const Compiled& c, const Run& run) {
   const int64_t blocks = (c.inner + c.cols - 1) / c.cols, kept = c.outer * c.inner;
   const int64_t region = c.partials * kept * 8;
   char* partials = static_cast<char*>(run.workspace);
-  parallel_for(c.outer * blocks * c.partials, grain_of(c, std::min(c.chunk, c.reduced) * c.cols), [&](int64_t begin, int64_t end) {
-    Worker w(c, run);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t part = i % c.partials, block = i / c.partials % blocks, outer = i / c.partials / blocks;
-      const int64_t from = part * c.chunk, to = std::min(from + c.chunk, c.reduced);
-      w.column_width = std::min(c.cols, c.inner - block * c.cols);
-      for (int64_t r = from; r < to; r += c.tile_rows) {
-        const int64_t rows = std::min(c.tile_rows, to - r);
-        w.column_first = r == from;
-        w.tile({(outer * c.reduced + r) * c.inner + block * c.cols, rows * w.column_width, 0, rows});
-      }
-      for (const Step& s : c.steps)
-        if (s.kind == Step::Kind::accumulate) {
-          const size_t size = size_of(s.dtype);
-          std::memcpy(partials + s.from * region + (part * kept + outer * c.inner + block * c.cols) * static_cast<int64_t>(size),
-                      w.accumulator(s), static_cast<size_t>(w.column_width) * size);
-        }
-    }
-  });
+  parallel_for(c.outer * blocks * c.partials, grain_of(c, std::min(c.chunk, c.reduced) * c.cols),
+               [&](int64_t begin, int64_t end) {
+                 Worker w(c, run);
+                 for (int64_t i = begin; i < end; ++i) {
+                   const int64_t part = i % c.partials, block = i / c.partials % blocks,
+                                 outer = i / c.partials / blocks;
+                   const int64_t from = part * c.chunk, to = std::min(from + c.chunk, c.reduced);
+                   w.column_width = std::min(c.cols, c.inner - block * c.cols);
+                   for (int64_t r = from; r < to; r += c.tile_rows) {
+                     const int64_t rows = std::min(c.tile_rows, to - r);
+                     w.column_first = r == from;
+                     w.tile({(outer * c.reduced + r) * c.inner + block * c.cols, rows * w.column_width, 0, rows});
+                   }
+                   for (const Step& s : c.steps)
+                     if (s.kind == Step::Kind::accumulate) {
+                       const size_t size = size_of(s.dtype);
+                       std::memcpy(partials + s.from * region +
+                                       (part * kept + outer * c.inner + block * c.cols) * static_cast<int64_t>(size),
+                                   w.accumulator(s), static_cast<size_t>(w.column_width) * size);
+                     }
+                 }
+               });
   for (size_t r = 0; r < c.reductions.size(); ++r) {
     const NodeDesc& n = c.p.nodes[static_cast<size_t>(c.reductions[r])];
     const DType t = register_dtype(n.compute);
     char* total = partials + static_cast<int64_t>(r) * region;
     const BlockFn combine = combine_kernel(n.reduce, t);
-    for (int64_t k = 1; k < c.partials; ++k) combine(total, total + k * kept * static_cast<int64_t>(size_of(t)), nullptr, total, kept);
+    for (int64_t k = 1; k < c.partials; ++k)
+      combine(total, total + k * kept * static_cast<int64_t>(size_of(t)), nullptr, total, kept);
     store_rows(c, run, static_cast<int>(r), total, kept);
   }
 }

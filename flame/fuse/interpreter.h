@@ -19,28 +19,28 @@ struct BlockSlot {
 
 struct Step {
   enum class Kind : uint8_t { load, iota, splat, exec, round, reduce, accumulate, spread, store } kind;
-  bool row = false;            // runs over rows instead of elements
-  DType dtype = DType::f32;    // round: the 16-bit type; load, iota, store: the type in memory
-  BlockFn fn = nullptr;        // exec; load, store: the cast, or null
+  bool row = false;          // runs over rows instead of elements
+  DType dtype = DType::f32;  // round: the 16-bit type; load, iota, store: the type in memory
+  BlockFn fn = nullptr;      // exec; load, store: the cast, or null
   ReduceFn reduce_fn = nullptr;
   Reduce reduce{};
   int dst = -1, a = -1, b = -1, c = -1;  // slots
-  int from = -1;               // leaf, output, node or scalar that a load, store, iota, splat or partial is about
+  int from = -1;  // leaf, output, node or scalar that a load, store, iota, splat or partial is about
   int from2 = -1;
 };
 
 struct Compiled {
   Program p;
-  int64_t rows = 1, cols = 1;        // the flat space; pointwise programs choose cols to suit their broadcasts
-  int64_t tile_rows = 1;             // rows a tile
+  int64_t rows = 1, cols = 1;                 // the flat space; pointwise programs choose cols to suit their broadcasts
+  int64_t tile_rows = 1;                      // rows a tile
   int64_t outer = 1, inner = 1, reduced = 1;  // column mode
-  int64_t chunk = 1;                 // wide: elements; column: reduced steps a partial
-  int64_t partials = 1;              // a row
+  int64_t chunk = 1;                          // wide: elements; column: reduced steps a partial
+  int64_t partials = 1;                       // a row
   std::vector<BlockSlot> slots;
-  std::vector<Step> once, steps;     // once: loop-invariant blocks, filled at the start of a worker's share
-  std::vector<int> reductions;       // nodes, in order (wide and column modes)
+  std::vector<Step> once, steps;  // once: loop-invariant blocks, filled at the start of a worker's share
+  std::vector<int> reductions;    // nodes, in order (wide and column modes)
   std::vector<bool> flat_leaf, flat_output;
-  size_t scratch = 0;                // bytes a worker
+  size_t scratch = 0;  // bytes a worker
 };
 
 Compiled compile_program(Program p);

@@ -114,8 +114,11 @@ void connect(Expr& e, std::initializer_list<Operand> in, DType compute) {
   for (const Operand& o : in) {
     Slot& s = e.in[e.inputs++];
     if (!o.value) {
-      s.scalar = is_float(compute) ? word(o.scalar.kind == Scalar::Kind::floating ? o.scalar.value : static_cast<double>(o.scalar.integral))
-                                   : word(o.scalar.kind == Scalar::Kind::floating ? static_cast<int64_t>(o.scalar.value) : o.scalar.integral);
+      s.scalar =
+          is_float(compute)
+              ? word(o.scalar.kind == Scalar::Kind::floating ? o.scalar.value : static_cast<double>(o.scalar.integral))
+              : word(o.scalar.kind == Scalar::Kind::floating ? static_cast<int64_t>(o.scalar.value)
+                                                             : o.scalar.integral);
       continue;
     }
     s.value = *o.value;
@@ -135,7 +138,8 @@ Strides layout_of(const Shape& shape, std::initializer_list<Operand> in) {
 
 }  // namespace
 
-Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d, Loc where) {
+Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initializer_list<Operand> in, Device& d,
+                          Loc where) {
   Island& island = Island::current();
   make_foreign_ready(island, in);
   std::lock_guard lock(island);

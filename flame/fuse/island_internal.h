@@ -25,12 +25,12 @@ struct Expr {
   Reduce reduce{};
   DType compute{};
   uint8_t inputs = 0;
-  int axis = 0;             // iota
-  int index = 0;            // in the island
+  int axis = 0;   // iota
+  int index = 0;  // in the island
   int depth = 1;
-  uint32_t axis_mask = 0;   // reduce
-  uint32_t uses = 0;        // pending readers
-  Loc where;  // the caller's line
+  uint32_t axis_mask = 0;  // reduce
+  uint32_t uses = 0;       // pending readers
+  Loc where;               // the caller's line
   Slot in[3];
 };
 
@@ -38,8 +38,8 @@ struct Expr {
 struct IslandPlan {
   struct Group {
     Ref<Plan> plan;
-    std::vector<int> leaves;             // into the island's leaves, then its nodes (negative: ~node)
-    std::vector<int> outputs;            // nodes
+    std::vector<int> leaves;                   // into the island's leaves, then its nodes (negative: ~node)
+    std::vector<int> outputs;                  // nodes
     std::vector<std::pair<int, int>> scalars;  // node, input
     int ops = 0;
     int nodes = 0;
@@ -76,6 +76,7 @@ class Island {
 };
 
 // Splits nodes into groups and prepares one plan each.
-IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted, const std::vector<Value*>& leaves);
+IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted,
+                       const std::vector<Value*>& leaves);
 
 }  // namespace flame

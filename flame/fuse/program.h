@@ -41,9 +41,9 @@ struct OutputDesc {
 };
 struct Program {
   Mode mode = Mode::row;
-  Dims dims;               // loop dims
-  int kept = 0;            // row, wide: dims [0, kept) are kept; column: the outer kept ones
-  int reduced = 0;         // dims [kept, kept + reduced) are reduced; column: the rest is inner
+  Dims dims;        // loop dims
+  int kept = 0;     // row, wide: dims [0, kept) are kept; column: the outer kept ones
+  int reduced = 0;  // dims [kept, kept + reduced) are reduced; column: the rest is inner
   bool has_reduce = false;
   std::vector<LeafDesc> leaves;
   std::vector<NodeDesc> nodes;  // inputs come before their readers

@@ -23,9 +23,17 @@ Tensor along_channels(const Tensor& v, int rank, Loc loc) {
 }
 
 // running = (1 - momentum) running + momentum fresh.
-void blend(const State& running, const Tensor& fresh, double momentum, Loc loc) {
-  const Tensor old = running.tensor().detach().to(fresh.dtype());
-  running.assign(old * (1 - momentum) + fresh.reshape(old.shape()) * momentum, loc);
+Tensor blended(const State& running, const Tensor& fresh, double momentum, Loc loc) {
+  if (!running.defined()) return {};
+  const Tensor old = running.tensor().detach().to(fresh.dtype(), loc);
+  return (old * (1 - momentum) + fresh.reshape(old.shape(), loc) * momentum).to(running.dtype(), loc);
+}
+// Both are computed before either is written, so that running out of memory leaves both as they were.
+void write_both(const State& mean, const Tensor& new_mean, const State& var, const Tensor& new_var, Loc loc) {
+  if (new_mean.defined()) materialize(new_mean.value());
+  if (new_var.defined()) materialize(new_var.value());
+  if (new_mean.defined()) mean.assign(new_mean, loc);
+  if (new_var.defined()) var.assign(new_var, loc);
 }
 
 }  // namespace
@@ -55,9 +63,9 @@ Tensor batch_norm(const Tensor& x, const State& running_mean, const State& runni
     const Normalized n = normalize("batch_norm", x, axes, w, b, o.eps, loc);
     if (count == 0) return n.y;
     NoGrad guard;
-    if (running_mean.defined()) blend(running_mean, n.mean, o.momentum, loc);
-    if (running_var.defined())
-      blend(running_var, n.var * (static_cast<double>(count) / static_cast<double>(count - 1)), o.momentum, loc);
+    const Tensor unbiased = n.var * (static_cast<double>(count) / static_cast<double>(count - 1));
+    write_both(running_mean, blended(running_mean, n.mean, o.momentum, loc), running_var,
+               blended(running_var, unbiased, o.momentum, loc), loc);
     return n.y;
   }
 

@@ -60,9 +60,9 @@ class ConvForward final : public Conv {
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);
+    if (bias_ && v.needs(2)) v.give(2, g.sum({0, 2, 3}, false, loc));  // first: it joins the island that makes g
     if (v.needs(0)) v.give(0, backward_data(options_, v.input_meta(0).shape, g, v.input(1), loc));
     if (v.needs(1)) v.give(1, backward_weight(options_, v.input_meta(1).shape, v.input(0), g, loc));
-    if (bias_ && v.needs(2)) v.give(2, g.sum({0, 2, 3}, false, loc));
   }
 
  private:

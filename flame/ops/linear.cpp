@@ -44,10 +44,10 @@ class Linear final : public Op {
     const Tensor g = v.grad(0);
     const Shape& x = v.input_meta(0).shape;
     const int64_t rows = rows_of(x), out = g.shape().back();
+    if (bias_ && v.needs(2)) v.give(2, sum_to(g, {out}, loc));  // first: it joins the island that makes g
     if (v.needs(0)) v.give(0, matmul(g, v.input(1), loc));
     const Tensor flat = g.reshape({rows, out}, loc);
     if (v.needs(1)) v.give(1, matmul(flat.t(loc), v.input(0).reshape({rows, x.back()}, loc), loc));
-    if (bias_ && v.needs(2)) v.give(2, flat.sum(0, false, loc));
   }
 
  private:

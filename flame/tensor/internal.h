@@ -15,10 +15,13 @@ struct StateCell : RefCounted {
   ~StateCell() override;
 };
 
+// A counted, recorded copy of bytes on one device.
+void copy_bytes(Device& d, Buffer from, Buffer to, int64_t bytes, Loc loc);
+
 // Implemented by fuse.
-void drop_expr(Value& v);                                                          // a pending value dies unread
-Ref<Value> converted(const Ref<Value>& x, DType t, const Strides& st);             // x itself if it already is
-void note_flush(const char* reason);                                               // for explain()
+void drop_expr(Value& v);                                               // a pending value dies unread
+Ref<Value> converted(const Ref<Value>& x, DType t, const Strides& st);  // x itself if it already is
+void note_flush(const char* reason);                                    // for explain()
 // The fallback of Tensor::to_string for one element.
 std::string format_element(const void* p, DType t);
 

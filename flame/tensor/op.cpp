@@ -7,7 +7,8 @@ namespace flame {
 
 Ref<Plan> Op::prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const {
   if (d.host_accessible() || d.kind() == Device::Kind::trace) return prepare_cpu(in, out);
-  fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name(), in.empty() ? out[0].dtype : in[0].dtype, d.name());
+  fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name(), in.empty() ? out[0].dtype : in[0].dtype,
+                       d.name());
 }
 Ref<Plan> Op::prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const {
   fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on cpu", name(), in.empty() ? out[0].dtype : in[0].dtype);

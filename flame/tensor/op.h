@@ -14,16 +14,16 @@ namespace flame {
 class Vjp {
  public:
   virtual ~Vjp() = default;
-  virtual bool needs(int input) const = 0;         // false: giving is allowed but wasted
-  virtual Tensor input(int i) const = 0;           // only if the op saves it
-  virtual Tensor output(int i) const = 0;          // only if the op saves it
+  virtual bool needs(int input) const = 0;          // false: giving is allowed but wasted
+  virtual Tensor input(int i) const = 0;            // only if the op saves it
+  virtual Tensor output(int i) const = 0;           // only if the op saves it
   virtual const Meta& input_meta(int i) const = 0;  // always known
   virtual const Meta& output_meta(int i) const = 0;
-  virtual Tensor grad(int output) const = 0;       // zeros if nothing arrived
+  virtual Tensor grad(int output) const = 0;  // zeros if nothing arrived
   virtual bool has_grad(int output) const = 0;
-  virtual bool create_graph() const = 0;           // the gradients will be differentiated again
+  virtual bool create_graph() const = 0;  // the gradients will be differentiated again
   virtual void give(int input, const Tensor& g) = 0;
-  virtual const Loc& call_site() const = 0;        // the forward call's line
+  virtual const Loc& call_site() const = 0;  // the forward call's line
 };
 
 enum class Layout : uint8_t { any, contiguous, channels_last };

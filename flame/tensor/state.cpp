@@ -26,11 +26,15 @@ Ref<Plan> copy_plan(Device& d) {
   });
 }
 
+}  // namespace
+
 void copy_bytes(Device& d, Buffer from, Buffer to, int64_t bytes, Loc loc) {
   const Ref<Plan> plan = copy_plan(d);
   const Word size[] = {word(bytes)};
   d.launch({plan, {&from, 1}, {&to, 1}, size}, loc);
 }
+
+namespace {
 
 bool shared(StateCell& c) {
   std::lock_guard lock(c.mutex);

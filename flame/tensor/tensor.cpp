@@ -67,7 +67,8 @@ void Tensor::copy_to_host(void* dst, DType expected, Loc loc) const {
   const Value& v = value();
   if (v.dtype != expected) fail<DTypeError>(loc, "host read: expected {}, the tensor is {}", expected, v.dtype);
   if (Recorder::current())
-    fail<RecordError>(loc, "host read: a value was read on the host inside a recorded step; return it from the step instead");
+    fail<RecordError>(
+        loc, "host read: a value was read on the host inside a recorded step; return it from the step instead");
   note_flush("host read");
   Ref<Value> dense = converted(value_, v.dtype, contiguous_strides(v.shape));
   materialize(*dense);
@@ -99,7 +100,8 @@ std::string format_element(const void* p, DType t) {
 }
 
 namespace {
-void print_axis(std::string& out, const char* data, const Shape& s, const Strides& st, int axis, size_t element, DType t) {
+void print_axis(std::string& out, const char* data, const Shape& s, const Strides& st, int axis, size_t element,
+                DType t) {
   if (axis == s.rank()) {
     out += format_element(data, t);
     return;

@@ -17,17 +17,19 @@ struct StateCell;  // what a State handle shares
 class Value final : public RefCounted {
  public:
   Value(Device& device, DType dtype, const Shape& shape, const Strides& strides)
-      : device(&device), dtype(dtype), shape(shape), strides(strides) {}
+      : device(&device), dtype(dtype), shape(shape), strides(strides) {
+    checked_numel(shape);
+  }
   ~Value() override;
   Device* device;
   DType dtype;
   Shape shape;
-  Strides strides;        // in elements
-  int64_t offset = 0;     // in elements
-  Ref<Storage> storage;   // null while pending
+  Strides strides;                   // in elements
+  int64_t offset = 0;                // in elements
+  Ref<Storage> storage;              // null while pending
   std::atomic<Expr*> expr{nullptr};  // owned; null once materialised
   Island* island = nullptr;          // where it was noted, if it ever was pending
-  StateCell* cell = nullptr;  // set while the storage is a State's
+  StateCell* cell = nullptr;         // set while the storage is a State's
 
   // A tensor over the same storage; knows of the State, if any. `base` must be materialised.
   static Ref<Value> view(const Value& base, const Shape& shape, const Strides& strides, int64_t offset);
@@ -113,7 +115,7 @@ class Tensor {
   }
   double item(Loc loc = Loc::current()) const;  // one element, any dtype, as double; else ShapeError
   void copy_to_host(void* dst, DType expected, Loc loc = Loc::current()) const;  // row-major
-  std::string to_string() const;                                                  // NumPy style, abbreviated
+  std::string to_string() const;                                                 // NumPy style, abbreviated
 
   // Autograd.
   bool requires_grad() const { return static_cast<bool>(edge_); }
@@ -179,8 +181,8 @@ class State {
   void assign(const Tensor& t, Loc loc = Loc::current()) const;  // same shape; cast to the cell's dtype
   // For ops that write in place: flushes readers, parts sharers, returns the value to write through.
   Value& begin_write(Loc loc = Loc::current()) const;
-  Value& value() const;                                           // throws ValueError when undefined
-  const void* id() const { return cell_.get(); }                  // equal for handles of one cell
+  Value& value() const;                           // throws ValueError when undefined
+  const void* id() const { return cell_.get(); }  // equal for handles of one cell
 
  protected:
   Ref<StateCell> cell_;

@@ -12,16 +12,16 @@
 namespace flame {
 
 struct RecordOptions {
-  int warmup = 2;      // eager calls per signature before the recording is used; at least 2, since two must agree
-  int verify = 0;      // every n-th replay is run eagerly as well and compared bit for bit; 0: never
+  int warmup = 2;          // eager calls per signature before the recording is used; at least 2, since two must agree
+  int verify = 0;          // every n-th replay is run eagerly as well and compared bit for bit; 0: never
   int max_recordings = 8;  // one a signature; the oldest leaves
 };
 
 struct RecordStats {
   uint64_t calls = 0, replays = 0, recordings = 0, misses = 0;
-  size_t arena_bytes = 0;        // of the last recording
-  size_t launches = 0;           // of the last recording
-  std::string last_miss;         // why the last call that could have been a replay was not
+  size_t arena_bytes = 0;  // of the last recording
+  size_t launches = 0;     // of the last recording
+  std::string last_miss;   // why the last call that could have been a replay was not
 };
 
 // The untyped core: tensors in, tensors out. Outputs of a replay stay valid until the next call.
@@ -45,11 +45,13 @@ template <class F>
 class Recorded {
  public:
   Recorded(F fn, RecordOptions options)
-      : step_(std::make_shared<RecordedStep>([fn = std::move(fn)](const std::vector<Tensor>& in) mutable { return call(fn, in); }, options)) {}
+      : step_(std::make_shared<RecordedStep>(
+            [fn = std::move(fn)](const std::vector<Tensor>& in) mutable { return call(fn, in); }, options)) {}
   template <class... In>
   auto operator()(const In&... in) const {
     std::vector<Tensor> out = (*step_)({static_cast<Tensor>(in)...});
-    if constexpr (std::is_same_v<std::decay_t<std::invoke_result_t<F&, const In&...>>, Tensor>) return std::move(out[0]);
+    if constexpr (std::is_same_v<std::decay_t<std::invoke_result_t<F&, const In&...>>, Tensor>)
+      return std::move(out[0]);
     else return out;
   }
   const RecordStats& stats() const { return step_->stats(); }
@@ -66,7 +68,8 @@ class Recorded {
   // The number of arguments that fn takes, at most six.
   template <size_t N = 0>
   static std::vector<Tensor> call(F& fn, const std::vector<Tensor>& in) {
-    static_assert(N <= 6, "record: the function must take up to six tensors and return a Tensor or a std::vector<Tensor>");
+    static_assert(N <= 6,
+                  "record: the function must take up to six tensors and return a Tensor or a std::vector<Tensor>");
     constexpr bool fits = []<size_t... I>(std::index_sequence<I...>) {
       return std::is_invocable_v<F&, decltype((void(I), std::declval<const Tensor&>()))...>;
     }(std::make_index_sequence<N>{});

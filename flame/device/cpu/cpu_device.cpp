@@ -26,7 +26,7 @@ struct SizeClass {
 };
 SizeClass class_of(size_t n) {
   if (n <= 2 * align) return {n <= align ? 0 : 1, n <= align ? align : 2 * align};
-  const int log = std::bit_width(n - 1) - 1;            // 2^log < n <= 2^(log+1)
+  const int log = std::bit_width(n - 1) - 1;  // 2^log < n <= 2^(log+1)
   const size_t step = std::max<size_t>(size_t{1} << (log - 2), align);
   const size_t bytes = (n + step - 1) / step * step;
   const int quarter = static_cast<int>((bytes - (size_t{1} << log)) / (size_t{1} << (log - 2)));
@@ -70,8 +70,9 @@ int64_t allocations_until_failure() { return pool().fail_after; }
 void* CpuDevice::allocate(size_t bytes, Loc where) {
   Pool& p = pool();
   const auto refuse = [&] {
-    fail<OutOfMemory>(where, "out of memory on cpu: requested {} bytes, {} allocated by tensors, {} held from the system", bytes,
-                      p.allocated, p.reserved);
+    fail<OutOfMemory>(where,
+                      "out of memory on cpu: requested {} bytes, {} allocated by tensors, {} held from the system",
+                      bytes, p.allocated, p.reserved);
   };
   if (p.fail_after.load(std::memory_order_relaxed) > 0 && p.fail_after.fetch_sub(1) == 1) refuse();
   if (bytes > (size_t{1} << 47)) refuse();

@@ -163,6 +163,37 @@ void max_line(const PoolSizes& p, const T* x, int32_t* index, T* y, int64_t line
   }
 }
 
+// For whole vectors of channels: the gradients of the windows that `here` won. `from` is the image's first output.
+template <int vectors>
+HWY_INLINE void max_backward_vectors(const PoolSizes& p, const float* dy, const int32_t* index, int64_t from, Span down,
+                                     Span right, int32_t here, float* dx) {
+  const hn::ScalableTag<float> d;
+  const hn::RebindToSigned<decltype(d)> di;
+  constexpr int lanes = static_cast<int>(hn::MaxLanes(d));
+  const auto place = hn::Set(di, here);
+  hn::Vec<decltype(d)> sum[vectors];
+  for (int v = 0; v < vectors; ++v) sum[v] = hn::Zero(d);
+  for (int64_t oh = down.begin; oh < down.end; ++oh)
+    for (int64_t ow = right.begin; ow < right.end; ++ow) {
+      const int64_t at = from + (oh * p.out_width + ow) * p.channels;
+      for (int v = 0; v < vectors; ++v) {
+        const auto won = hn::RebindMask(d, hn::Eq(hn::LoadU(di, index + at + v * lanes), place));
+        sum[v] = hn::Add(sum[v], hn::IfThenElseZero(won, hn::LoadU(d, dy + at + v * lanes)));
+      }
+    }
+  for (int v = 0; v < vectors; ++v) hn::StoreU(sum[v], d, dx + v * lanes);
+}
+HWY_INLINE int64_t max_backward_whole_vectors(const PoolSizes& p, const float* dy, const int32_t* index, int64_t from,
+                                              Span down, Span right, int32_t here, float* dx) {
+  constexpr int64_t lanes = static_cast<int64_t>(hn::MaxLanes(hn::ScalableTag<float>()));
+  int64_t c = 0;
+  for (; c + 2 * lanes <= p.channels; c += 2 * lanes)
+    max_backward_vectors<2>(p, dy, index, from + c, down, right, here, dx + c);
+  for (; c + lanes <= p.channels; c += lanes)
+    max_backward_vectors<1>(p, dy, index, from + c, down, right, here, dx + c);
+  return c;
+}
+
 template <class T>
 void max_backward_channels(const PoolSizes& p, const T* dy, const int32_t* index, T* dx, int64_t line) {
   using A = Wide<T>;
@@ -171,7 +202,11 @@ void max_backward_channels(const PoolSizes& p, const T* dy, const int32_t* index
   for (int64_t w = 0; w < p.width; ++w) {
     const Span right = outputs_over(p, 1, w);
     const int32_t here = static_cast<int32_t>(h * p.width + w);
-    for (int64_t c0 = 0; c0 < c; c0 += block) {
+    int64_t c0 = 0;
+    if constexpr (std::is_same_v<T, float>)
+      c0 = max_backward_whole_vectors(p, dy, index, n * p.out_height * p.out_width * c, down, right, here,
+                                      dx + (line * p.width + w) * c);
+    for (; c0 < c; c0 += block) {
       const int64_t count = std::min(block, c - c0);
       A sum[block];
       std::fill_n(sum, count, A{});

@@ -1,0 +1,92 @@
+// Internal: what a recorded step is made of. A log is one eager run in comparable form; a recording is what replays.
+#pragma once
+#include <unordered_map>
+
+#include "flame/device/recorder.h"
+#include "flame/tensor/internal.h"
+
+namespace flame {
+
+// Where a recorded buffer is found at replay.
+struct Place {
+  enum class Kind : uint8_t { outside, argument, arena } kind;
+  uint32_t index;  // outside: in the log's list; argument: which; arena: order of first use
+  int64_t offset;  // bytes from the start of that storage; argument: from its first element
+  bool operator==(const Place&) const = default;
+};
+
+struct Noted {
+  Ref<Plan> plan;
+  std::vector<Place> places;
+  uint32_t reads;
+  std::vector<Word> scalars;
+  Loc where;
+};
+
+// Where an argument lay when the step began; the step itself may part it from there.
+struct ArgumentPlace {
+  Ref<Storage> storage;
+  int64_t offset;  // elements
+};
+
+struct Log {
+  std::vector<Noted> launches;
+  std::vector<size_t> sizes;  // bytes of the storages made inside, by first use
+  std::vector<uint64_t> outside_ids;
+  std::unordered_map<uint64_t, uint32_t> made;       // storage id to arena index
+  std::unordered_map<uint64_t, uint32_t> arguments;  // storage id to argument
+  bool reads_unwritten = false;                      // something made inside is read that no launch wrote
+};
+
+Log log_of(const Recorder& r, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values);
+// Empty if the runs repeat; else where they part. Throws RecordError if only a host number differs.
+std::string difference(const Log& a, const Log& b, Loc loc);
+
+// Replays one signature's step.
+struct Recording {
+  struct Entry {
+    Ref<Plan> plan;
+    std::vector<Buffer> buffers;
+    std::vector<void*> pointers;
+    std::vector<std::pair<uint32_t, uint32_t>> arguments;  // buffer, argument
+    std::vector<int64_t> argument_offsets;                 // bytes
+    uint32_t reads;
+    std::vector<Word> scalars;
+    void* workspace = nullptr;
+  };
+  struct Output {
+    enum class Kind : uint8_t { tensor, argument, state } kind;
+    Tensor tensor;  // in the arena, or made outside the step
+    uint32_t argument = 0;
+    Ref<StateCell> cell;
+    Shape shape;  // argument, state: the view of it
+    Strides strides;
+    int64_t offset = 0;  // elements, from the argument's first one
+  };
+
+  Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& out);
+  // Arguments that a replay would overwrite before reading them are copied first.
+  std::vector<Tensor> safe(const std::vector<Tensor>& args) const;
+  void run(const std::vector<Tensor>& args);
+  std::vector<Tensor> results(const std::vector<Tensor>& args) const;
+
+  Device* device;
+  Ref<Storage> arena;
+  std::vector<Ref<Storage>> outside;
+  std::vector<Ref<Storage>> written;  // of these, what the step writes
+  std::vector<Entry> entries;
+  std::vector<Recorder::Hook> hooks;
+  std::vector<Recorder::Guard> guards;
+  std::vector<std::function<void()>> preparations;
+  std::vector<Output> outputs;
+
+ private:
+  void add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace);
+  void add_output(const Tensor& t, const Log& log, const std::vector<ArgumentPlace>& args,
+                  const std::vector<size_t>& arena_offsets);
+};
+
+// The same numbers and strides in memory of their own. `t` must be materialised.
+Tensor private_copy(const Tensor& t);
+
+}  // namespace flame
