@@ -159,7 +159,8 @@ TEST_F(Contract, FlatReplayAsksForTheEagerStepsLaunches) {
     for (const LoggedLaunch& l : log) s += l.op + " ";
     return s;
   };
-  EXPECT_EQ(ops(logs[1]), ops(logs.back()));
+  // An eager run that is being recorded works on copies of its two arguments.
+  EXPECT_EQ(ops(logs[1]), "copy_bytes copy_bytes " + ops(logs.back()));
 }
 
 TEST_F(Contract, MixedDevicesThrow) {

@@ -4,6 +4,8 @@
 
 #include <gtest/gtest.h>
 
+#include <functional>
+
 #include "flame/fuse/island.h"
 #include "flame/ops/pointwise_internal.h"
 #include "tests/support/compare.h"
@@ -45,29 +47,48 @@ const std::vector<Row> rows = {
 #undef FLAME_POINTWISE
 };
 
-// Runs one program. Choices depend on the seed and on metadata alone, so both modes make the same ones.
+// One program. Choices depend on the seed and on metadata alone, so every run makes the same ones.
 class Program {
  public:
-  explicit Program(uint64_t seed) : random_(seed) {}
-  std::vector<Tensor> results;
+  explicit Program(uint64_t seed) : seed_(seed), random_(seed), values_(seed) {}
   std::string text;
   size_t steps = 0;
 
-  void run() {
+  // Inputs of the program's shapes, dtypes and layouts; another `salt` gives other numbers in them.
+  std::vector<Tensor> inputs(uint64_t salt = 0) {
+    random_ = Random(seed_);
+    values_ = Random(seed_ + 977 * salt);
+    space_ = {};
     choose_space();
-    const int64_t inputs = 2 + random_.below(4);
-    for (int64_t i = 0; i < inputs; ++i) add_input();
+    std::vector<Tensor> made;
+    for (int64_t n = 2 + random_.below(4); n > 0; --n) made.push_back(input());
+    return made;
+  }
+  std::vector<Tensor> operator()(const std::vector<Tensor>& inputs) {
+    random_ = Random(seed_ ^ 0x5bd1e995);
+    pool_.clear();
+    leaves_.clear();
+    results_.clear();
+    text.clear();
+    steps = 0;
+    for (const Tensor& x : inputs) {
+      if (x.requires_grad()) leaves_.push_back(x);
+      keep("input", x);
+    }
     const int64_t length = 3 + random_.below(quick() ? 30 : 70);
     for (int64_t i = 0; i < length; ++i) step();
     differentiate();
-    for (const Tensor& t : pool_) results.push_back(t);
-    for (const Tensor& t : results) t.data();
+    for (const Tensor& t : pool_) results_.push_back(t);
+    for (const Tensor& t : results_) t.data();
+    pool_.clear();
+    return std::move(results_);
   }
 
  private:
-  Random random_;
+  uint64_t seed_;
+  Random random_, values_;
   Shape space_;
-  std::vector<Tensor> pool_, leaves_;
+  std::vector<Tensor> pool_, leaves_, results_;
 
   void say(const std::string& line, const Tensor& t) {
     text += line + " -> " + std::string(name_of(t.dtype())) + " " + to_string(t.shape()) + " " +
@@ -103,17 +124,17 @@ class Program {
 
   double number(DType t) {
     if (!is_float(t))
-      return t == DType::boolean ? static_cast<double>(random_.below(2))
-             : t == DType::u8    ? static_cast<double>(random_.below(12))
-                                 : static_cast<double>(random_.below(25) - 12);
-    switch (random_.below(12)) {
-      case 0: return random_.chance(50) ? 0.0 : -0.0;
+      return t == DType::boolean ? static_cast<double>(values_.below(2))
+             : t == DType::u8    ? static_cast<double>(values_.below(12))
+                                 : static_cast<double>(values_.below(25) - 12);
+    switch (values_.below(12)) {
+      case 0: return values_.chance(50) ? 0.0 : -0.0;
       case 1:
-        return random_.chance(70) ? 1 : random_.chance(50) ? std::nan("") : random_.chance(50) ? HUGE_VAL : -HUGE_VAL;
-      case 2: return static_cast<double>(random_.below(7) - 3);
+        return values_.chance(70) ? 1 : values_.chance(50) ? std::nan("") : values_.chance(50) ? HUGE_VAL : -HUGE_VAL;
+      case 2: return static_cast<double>(values_.below(7) - 3);
       case 3:
-        return std::ldexp(static_cast<double>(random_.below(2000) - 1000), static_cast<int>(random_.below(40)) - 25);
-      default: return (static_cast<double>(random_.below(1 << 20)) / (1 << 18)) - 2;
+        return std::ldexp(static_cast<double>(values_.below(2000) - 1000), static_cast<int>(values_.below(40)) - 25);
+      default: return (static_cast<double>(values_.below(1 << 20)) / (1 << 18)) - 2;
     }
   }
   Tensor filled(const Shape& s, DType t) {
@@ -123,7 +144,7 @@ class Program {
     x.data();  // made before the program, in both modes alike
     return x;
   }
-  void add_input() {
+  Tensor input() {
     static const std::vector<DType> dtypes = {DType::f32, DType::f32, DType::f32, DType::f64, DType::bf16,
                                               DType::f16, DType::i32, DType::i64, DType::u8,  DType::boolean};
     const DType t = random_.of(dtypes);
@@ -157,8 +178,8 @@ class Program {
         }
         default: x = filled(s, t);
       }
-    if (is_float(t) && random_.chance(60)) leaves_.push_back(x.requires_grad_());
-    keep("input", x);
+    if (is_float(t) && random_.chance(60)) x.requires_grad_();
+    return x;
   }
 
   Tensor pick() { return random_.of(pool_); }
@@ -304,7 +325,7 @@ class Program {
       if (!y.requires_grad()) continue;
       const Tensor seed = full(y.shape(), 0.5, y.dtype());
       for (const Tensor& g : grad({y}, leaves_, {.grad_outputs = {seed}, .allow_unused = true}))
-        if (g.defined()) results.push_back(g);
+        if (g.defined()) results_.push_back(g);
       text += "gradients of result " + std::to_string(i) + "\n";
       return;
     }
@@ -316,43 +337,89 @@ struct Outcome {
   std::string text, error;
   size_t steps = 0;
 };
-Outcome run_program(uint64_t seed, bool fused) {
-  set_fusion(fused);
-  Program p(seed);
+template <class F>
+Outcome outcome_of(Program& p, F&& run) {
   Outcome o;
   try {
-    p.run();
+    o.results = run();
   } catch (const Error& e) { o.error = e.what(); }
-  set_fusion(true);
-  o.results = std::move(p.results);
-  o.text = std::move(p.text);
+  o.text = p.text;
   o.steps = p.steps;
   return o;
 }
+Outcome run_program(uint64_t seed, bool fused) {
+  Program p(seed);
+  const std::vector<Tensor> in = p.inputs();
+  set_fusion(fused);
+  Outcome o = outcome_of(p, [&] { return p(in); });
+  set_fusion(true);
+  return o;
+}
+std::string difference(const Outcome& a, const Outcome& b) {
+  if (a.error != b.error) return "errors '" + a.error + "' and '" + b.error + "'";
+  if (!a.error.empty()) return a.error;
+  if (a.results.size() != b.results.size()) return "another number of results";
+  for (size_t i = 0; i < a.results.size(); ++i)
+    if (const std::string d = test::difference(a.results[i], b.results[i]); !d.empty())
+      return "result " + std::to_string(i) + ", " + d;
+  return {};
+}
 
-TEST(Programs, FusedEqualsOpByOp) {
-  const uint64_t only = std::getenv("FLAME_PROGRAM") ? std::strtoull(std::getenv("FLAME_PROGRAM"), nullptr, 10) : 0;
-  const uint64_t count = only ? 1 : full() ? 20000 : quick() ? 60 : 600;
-  size_t equal = 0, steps = 0, tensors = 0, failures = 0;
-  for (uint64_t seed = only ? only : 1, n = 0; n < count && failures < 5; ++seed, ++n) {
-    const Outcome fused = run_program(seed, true), alone = run_program(seed, false);
-    std::string wrong =
-        fused.error != alone.error ? "errors '" + fused.error + "' and '" + alone.error + "'" : fused.error;
-    if (wrong.empty() && fused.results.size() != alone.results.size()) wrong = "another number of results";
-    for (size_t i = 0; wrong.empty() && i < fused.results.size(); ++i)
-      if (const std::string d = difference(fused.results[i], alone.results[i]); !d.empty())
-        wrong = "result " + std::to_string(i) + ", " + d;
-    if (wrong.empty()) {
-      ++equal;
-      steps += fused.steps;
-      tensors += fused.results.size();
+// Runs compare(seed) for many seeds, or for FLAME_PROGRAM alone; it returns what two runs of one program gave.
+struct Tally {
+  size_t equal = 0, steps = 0, results = 0;
+};
+Tally for_programs(uint64_t count, const std::function<std::pair<Outcome, Outcome>(uint64_t)>& run) {
+  const char* only = std::getenv("FLAME_PROGRAM");
+  const uint64_t first = only ? std::strtoull(only, nullptr, 10) : 1;
+  if (only) count = 1;
+  Tally t;
+  for (uint64_t seed = first, failures = 0; seed < first + count && failures < 5; ++seed) {
+    const auto [a, b] = run(seed);
+    if (const std::string wrong = difference(a, b); !wrong.empty()) {
+      ++failures;
+      ADD_FAILURE() << "program " << seed << " (FLAME_PROGRAM=" << seed << "): " << wrong << "\n" << a.text;
       continue;
     }
-    ++failures;
-    ADD_FAILURE() << "program " << seed << " (FLAME_PROGRAM=" << seed << "): " << wrong << "\n" << fused.text;
+    ++t.equal;
+    t.steps += a.steps;
+    t.results += a.results.size();
   }
-  std::printf("%zu random programs equal in both modes, %zu steps, %zu results\n", equal, steps, tensors);
-  EXPECT_EQ(equal, count);
+  EXPECT_EQ(t.equal, count);
+  return t;
+}
+
+TEST(Programs, FusedEqualsOpByOp) {
+  const Tally t =
+      for_programs(full()    ? 20000
+                   : quick() ? 60
+                             : 600,
+                   [](uint64_t seed) { return std::pair(run_program(seed, true), run_program(seed, false)); });
+  std::printf("%zu random programs equal in both modes, %zu steps, %zu results\n", t.equal, t.steps, t.results);
+}
+
+// The same programs through record(): two calls that warm up, then replays on other numbers.
+TEST(Programs, RecordedEqualsEager) {
+  uint64_t replays = 0;
+  const Tally t = for_programs(full()    ? 4000
+                               : quick() ? 30
+                                         : 300,
+                               [&](uint64_t seed) {
+                                 Program p(seed);
+                                 const auto warm = p.inputs(), fresh = p.inputs(1);
+                                 auto step = RecordedStep([&](const std::vector<Tensor>& in) { return p(in); }, {});
+                                 const Outcome replayed = outcome_of(p, [&] {
+                                   step(warm);
+                                   step(warm);
+                                   step(warm);
+                                   return step(fresh);
+                                 });
+                                 replays += step.stats().replays;
+                                 return std::pair(replayed, outcome_of(p, [&] { return p(fresh); }));
+                               });
+  std::printf("%zu recorded random programs equal to eager ones, %llu replays\n", t.equal,
+              static_cast<unsigned long long>(replays));
+  EXPECT_GT(replays, t.equal);  // most programs repeat, so most have two
 }
 
 }  // namespace

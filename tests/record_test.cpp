@@ -39,12 +39,13 @@ struct Trainer {
   GeneratorScope scope{generator};  // weights and masks
   Net net;
   optim::AdamW opt{net.parameters(), {.lr = 0.01}};
+  bool clips = true;
   Trainer() { opt.set_schedule(optim::OneCycle{.max_lr = 0.02, .total_steps = 40}); }
 
   std::vector<Tensor> step(const Tensor& x, const Tensor& y) {
     const Tensor loss = cross_entropy(net.forward(x), y);
     backward(loss);
-    const Tensor norm = optim::clip_grad_norm(net.parameters(), 0.5);
+    const Tensor norm = clips ? optim::clip_grad_norm(net.parameters(), 0.5) : loss;
     opt.step();
     return {loss, norm};
   }
@@ -129,17 +130,20 @@ TEST(Record, AWarmReplayAllocatesPreparesAndReadsNothing) {
   EXPECT_EQ((after.launches - before.launches) / 5, step.stats().launches);
 }
 
-TEST(Record, AnotherSeedIsToldApart) {
+// Negative controls: the comparison above must tell another seed and a step without clipping apart.
+TEST(Record, AnotherSeedAndAStepWithoutClippingAreToldApart) {
   std::vector<Tensor> weights;
-  for (uint64_t seed : {11, 11, 12}) {
+  for (const auto& [seed, clips] : {std::pair(11, true), {11, true}, {12, true}, {11, false}}) {
     Trainer t;
-    t.generator.manual_seed(seed);
+    t.generator.manual_seed(static_cast<uint64_t>(seed));
+    t.clips = clips;
     auto step = record([&](const Tensor& x, const Tensor& y) { return t.step(x, y); });
     for (int i = 0; i < 6; ++i) step(batch({4, 2, 8, 8}, i), classes(4, 5, i));
     weights.push_back(t.net.head.weight.tensor() + 0.0);
   }
   EXPECT_EQ(difference(weights[0], weights[1]), "");
   EXPECT_NE(difference(weights[0], weights[2]), "");
+  EXPECT_NE(difference(weights[0], weights[3]), "");
 }
 
 TEST(Record, OtherShapesRunEagerlyAndAreRecordedApart) {

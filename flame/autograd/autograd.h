@@ -7,9 +7,9 @@
 namespace flame {
 
 struct BackwardOptions {
-  Tensor gradient = {};        // of the output; needed unless it has one element
-  bool retain_graph = false;   // keep saved tensors for another backward
-  bool create_graph = false;   // make the gradients differentiable
+  Tensor gradient = {};       // of the output; needed unless it has one element
+  bool retain_graph = false;  // keep saved tensors for another backward
+  bool create_graph = false;  // make the gradients differentiable
 };
 // Adds d(output)/d(leaf) to the gradient of every leaf that `output` depends on.
 void backward(const Tensor& output, const BackwardOptions& options = {}, Loc loc = Loc::current());
@@ -18,7 +18,7 @@ struct GradOptions {
   std::vector<Tensor> grad_outputs = {};  // one per output; ones if left out and the output has one element
   bool retain_graph = false;              // implied by create_graph
   bool create_graph = false;
-  bool allow_unused = false;              // give undefined tensors instead of throwing AutogradError
+  bool allow_unused = false;  // give undefined tensors instead of throwing AutogradError
 };
 // d(outputs)/d(inputs), without touching any leaf's gradient.
 std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
@@ -71,7 +71,9 @@ using TensorFn = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>;
 struct GradcheckOptions {
   double eps = 1e-6, atol = 1e-5, rtol = 1e-3;
 };
-void gradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const GradcheckOptions& o = {}, Loc loc = Loc::current());
-void gradgradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const GradcheckOptions& o = {}, Loc loc = Loc::current());
+void gradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const GradcheckOptions& o = {},
+               Loc loc = Loc::current());
+void gradgradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const GradcheckOptions& o = {},
+                   Loc loc = Loc::current());
 
 }  // namespace flame

@@ -14,7 +14,19 @@ Tensor filled(const Meta& m, Device& d, double value) {
 
 namespace {
 
-class OpNode final : public Node, private Vjp {
+[[noreturn]] void fail_freed(const Node& n) {
+  fail<AutogradError>(
+      n.where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one",
+      n.name);
+}
+
+void check_given(const Node& n, size_t input, const Meta& m, const Tensor& g) {
+  if (g.shape() != m.shape || g.dtype() != m.dtype)
+    fail<AutogradError>(n.where, "backward of {}: the rule gave input {} of {} {} a gradient of {} {}", n.name, input,
+                        m.dtype, m.shape, g.dtype(), g.shape());
+}
+
+class OpNode final : public Node {
  public:
   OpNode(Ref<Op> op, std::span<const Tensor> in, Loc loc, uint32_t outputs, Device& d)
       : Node(op->name(), loc, outputs), op_(std::move(op)), device_(d) {
@@ -31,11 +43,9 @@ class OpNode final : public Node, private Vjp {
     }
   }
   void backward(BackwardContext& c) override {
-    if (released_)
-      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
-    context_ = &c;
-    op_->vjp(*this);
-    context_ = nullptr;
+    if (released_) fail_freed(*this);
+    Call call(*this, c);
+    op_->vjp(call);
   }
   void release_saved() override {
     released_ = true;
@@ -44,35 +54,45 @@ class OpNode final : public Node, private Vjp {
   }
 
  private:
+  // One run of the rule; a pass inside this pass may run the same node again.
+  class Call final : public Vjp {
+   public:
+    Call(OpNode& node, BackwardContext& c) : node_(node), context_(c) {}
+    bool needs(int i) const override { return context_.needs(node_, at(i)); }
+    Tensor input(int i) const override {
+      if (node_.released_) fail_freed(node_);
+      return node_.inputs_[at(i)];
+    }
+    Tensor output(int i) const override {
+      if (node_.released_) fail_freed(node_);
+      return Tensor(node_.outputs_[at(i)].value_ref(), GradEdge(&node_, static_cast<uint32_t>(i)));
+    }
+    const Meta& input_meta(int i) const override { return node_.input_metas_[at(i)]; }
+    const Meta& output_meta(int i) const override { return node_.output_metas_[at(i)]; }
+    bool has_grad(int i) const override { return context_.grads[at(i)].defined(); }
+    Tensor grad(int i) const override {
+      const Tensor& g = context_.grads[at(i)];
+      return g.defined() ? g : filled(output_meta(i), node_.device_, 0);
+    }
+    bool create_graph() const override { return context_.create_graph; }
+    void give(int i, const Tensor& g) override {
+      if (!g.defined()) return;
+      check_given(node_, at(i), input_meta(i), g);
+      context_.given[at(i)] = g;
+    }
+    const Loc& call_site() const override { return node_.where; }
+
+   private:
+    OpNode& node_;
+    BackwardContext& context_;
+    static size_t at(int i) { return static_cast<size_t>(i); }
+  };
+
   Ref<Op> op_;
   Device& device_;
   std::vector<Tensor> inputs_, outputs_;
   std::vector<Meta> input_metas_, output_metas_;
-  BackwardContext* context_ = nullptr;
   bool released_ = false;
-
-  bool needs(int i) const override { return context_->needs(*this, static_cast<size_t>(i)); }
-  Tensor input(int i) const override { return inputs_[static_cast<size_t>(i)]; }
-  Tensor output(int i) const override {
-    const Tensor& t = outputs_[static_cast<size_t>(i)];
-    return Tensor(t.value_ref(), GradEdge(const_cast<OpNode*>(this), static_cast<uint32_t>(i)));
-  }
-  const Meta& input_meta(int i) const override { return input_metas_[static_cast<size_t>(i)]; }
-  const Meta& output_meta(int i) const override { return output_metas_[static_cast<size_t>(i)]; }
-  bool has_grad(int i) const override { return context_->grads[static_cast<size_t>(i)].defined(); }
-  Tensor grad(int i) const override {
-    const Tensor& g = context_->grads[static_cast<size_t>(i)];
-    return g.defined() ? g : filled(output_meta(i), device_, 0);
-  }
-  bool create_graph() const override { return context_->create_graph; }
-  void give(int i, const Tensor& g) override {
-    if (!g.defined()) return;
-    if (g.shape() != input_meta(i).shape)
-      fail<AutogradError>(where, "backward of {}: the rule gave input {} of shape {} a gradient of shape {}", name, i,
-                          to_string(input_meta(i).shape), to_string(g.shape()));
-    context_->given[static_cast<size_t>(i)] = g;
-  }
-  const Loc& call_site() const override { return where; }
 };
 
 Strides layout_strides(Layout l, const Meta& m) {
@@ -86,7 +106,8 @@ Device& common_device(const Op& op, std::span<const Tensor> in, Loc loc) {
   for (const Tensor& t : in) {
     if (!t.defined()) continue;
     if (d && d != &t.device())
-      fail<DeviceError>(loc, "{}: expected all tensors on one device, got {} and {}", op.name(), d->name(), t.device().name());
+      fail<DeviceError>(loc, "{}: expected all tensors on one device, got {} and {}", op.name(), d->name(),
+                        t.device().name());
     d = &t.device();
   }
   return d ? *d : op.device() ? *op.device() : default_device();
@@ -113,6 +134,7 @@ std::vector<Ref<Value>> ready(const Op& op, std::span<const Tensor> in) {
 Ref<Plan> plan_for(const Op& op, Device& d, std::span<const Meta> in, std::span<const Meta> out) {
   Key key;
   const std::string_view name = op.name();
+  key << name.size();
   key.put(name.data(), name.size());
   key << in.size() << out.size();
   for (const Meta& m : in) key << m;
@@ -156,67 +178,68 @@ std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc l
   return out;
 }
 
-Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc) { return std::move(dispatch_multi(std::move(op), in, loc)[0]); }
+Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc) {
+  return std::move(dispatch_multi(std::move(op), in, loc)[0]);
+}
 Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc) {
   return dispatch(std::move(op), std::span<const Tensor>(in.begin(), in.size()), loc);
-}
-
-void dispatch_into(const Op& op, std::span<const Tensor> in, std::span<const State> out, Loc loc) {
-  Device& d = common_device(op, in, loc);
-  const std::vector<Ref<Value>> values = ready(op, in);
-  std::vector<Meta> in_metas, out_metas;
-  std::vector<Buffer> reads, writes;
-  for (const Ref<Value>& v : values) {
-    in_metas.push_back(v->meta());
-    reads.push_back(v->buffer());
-  }
-  for (const State& s : out) {
-    const Value& v = s.begin_write(loc);
-    out_metas.push_back(v.meta());
-    writes.push_back(v.buffer());
-  }
-  const std::vector<Word> scalars = op.scalars();
-  d.launch({plan_for(op, d, in_metas, out_metas), reads, writes, scalars}, loc);
 }
 
 namespace {
 
 class RuleNode final : public Node {
  public:
-  RuleNode(const char* name, Loc loc, std::span<const Tensor> in, const std::vector<Tensor>& out, std::vector<Tensor> saved, Rule rule)
-      : Node(name, loc, static_cast<uint32_t>(out.size())), device_(out[0].device()), rule_(std::move(rule)) {
-    context_.saved = std::move(saved);
-    for (const Tensor& t : in) next.push_back(t.defined() ? t.edge() : GradEdge());
-    for (const Tensor& t : out) metas_.push_back(t.value().meta());
+  RuleNode(const char* name, Loc loc, std::span<const Tensor> in, const std::vector<Tensor>& out,
+           std::vector<Tensor> saved, Rule rule)
+      : Node(name, loc, static_cast<uint32_t>(out.size())),
+        device_(out[0].device()),
+        rule_(std::move(rule)),
+        saved_(std::move(saved)) {
+    for (const Tensor& t : in) {
+      next.push_back(t.defined() ? t.edge() : GradEdge());
+      input_metas_.push_back(t.defined() ? t.value().meta() : Meta{});
+    }
+    for (const Tensor& t : out) output_metas_.push_back(t.value().meta());
+    for (size_t i = 0; i < saved_.size(); ++i)
+      for (size_t k = 0; k < out.size(); ++k)
+        if (saved_[i].defined() && !saved_[i].edge() && is_float(out[k].dtype()) &&
+            saved_[i].value_ref() == out[k].value_ref())
+          own_.emplace_back(i, static_cast<uint32_t>(k));
   }
   void backward(BackwardContext& c) override {
-    if (released_)
-      fail<AutogradError>(where, "backward of {}: its saved tensors were freed by an earlier backward; pass retain_graph to that one", name);
-    CustomContext now{context_.saved, {}, {}, c.create_graph};
-    for (size_t i = 0; i < metas_.size(); ++i) now.grads.push_back(c.grads[i].defined() ? c.grads[i] : filled(metas_[i], device_, 0));
+    if (released_) fail_freed(*this);
+    CustomContext now{saved_, {}, {}, c.create_graph};
+    if (c.create_graph)
+      for (const auto& [i, k] : own_) now.saved[i] = Tensor(saved_[i].value_ref(), GradEdge(this, k));
+    for (size_t i = 0; i < output_metas_.size(); ++i)
+      now.grads.push_back(c.grads[i].defined() ? c.grads[i] : filled(output_metas_[i], device_, 0));
     for (size_t i = 0; i < next.size(); ++i) now.needs.push_back(c.needs(*this, i));
     std::vector<Tensor> given = rule_(now);
     if (given.size() != next.size())
       fail<AutogradError>(where, "backward of {}: expected {} gradients, got {}", name, next.size(), given.size());
+    for (size_t i = 0; i < next.size(); ++i)
+      if (next[i] && given[i].defined()) check_given(*this, i, input_metas_[i], given[i]);
     c.given = std::move(given);
   }
   void release_saved() override {
     released_ = true;
-    context_.saved.clear();
+    saved_.clear();
   }
 
  private:
   Device& device_;
   Rule rule_;
-  CustomContext context_;
-  std::vector<Meta> metas_;
+  std::vector<Tensor> saved_;
+  std::vector<std::pair<size_t, uint32_t>>
+      own_;  // saved tensors that are outputs; held without edge, or they were a cycle
+  std::vector<Meta> input_metas_, output_metas_;
   bool released_ = false;
 };
 
 }  // namespace
 
-std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out, std::vector<Tensor> saved,
-                              Rule rule, Loc loc) {
+std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,
+                              std::vector<Tensor> saved, Rule rule, Loc loc) {
   if (!any_requires_grad(in)) return out;
   const Ref<Node> node(new RuleNode(name, loc, in, out, std::move(saved), std::move(rule)));
   for (size_t i = 0; i < out.size(); ++i)
@@ -229,10 +252,9 @@ std::vector<Tensor> apply(const Function& f, const std::vector<Tensor>& inputs, 
   std::vector<Tensor> out = no_grad([&] { return f.forward(*context, inputs); });
   if (out.empty()) fail<ValueError>(loc, "{}: expected at least one output, got none", f.name);
   std::vector<Tensor> saved = context->saved;
-  return with_rule(f.name, inputs, std::move(out), std::move(saved),
-                   [backward = f.backward](const CustomContext& c) {
-                     return backward(FunctionContext{c.saved}, c.grads);
-                   }, loc);
+  return with_rule(
+      f.name, inputs, std::move(out), std::move(saved),
+      [backward = f.backward](const CustomContext& c) { return backward(FunctionContext{c.saved}, c.grads); }, loc);
 }
 
 }  // namespace flame

@@ -1,4 +1,5 @@
-// The backward engine: nodes in falling order of their making, from a heap. Nothing here recurses.
+// The backward engine: nodes in falling order of their making, from a heap. Nothing here recurses over the graph;
+// passes may nest (a hook or rule may run backward) and threads may share leaves.
 #include <algorithm>
 #include <unordered_map>
 
@@ -32,24 +33,32 @@ bool all_finite(const Tensor& g) {
 }
 
 struct Wanted {
-  Node* node;
-  uint32_t index;
+  GradEdge edge;
   Tensor found;
 };
 
 class Engine {
  public:
-  Engine(bool retain, bool create_graph, std::vector<Wanted>* wanted)
-      : retain_(retain), create_graph_(create_graph), wanted_(wanted), run_(next_run.fetch_add(1)) {
-    if (!wanted_) return;
-    oldest_ = ~uint64_t{0};
-    for (const Wanted& w : *wanted_) oldest_ = std::min(oldest_, w.node->sequence);
+  Engine(bool retain, bool create_graph) : retain_(retain), run_(next_run.fetch_add(1, std::memory_order_relaxed)) {
+    context_.create_graph = create_graph;
   }
+  // For grad: runs only the nodes between `outputs` and the wanted ones.
+  Engine(bool retain, bool create_graph, const std::vector<Tensor>& outputs, std::vector<Wanted>& wanted)
+      : Engine(retain, create_graph) {
+    wanted_ = &wanted;
+    context_.marks = &marks_;
+    mark(outputs);
+  }
+  ~Engine() {
+    for (const auto& [sequence, slot] : heap_) leave(*entries_[slot].node);  // of a pass that threw
+  }
+  Engine(const Engine&) = delete;
+  Engine& operator=(const Engine&) = delete;
 
   void seed(const Tensor& output, const Tensor& gradient) { push(output.edge(), gradient); }
 
   void run() {
-    GradMode mode(create_graph_);
+    GradMode mode(context_.create_graph);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end());
       const auto [sequence, slot] = heap_.back();
@@ -63,74 +72,139 @@ class Engine {
     Ref<Node> node;
     std::vector<Tensor> grads;
   };
-  bool retain_, create_graph_;
-  std::vector<Wanted>* wanted_;
-  uint64_t run_, oldest_ = 0;
+  bool retain_;
+  uint64_t run_;
+  std::vector<Wanted>* wanted_ = nullptr;
+  Marks marks_;
   std::vector<Entry> entries_;
   std::vector<uint32_t> free_;
-  std::vector<std::pair<uint64_t, uint32_t>> heap_;  // sequence, entry
+  std::vector<std::pair<uint64_t, uint32_t>> heap_;   // sequence, entry
+  std::unordered_map<const Node*, uint32_t> others_;  // entries of nodes that another pass owns
   BackwardContext context_;
 
-  void push(const GradEdge& e, const Tensor& g) {
-    Node* n = e.node();
-    if (n->sequence < oldest_) return;
-    if (n->run_id != run_) {
-      n->run_id = run_;
-      if (free_.empty()) {
-        n->slot = static_cast<uint32_t>(entries_.size());
-        entries_.emplace_back();
-      } else {
-        n->slot = free_.back();
-        free_.pop_back();
-      }
-      Entry& fresh = entries_[n->slot];
-      fresh.node = Ref<Node>(n);
-      fresh.grads.assign(n->outputs, Tensor());
-      heap_.emplace_back(n->sequence, n->slot);
-      std::push_heap(heap_.begin(), heap_.end());
+  // Depth first, without recursion. Producers are older than consumers, so a node met again is done.
+  void mark(const std::vector<Tensor>& outputs) {
+    uint64_t oldest = ~uint64_t{0};
+    for (const Wanted& w : *wanted_) {
+      const uint64_t sequence = w.edge.node()->sequence;
+      oldest = std::min(oldest, sequence);
+      Mark& m = marks_.at(sequence);
+      m.wanted = m.leads = true;
     }
-    Tensor& sum = entries_[n->slot].grads[e.index()];
-    sum = sum.defined() ? add(sum, g, n->where) : g;
+    struct Visit {
+      const Node* node;
+      bool leads;
+      size_t next;
+    };
+    std::vector<Visit> path;
+    const auto meet = [&](const Node* n, bool& leads) {
+      if (!n || n->sequence < oldest) return;
+      Mark& m = marks_.at(n->sequence);
+      leads |= m.leads;
+      if (!std::exchange(m.visited, true)) path.push_back({n, m.leads, 0});
+    };
+    for (const Tensor& t : outputs) {
+      bool unused = false;
+      meet(t.edge().node(), unused);
+      while (!path.empty()) {
+        Visit& v = path.back();
+        if (v.next < v.node->next.size()) {
+          meet(v.node->next[v.next++].node(), v.leads);
+          continue;
+        }
+        const bool leads = v.leads;
+        marks_.at(v.node->sequence).leads = leads;
+        path.pop_back();
+        if (!path.empty()) path.back().leads |= leads;
+      }
+    }
+  }
+
+  uint32_t slot_of(Node& n) {
+    if (n.owner.load(std::memory_order_relaxed) == run_) return n.slot;
+    if (!others_.empty())
+      if (const auto found = others_.find(&n); found != others_.end()) return found->second;
+    if (free_.empty()) {
+      free_.push_back(static_cast<uint32_t>(entries_.size()));
+      entries_.emplace_back();
+    }
+    const uint32_t slot = free_.back();
+    entries_[slot].node = Ref<Node>(&n);
+    entries_[slot].grads.assign(n.outputs, Tensor());
+    heap_.emplace_back(n.sequence, slot);
+    std::push_heap(heap_.begin(), heap_.end());
+    free_.pop_back();
+    uint64_t nobody = 0;
+    if (n.owner.compare_exchange_strong(nobody, run_, std::memory_order_acquire, std::memory_order_relaxed))
+      n.slot = slot;
+    else others_.emplace(&n, slot);
+    return slot;
+  }
+  void leave(Node& n) {
+    if (n.owner.load(std::memory_order_relaxed) == run_) n.owner.store(0, std::memory_order_release);
+    else others_.erase(&n);
+  }
+
+  void push(const GradEdge& e, const Tensor& g) {
+    if (!context_.leads(e.node())) return;
+    Tensor& sum = entries_[slot_of(*e.node())].grads[e.index()];
+    sum = sum.defined() ? add(sum, g, e.node()->where) : g;
   }
 
   void step(uint32_t slot) {
-    const Ref<Node> node = std::move(entries_[slot].node);
     BackwardContext& c = context_;
+    const Ref<Node> node = std::move(entries_[slot].node);
+    leave(*node);
     std::swap(c.grads, entries_[slot].grads);
     free_.push_back(slot);
-    for (const auto& [index, hook] : node->hooks)
-      if (c.grads[index].defined())
-        if (Tensor replaced = hook(c.grads[index]); replaced.defined()) c.grads[index] = std::move(replaced);
-    if (wanted_) {
-      bool only_wanted = false;
-      for (Wanted& w : *wanted_)
-        if (w.node == node.get()) {
-          w.found = c.grads[w.index];
-          only_wanted = node->is_leaf();
-        }
-      if (node->is_leaf() || only_wanted) return c.grads.clear();
-    }
-    c.create_graph = create_graph_;
-    c.oldest = oldest_;
+    if (!node->hooks.empty()) run_hooks(*node);
+    if (wanted_ && !capture(*node)) return c.grads.clear();
     c.given.assign(node->next.size(), Tensor());
     node->backward(c);
     c.grads.clear();
     for (size_t i = 0; i < node->next.size(); ++i) {
       if (!c.given[i].defined() || !node->next[i]) continue;
       if (anomaly && !all_finite(c.given[i]))
-        fail<AutogradError>(node->where, "backward of {}: the gradient of input {} has NaN or Inf; its forward call was", node->name, i);
+        fail<AutogradError>(node->where,
+                            "backward of {}: the gradient of input {} has NaN or Inf; its forward call was", node->name,
+                            i);
       push(node->next[i], c.given[i]);
     }
     c.given.clear();
     if (!retain_) node->release_saved();
   }
+
+  // A hook may register more, which moves the others; those run from the next pass on.
+  void run_hooks(Node& n) {
+    for (size_t i = 0, count = n.hooks.size(); i < count; ++i) {
+      const auto [index, hook] = n.hooks[i];
+      Tensor& g = context_.grads[index];
+      if (!g.defined()) continue;
+      Tensor replaced = hook(g);
+      if (!replaced.defined()) continue;
+      if (replaced.shape() != g.shape() || replaced.dtype() != g.dtype())
+        fail<AutogradError>(n.where, "hook of {}: expected a gradient of {} {}, got {} {}", n.name, g.dtype(),
+                            g.shape(), replaced.dtype(), replaced.shape());
+      g = std::move(replaced);
+    }
+  }
+
+  // Takes what is wanted of this node; false if nothing further down is.
+  bool capture(const Node& n) {
+    if (!marks_.at(n.sequence).wanted) return true;
+    for (Wanted& w : *wanted_)
+      if (w.edge.node() == &n) w.found = context_.grads[w.edge.index()];
+    return std::any_of(n.next.begin(), n.next.end(), [&](const GradEdge& e) { return e && context_.leads(e.node()); });
+  }
 };
 
 Tensor seed_gradient(const char* op, const Tensor& output, const Tensor& given, Loc loc) {
-  if (!output.requires_grad()) fail<AutogradError>(loc, "{}: the output does not depend on anything that requires a gradient", op);
+  if (!output.requires_grad())
+    fail<AutogradError>(loc, "{}: the output does not depend on anything that requires a gradient", op);
   if (!given.defined()) {
     if (output.numel() != 1)
-      fail<ShapeError>(loc, "{}: expected a gradient for the output of shape {}; only one element needs none", op, output.shape());
+      fail<ShapeError>(loc, "{}: expected a gradient for the output of shape {}; only one element needs none", op,
+                       output.shape());
     return filled(output.value().meta(), output.device(), 1);
   }
   if (given.shape() != output.shape())
@@ -147,27 +221,30 @@ AnomalyMode::~AnomalyMode() { anomaly = before_; }
 
 void backward(const Tensor& output, const BackwardOptions& o, Loc loc) {
   const Tensor g = seed_gradient("backward", output, o.gradient, loc);
-  Engine engine(o.retain_graph || o.create_graph, o.create_graph, nullptr);
+  Engine engine(o.retain_graph || o.create_graph, o.create_graph);
   engine.seed(output, g);
   engine.run();
 }
 
-std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs, const GradOptions& o, Loc loc) {
+std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs, const GradOptions& o,
+                         Loc loc) {
   if (!o.grad_outputs.empty() && o.grad_outputs.size() != outputs.size())
     fail<ValueError>(loc, "grad: expected {} grad_outputs, got {}", outputs.size(), o.grad_outputs.size());
   std::vector<Wanted> wanted;
   for (const Tensor& t : inputs) {
     if (!t.requires_grad()) fail<AutogradError>(loc, "grad: input {} does not require a gradient", wanted.size());
-    wanted.push_back({t.edge().node(), t.edge().index(), {}});
+    wanted.push_back({t.edge(), {}});
   }
-  Engine engine(o.retain_graph || o.create_graph, o.create_graph, &wanted);
+  Engine engine(o.retain_graph || o.create_graph, o.create_graph, outputs, wanted);
   for (size_t i = 0; i < outputs.size(); ++i)
-    engine.seed(outputs[i], seed_gradient("grad", outputs[i], o.grad_outputs.empty() ? Tensor() : o.grad_outputs[i], loc));
+    engine.seed(outputs[i],
+                seed_gradient("grad", outputs[i], o.grad_outputs.empty() ? Tensor() : o.grad_outputs[i], loc));
   engine.run();
   std::vector<Tensor> found;
   for (Wanted& w : wanted) {
     if (!w.found.defined() && !o.allow_unused)
-      fail<AutogradError>(loc, "grad: no output depends on input {}; pass allow_unused to get an undefined gradient", found.size());
+      fail<AutogradError>(loc, "grad: no output depends on input {}; pass allow_unused to get an undefined gradient",
+                          found.size());
     found.push_back(std::move(w.found));
   }
   return found;

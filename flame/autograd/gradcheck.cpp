@@ -59,8 +59,10 @@ void gradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const Grad
     if (!leaves[i].requires_grad()) continue;
     const Tensor& got = analytic[w++];
     if (got.defined() && got.shape() != inputs[i].shape())
-      fail<AutogradError>(loc, "gradcheck: input {} of shape {} has a gradient of shape {}", i, inputs[i].shape(), got.shape());
-    const std::vector<double> g = got.defined() ? got.to_vector<double>() : std::vector<double>(static_cast<size_t>(inputs[i].numel()));
+      fail<AutogradError>(loc, "gradcheck: input {} of shape {} has a gradient of shape {}", i, inputs[i].shape(),
+                          got.shape());
+    const std::vector<double> g =
+        got.defined() ? got.to_vector<double>() : std::vector<double>(static_cast<size_t>(inputs[i].numel()));
     std::vector<double> x = inputs[i].to_vector<double>();
     std::vector<Tensor> moved = inputs;
     const auto at = [&](size_t k, double value) {
@@ -72,7 +74,8 @@ void gradcheck(const TensorFn& fn, const std::vector<Tensor>& inputs, const Grad
     for (size_t k = 0; k < x.size(); ++k) {
       const double numerical = (at(k, x[k] + o.eps) - at(k, x[k] - o.eps)) / (2 * o.eps);
       if (!(std::abs(numerical - g[k]) <= o.atol + o.rtol * std::abs(numerical)))
-        fail<AutogradError>(loc, "gradcheck: input {}, element {}: the gradient is {:.9g}, differences give {:.9g}", i, k, g[k], numerical);
+        fail<AutogradError>(loc, "gradcheck: input {}, element {}: the gradient is {:.9g}, differences give {:.9g}", i,
+                            k, g[k], numerical);
     }
   }
 }

@@ -49,13 +49,25 @@ bool any_requires_grad(std::span<const Tensor> in) {
 
 void LeafNode::backward(BackwardContext& v) {
   const Tensor& g = v.grads[0];
-  if (g.shape() != shape) fail<AutogradError>(where, "backward: a leaf of shape {} got a gradient of shape {}", shape, g.shape());
+  if (g.shape() != shape)
+    fail<AutogradError>(where, "backward: a leaf of shape {} got a gradient of shape {}", shape, g.shape());
   if (Recorder* r = Recorder::current()) {
     const Ref<LeafNode> self(this);
-    r->guard(this, "which gradients are set", [self, set = grad.defined()] { return self->grad.defined() == set; });
+    r->guard(this, "which gradients are set", [self, set = grad().defined()] { return self->grad().defined() == set; });
   }
   const Tensor kept = v.create_graph ? g : g.detach();
-  grad = grad.defined() ? add(grad, kept, where) : kept;
+  Tensor before;  // dies after the lock is gone: its graph may hold objects of the user's
+  const std::lock_guard lock(mutex_);
+  before = grad_;
+  grad_ = before.defined() ? add(before, kept, where) : kept;
+}
+Tensor LeafNode::grad() const {
+  const std::lock_guard lock(mutex_);
+  return grad_;
+}
+void LeafNode::set_grad(Tensor g) {
+  const std::lock_guard lock(mutex_);
+  std::swap(grad_, g);  // the old one dies with the argument, after the lock is gone
 }
 
 namespace {
@@ -74,13 +86,15 @@ Tensor& Tensor::requires_grad_(Loc loc) {
 }
 Tensor Tensor::grad() const {
   const LeafNode* leaf = leaf_of(edge_);
-  return leaf ? leaf->grad : Tensor();
+  return leaf ? leaf->grad() : Tensor();
 }
 void Tensor::set_grad(const Tensor& g, Loc loc) const {
   LeafNode* leaf = leaf_of(edge_);
-  if (!leaf) fail<AutogradError>(loc, "set_grad: expected a leaf (requires_grad_), got {}", edge_ ? edge_.node()->name : "a tensor without gradient");
+  if (!leaf)
+    fail<AutogradError>(loc, "set_grad: expected a leaf (requires_grad_), got {}",
+                        edge_ ? edge_.node()->name : "a tensor without gradient");
   check_grad("set_grad", g, shape(), dtype(), loc);
-  leaf->grad = g;
+  leaf->set_grad(g);
 }
 void Tensor::register_hook(std::function<Tensor(const Tensor&)> fn, Loc loc) const {
   if (!edge_) fail<AutogradError>(loc, "register_hook: the tensor has no gradient");
@@ -96,13 +110,13 @@ LeafNode& leaf_of(const StateCell& c) { return static_cast<LeafNode&>(*(c.leaf ?
 }  // namespace
 Tensor Parameter::grad() const {
   value();
-  return leaf_of(*cell_).grad;
+  return leaf_of(*cell_).grad();
 }
 void Parameter::set_grad(const Tensor& g, Loc loc) const {
   check_grad("set_grad", g, shape(), dtype(), loc);
-  leaf_of(*cell_).grad = g;
+  leaf_of(*cell_).set_grad(g);
 }
-void Parameter::zero_grad() const { leaf_of(*cell_).grad = Tensor(); }
+void Parameter::zero_grad() const { leaf_of(*cell_).set_grad({}); }
 bool Parameter::requires_grad() const {
   value();
   return static_cast<bool>(cell_->leaf);

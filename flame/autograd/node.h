@@ -2,7 +2,9 @@
 #pragma once
 #include <atomic>
 #include <functional>
+#include <mutex>
 
+#include "flame/autograd/marks.h"
 #include "flame/tensor/op.h"
 
 namespace flame {
@@ -24,7 +26,9 @@ class Node : public RefCounted {
 
   using Hook = std::function<Tensor(const Tensor&)>;
   std::vector<std::pair<uint32_t, Hook>> hooks;  // output index, function
-  uint64_t run_id = 0;                           // of the backward pass that has `slot`
+  // Backward passes may nest and run on several threads: the pass whose id is in `owner` (0: none) keeps its place for
+  // this node in `slot`, any other one in a table of its own.
+  std::atomic<uint64_t> owner{0};
   uint32_t slot = 0;
 
  protected:
@@ -36,10 +40,15 @@ class Node : public RefCounted {
 class LeafNode final : public Node {
  public:
   LeafNode(Loc where, const Shape& shape) : Node("leaf", where, 1), shape(shape) {}
-  void backward(BackwardContext& v) override;  // adds to grad
+  void backward(BackwardContext& v) override;  // adds to the gradient
   bool is_leaf() const override { return true; }
+  Tensor grad() const;
+  void set_grad(Tensor g);
   const Shape shape;
-  Tensor grad;
+
+ private:
+  mutable std::mutex mutex_;  // threads may run backward over graphs that share a leaf
+  Tensor grad_;
 };
 
 // What Node::backward sees.
@@ -48,8 +57,13 @@ class BackwardContext {
   std::vector<Tensor> grads;  // one per output; undefined if none arrived
   std::vector<Tensor> given;  // one per input, undefined where nothing flows
   bool create_graph = false;
-  uint64_t oldest = 0;        // grad(outputs, inputs): nodes made before this one lead nowhere wanted
-  bool needs(const Node& n, size_t input) const { return n.next[input] && n.next[input].node()->sequence >= oldest; }
+  const Marks* marks = nullptr;  // null: every leaf is wanted
+  bool leads(const Node* n) const {
+    if (!marks) return true;
+    const Mark* m = marks->find(n->sequence);
+    return m && m->leads;
+  }
+  bool needs(const Node& n, size_t input) const { return n.next[input] && leads(n.next[input].node()); }
 };
 
 // Implemented by ops; gradients that meet are added by it.
@@ -66,15 +80,14 @@ void set_grad_enabled(bool on);
 std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc loc);
 Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc);
 Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc);
-// Launches `op` writing the given states in place instead of new outputs; for optimizers and running statistics.
-void dispatch_into(const Op& op, std::span<const Tensor> in, std::span<const State> out, Loc loc);
 
 // A composed op with its own rule: `out` was computed from `in` without a graph; `rule` gives the gradients.
-// `saved` is freed with the graph. Rules run with the graph on if create_graph is set.
+// `saved` is freed with the graph. Rules run with the graph on if create_graph is set; then saved inputs and outputs are
+// handed out with their edges.
 struct CustomContext {
   std::vector<Tensor> saved;
-  std::vector<Tensor> grads;    // incoming, one per output; zeros where nothing arrived
-  std::vector<bool> needs;      // one per input
+  std::vector<Tensor> grads;  // incoming, one per output; zeros where nothing arrived
+  std::vector<bool> needs;    // one per input
   bool create_graph;
 };
 using Rule = std::function<std::vector<Tensor>(const CustomContext&)>;  // one gradient per input, undefined = none

@@ -86,7 +86,7 @@ int leaf_index(std::vector<Value*>& leaves, Value* v) {
 
 void add_to_key(Key& key, const Value& v, const Expr& e, bool wanted, std::vector<Value*>& leaves) {
   key << (static_cast<uint32_t>(e.is_reduce ? static_cast<int>(e.reduce) : static_cast<int>(e.code)) |
-          (e.is_reduce ? 1u << 16 : 0u) | (wanted ? 1u << 17 : 0u) | (e.free_of_charge ? 1u << 18 : 0u))
+          (e.is_reduce ? 1u << 16 : 0u) | (wanted ? 1u << 17 : 0u) | (e.reshaped ? 1u << 18 : 0u))
       << e.compute << v.dtype << static_cast<uint8_t>(e.axis) << e.axis_mask << v.shape << v.strides;
   for (int i = 0; i < e.inputs; ++i) {
     Value* in = e.in[i].value.get();

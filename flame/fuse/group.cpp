@@ -204,7 +204,7 @@ class Planner {
 int Planner::leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const {
   const Value& v = *expr(i).in[k].value;
   const Shape& shape = expr(i).is_reduce ? v.shape : value(i).shape;
-  const bool reshaped = expr(i).free_of_charge;  // the same elements under other ones; ranks may differ
+  const bool reshaped = expr(i).reshaped;  // ranks may differ
   const Strides own =
       reshaped ? without_ones(v.shape, v.strides) : without_ones(shape, broadcast_strides(v.shape, v.strides, shape));
   LeafDesc leaf{v.dtype, loop_strides(d, own, as_row), as_row};
@@ -270,7 +270,7 @@ IslandPlan::Group Planner::build(int g) {
     }
     place_of[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());
     p.nodes.push_back(n);
-    p.ops += !e.free_of_charge;
+    p.ops += n.kind == NodeDesc::Kind::pointwise || n.kind == NodeDesc::Kind::reduce || n.compute != n.out;
   }
   collapse(p);
   out.ops = p.ops;

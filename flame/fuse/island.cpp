@@ -215,10 +215,20 @@ Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape) {
   std::lock_guard lock(island);
   make_room(island, *x->device, {Operand(x)});
   if (!x->pending()) return Value::view(*x, shape, st, x->offset);
+  const Expr& from = *x->expr.load(std::memory_order_relaxed);
+  if (from.is_reduce && from.uses == 0 && x->ref_count() == 1) {  // the caller's alone: noted again, the first one dies unread
+    Expr* again = new Expr;
+    again->is_reduce = true;
+    again->reduce = from.reduce;
+    again->compute = from.compute;
+    again->axis_mask = from.axis_mask;
+    connect(*again, {Operand(from.in[0].value)}, from.compute);
+    return note(island, again, *x->device, x->dtype, shape, st);
+  }
   Expr* e = new Expr;
   e->code = Code::copy;
   e->compute = x->dtype;
-  e->free_of_charge = true;
+  e->reshaped = true;
   connect(*e, {Operand(x)}, x->dtype);
   return note(island, e, *x->device, x->dtype, shape, st);
 }

@@ -20,7 +20,7 @@ struct Slot {
 struct Expr {
   ~Expr();
   bool is_reduce = false;
-  bool free_of_charge = false;  // bookkeeping, not an op of the user's
+  bool reshaped = false;  // a copy that only adds or drops axes of size 1
   Code code{};
   Reduce reduce{};
   DType compute{};

@@ -49,7 +49,7 @@ struct Program {
   std::vector<NodeDesc> nodes;  // inputs come before their readers
   std::vector<OutputDesc> outputs;
   int scalars = 0;
-  int ops = 0;  // pointwise ops and reductions of the user's
+  int ops = 0;  // pointwise ops, casts and reductions; fills and copies are not counted
 };
 
 Ref<Plan> prepare_cpu_program(Program p);
