@@ -2,6 +2,8 @@
 JOBS ?= $(shell nproc)
 DEVICE ?= auto
 PYTHON ?= python3
+# OpenMP's threads give way sooner than by default, so that a busy machine does not stall them.
+export GOMP_SPINCOUNT ?= 10000
 CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
 
 .PHONY: quickstart test check-all bench golden-check build-report format clean deps test-deps configure
