@@ -165,6 +165,6 @@ int main(int argc, char** argv) {
     return 2;
   }
   if (argc > 3 && std::strcmp(argv[2], "--threads") == 0) set_num_threads(std::atoi(argv[3]));
-  std::printf("{\"workload\": \"%s\", \"metric\": \"%s\", \"unit\": \"us\", \"value\": %.4f}\n", name.c_str(), found->second.first,
-              found->second.second() * 1e6);
+  std::printf("{\"workload\": \"%s\", \"metric\": \"%s\", \"unit\": \"us\", \"value\": %.4f}\n", name.c_str(),
+              found->second.first, found->second.second() * 1e6);
 }

@@ -31,7 +31,8 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
 endif()
 
 if(FLAME_SANITIZE)
-  add_compile_options(-fsanitize=${FLAME_SANITIZE} -fno-omit-frame-pointer)
+  # g++ loses track of what is initialised once a sanitizer's checks stand in between.
+  add_compile_options(-fsanitize=${FLAME_SANITIZE} -fno-omit-frame-pointer -Wno-maybe-uninitialized)
   add_link_options(-fsanitize=${FLAME_SANITIZE})
   if(FLAME_SANITIZE MATCHES "undefined")
     add_compile_options(-fno-sanitize-recover=undefined)

@@ -216,7 +216,8 @@ Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape) {
   make_room(island, *x->device, {Operand(x)});
   if (!x->pending()) return Value::view(*x, shape, st, x->offset);
   const Expr& from = *x->expr.load(std::memory_order_relaxed);
-  if (from.is_reduce && from.uses == 0 && x->ref_count() == 1) {  // the caller's alone: noted again, the first one dies unread
+  if (from.is_reduce && from.uses == 0 &&
+      x->ref_count() == 1) {  // the caller's alone: noted again, the first one dies unread
     Expr* again = new Expr;
     again->is_reduce = true;
     again->reduce = from.reduce;

@@ -290,8 +290,10 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
   const DType out = row.out == Out::boolean ? DType::boolean : call.compute;
   Ref<Value> y;
   if constexpr (n == 1) y = pend_pointwise(code, out, call.shape, {operand(0)}, *call.device, RuleScope::line(loc));
-  else if constexpr (n == 2) y = pend_pointwise(code, out, call.shape, {operand(0), operand(1)}, *call.device, RuleScope::line(loc));
-  else y = pend_pointwise(code, out, call.shape, {operand(0), operand(1), operand(2)}, *call.device, RuleScope::line(loc));
+  else if constexpr (n == 2)
+    y = pend_pointwise(code, out, call.shape, {operand(0), operand(1)}, *call.device, RuleScope::line(loc));
+  else
+    y = pend_pointwise(code, out, call.shape, {operand(0), operand(1), operand(2)}, *call.device, RuleScope::line(loc));
 
   if (!is_float(out) || !grad_enabled()) return Tensor(std::move(y));
   bool wanted = false;

@@ -42,7 +42,8 @@ int main() {
   check(entry != nullptr, "registry entry");
   flame::test::LoopReport report;
   flame::test::RegistryLoop(report).run(*entry);
-  std::printf("%s%zu cases, %zu gradchecks, %zu gradgradchecks\n", report.text().c_str(), report.cases, report.gradchecks,
-              report.gradgradchecks);
-  check(report.findings.empty() && report.cases > 0 && report.gradchecks > 0 && report.gradgradchecks > 0, "registry loop");
+  std::printf("%s%zu cases, %zu gradchecks, %zu gradgradchecks\n", report.text().c_str(), report.cases,
+              report.gradchecks, report.gradgradchecks);
+  check(report.findings.empty() && report.cases > 0 && report.gradchecks > 0 && report.gradgradchecks > 0,
+        "registry loop");
 }

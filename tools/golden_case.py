@@ -1,0 +1,111 @@
+"""Internal to golden.py: how a case is evaluated and written down, and the numbers that cases are made of."""
+import math
+import zlib
+
+import torch
+
+NAMES = {torch.float64: "float64", torch.int64: "int64", torch.int32: "int32", torch.uint8: "uint8", torch.bool: "bool"}
+INF, NAN = math.inf, math.nan
+CASES = []
+
+
+def seed_like(y):
+    n = y.numel()
+    return torch.tensor([((i * 29 + 5) % 17 - 8) / 8 for i in range(n)], dtype=y.dtype).reshape(y.shape)
+
+
+def number(x):
+    return ("nan" if math.isnan(x) else "inf" if x > 0 else "-inf") if isinstance(x, float) and not math.isfinite(x) else x
+
+
+def dump(t):
+    if t is None:
+        return None
+    t = t.detach()
+    t = t.double() if t.is_floating_point() else t
+    return {"dtype": NAMES[t.dtype], "shape": list(t.shape), "data": [number(x) for x in t.flatten().tolist()]}
+
+
+def roundings(got, want):
+    """The largest error in float32 roundings at the largest expected magnitude; null where infinities differ."""
+    got, want = got.detach().double().flatten(), want.detach().double().flatten()
+    finite = torch.isfinite(want)
+    if want.numel() == 0:
+        return 0.0
+    if not torch.equal(torch.isfinite(got), finite):
+        return None
+    if not finite.any():
+        return 0.0
+    scale = max(0.125, want[finite].abs().max().item())
+    return (got[finite] - want[finite]).abs().max().item() / (scale * 2.0**-24)
+
+
+def evaluate(fn, inputs, wrt, dtype):
+    inputs = [t.to(dtype) if t.is_floating_point() else t for t in inputs]
+    leaves = [t.clone().requires_grad_() if i in wrt else t for i, t in enumerate(inputs)]
+    out = fn(*leaves)
+    out = [out] if isinstance(out, torch.Tensor) else list(out)
+    grads = [None] * len(inputs)
+    smooth = [y for y in out if y.requires_grad]
+    if smooth:
+        found = torch.autograd.grad(smooth, [leaves[i] for i in wrt], [seed_like(y) for y in smooth], allow_unused=True)
+        for i, g in zip(wrt, found):
+            grads[i] = g
+    return out, grads
+
+
+def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=None):
+    """fn32: what float32 should give where that is no rounding of the float64 result (random draws)."""
+    if wrt is None:
+        wrt = [i for i, t in enumerate(inputs) if t.is_floating_point()]
+    wrt = wrt if gradients else []
+    out, grads = evaluate(fn, inputs, wrt, torch.float64)
+    out32, grads32 = evaluate(fn, inputs, wrt, torch.float32)
+    assert not any(c["op"] == op and c["label"] == label for c in CASES), f"two cases {op} ({label})"
+    CASES.append(({"outputs32": [dump(fn32(*inputs))]} if fn32 else {}) | {
+        "op": op, "label": label, "options": options or {}, "wrt": wrt,
+        "inputs": [dump(t) for t in inputs],
+        "outputs": [dump(y) for y in out],
+        "gradients": [dump(g) for g in grads],
+        "float32_error": [roundings(a, b) for a, b in zip(out32, out)],
+        "float32_gradient_error": [None if g is None else roundings(h, g) for h, g in zip(grads32, grads)],
+    })
+
+
+def make(op, shape, low=-2.0, high=2.0):
+    """Reproducible numbers, exact in float32."""
+    g = torch.Generator().manual_seed(zlib.crc32(f"{op}{shape}{len(CASES)}{low}".encode()))
+    return (torch.rand(shape, generator=g, dtype=torch.float32) * (high - low) + low).double()
+
+
+def t64(*values):
+    return torch.tensor(values, dtype=torch.float64).float().double()
+
+
+SPECIAL = t64(0.0, -0.0, INF, -INF, NAN, 1.0, -1.0, 0.5, -0.5, 1.5, 2.5, -2.5, 3.0)
+
+
+def philox(seed, index, offset=0):
+    """Philox4x32-10 (Salmon et al. 2011): key = seed, counter = (index, offset)."""
+    c = [index & 0xffffffff, index >> 32, offset & 0xffffffff, offset >> 32]
+    k = [seed & 0xffffffff, seed >> 32]
+    for _ in range(10):
+        p0, p1 = 0xd2511f53 * c[0], 0xcd9e8d57 * c[2]
+        c = [(p1 >> 32) ^ c[1] ^ k[0], p1 & 0xffffffff, (p0 >> 32) ^ c[3] ^ k[1], p0 & 0xffffffff]
+        k = [(k[0] + 0x9e3779b9) & 0xffffffff, (k[1] + 0xbb67ae85) & 0xffffffff]
+    return c
+
+
+def words32(n, seed):
+    return [philox(seed, i // 4)[i % 4] for i in range(n)]
+
+
+def words64(n, seed):
+    w = words32(2 * n, seed)
+    return [w[2 * i] | w[2 * i + 1] << 32 for i in range(n)]
+
+
+def quantile(word, bits):
+    """The normal whose sign is the top bit and whose tail's probability is the rest."""
+    p = torch.tensor((2 * (word & (2 ** (bits - 1) - 1)) + 1) / 2.0 ** (bits + 1), dtype=torch.float64)
+    return torch.special.ndtri(p).item() * (1 if word >> (bits - 1) else -1)
