@@ -145,7 +145,7 @@ Ref<Plan> plan_for(const Op& op, Device& d, std::span<const Meta> in, std::span<
 
 }  // namespace
 
-std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc loc) {
+std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
   Device& d = common_device(*op, in, loc);
   const bool wants_graph = any_requires_grad(in);
   if (wants_graph && !op->differentiable())
@@ -178,11 +178,11 @@ std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc l
   return out;
 }
 
-Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc) {
-  return std::move(dispatch_multi(std::move(op), in, loc)[0]);
+Tensor dispatch(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
+  return std::move(dispatch_multi(op, in, loc)[0]);
 }
-Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc) {
-  return dispatch(std::move(op), std::span<const Tensor>(in.begin(), in.size()), loc);
+Tensor dispatch(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc) {
+  return dispatch(op, std::span<const Tensor>(in.begin(), in.size()), loc);
 }
 
 namespace {

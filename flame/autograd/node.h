@@ -77,9 +77,9 @@ bool grad_enabled();
 void set_grad_enabled(bool on);
 
 // Runs `op` on `in`: infers, materialises, prepares or finds the plan, allocates, launches, and records the gradient.
-std::vector<Tensor> dispatch_multi(Ref<Op> op, std::span<const Tensor> in, Loc loc);
-Tensor dispatch(Ref<Op> op, std::initializer_list<Tensor> in, Loc loc);
-Tensor dispatch(Ref<Op> op, std::span<const Tensor> in, Loc loc);
+std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
+Tensor dispatch(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc);
+Tensor dispatch(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
 
 // A composed op with its own rule: `out` was computed from `in` without a graph; `rule` gives the gradients.
 // `saved` is freed with the graph. Rules run with the graph on if create_graph is set; then saved inputs and outputs are

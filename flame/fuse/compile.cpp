@@ -147,7 +147,7 @@ class Compiler {
   }
 
   int scalar(int index, DType t) {
-    int& known = scalar_slot_[static_cast<size_t>(index * num_dtypes + static_cast<int>(t))];
+    int& known = scalar_slot_[static_cast<size_t>(index) * num_dtypes + static_cast<size_t>(t)];
     if (known < 0) {
       known = reg(t, false, -1, -1);
       Step& s = emit(c_.once, Step::Kind::splat, known);

@@ -63,7 +63,7 @@ HWY_INLINE void keep_larger(const T* HWY_RESTRICT x, int64_t step, int32_t at, i
                             int32_t* HWY_RESTRICT where, int64_t n) {
   for (int64_t i = 0; i < n; ++i) {
     const A v = static_cast<A>(x[i * step]), b = best[i];
-    const bool take = (where[i] < 0) | (!(v <= b) & (b == b));
+    const bool take = (where[i] < 0) | (!(v <= b) & (b == b));  // NOLINT(misc-redundant-expression): b is no NaN
     best[i] = take ? v : b;
     where[i] = take ? at + static_cast<int32_t>(i) * at_step : where[i];
   }
@@ -366,7 +366,7 @@ void run(const PoolSizes& p, const void* in, int32_t* index, void* out) {
   const int64_t height = backward ? p.height : p.out_height, width = backward ? p.width : p.out_width;
   const int64_t count = p.images * height * (p.channels_last ? 1 : p.channels);
   const int64_t work = std::max<int64_t>(1, width * (p.channels_last ? p.channels : 1));
-  const auto fn = p.channels_last ? channels : lines;
+  const auto fn = p.channels_last ? channels : lines;  // NOLINT(bugprone-branch-clone): some types have one for both
   parallel_for(count, std::max<int64_t>(1, piece / work), [&](int64_t begin, int64_t end) {
     for (int64_t i = begin; i < end; ++i) fn(p, static_cast<const T*>(in), index, static_cast<T*>(out), i);
   });
