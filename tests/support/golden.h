@@ -215,7 +215,8 @@ inline constexpr GoldenException golden_exceptions[] = {
 };
 inline double golden_allowed(const Json& c, double peer, DType t) {
   for (const GoldenException& e : golden_exceptions)
-    if (e.op == c["op"] && e.label == c["label"]) return std::max(e.allowed, 2 * peer);
+    if (c["op"].get<std::string>() == e.op && c["label"].get<std::string>() == e.label)
+      return std::max(e.allowed, 2 * peer);
   return std::max(2 * peer, t == DType::f64 ? golden_floor_f64 : golden_floor_f32);
 }
 
@@ -239,7 +240,8 @@ inline GoldenCheck check_golden(const Json& c, const GoldenFn& fn, DType t) {
     if (!result.failure.empty()) return;
     const std::string name(flame::name_of(is_float(got.dtype()) ? DType::f64 : got.dtype()));
     if (got.shape() != dims_of(want["shape"])) result.failure = what + " has shape " + to_string(got.shape());
-    else if (name != want["dtype"]) result.failure = what + " is " + std::string(flame::name_of(got.dtype()));
+    else if (name != want["dtype"].get<std::string>())
+      result.failure = what + " is " + std::string(flame::name_of(got.dtype()));
     else {
       const Deviation e = error_of(numbers(got), numbers_of(want), t);
       const double peer = !torch_error.is_null() ? torch_error.get<double>() : t == DType::f64 ? 0 : HUGE_VAL;
