@@ -55,14 +55,12 @@ inline Output run(const std::string& command) {
   return out;
 }
 
-// The first Python that has `package`; empty if none has.
+// The tests' Python, if it has `package`; else empty.
 inline std::string python_with(const std::string& package) {
   const auto repository = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
-  for (const std::string& python :
-       {(repository / ".deps/pytest-venv/bin/python").string(), std::string("/opt/peers/bin/python")}) {
-    const std::string import = " -c 'import " + package + "'";
-    if (std::filesystem::exists(python) && run(python + import).status == 0) return python;
-  }
+  const std::string python = (repository / ".deps/pytest-venv/bin/python").string();
+  const std::string import = " -c 'import " + package + "'";
+  if (std::filesystem::exists(python) && run(python + import).status == 0) return python;
   return {};
 }
 inline std::string reader(const std::string& script) {
