@@ -8,6 +8,7 @@
 #include <filesystem>
 
 #include "tests/support/compare.h"
+#include "tests/support/error.h"
 
 namespace flame {
 namespace {
@@ -18,15 +19,6 @@ using Numbers = std::vector<double>;
 Tensor leaf(const Numbers& v, const Shape& s) { return Tensor::from(v, s).requires_grad_(); }
 Tensor leaf(const Numbers& v) { return leaf(v, {static_cast<int64_t>(v.size())}); }
 Numbers values(const Tensor& t) { return numbers(t); }
-
-template <class E, class F>
-std::string message_of(F&& fn) {
-  try {
-    fn();
-  } catch (const E& e) { return e.what(); }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
 
 TEST(Backward, FollowsEveryPath) {
   const Tensor x = leaf({1, 2, 3}), w = leaf({2, 2, 2});

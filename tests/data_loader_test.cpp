@@ -237,7 +237,8 @@ TEST(DataLoader, OptionsAreChecked) {
 }
 
 TEST(TensorDataset, ChecksAndCopies) {
-  const Tensor x = Tensor::from<float>({1, 2, 3, 4, 5, 6}, {3, 2}), y = Tensor::from<int64_t>({7, 8, 9}, {3});
+  const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4, 5, 6}, {3, 2}),
+               y = Tensor::from<int64_t>({7, 8, 9}, {3});
   const TensorDataset d({x, y});
   EXPECT_EQ(d.size(), 3);
   EXPECT_EQ(d.get(1)[0].to_vector<float>(), (std::vector<float>{3, 4}));
@@ -251,9 +252,9 @@ TEST(TensorDataset, ChecksAndCopies) {
   EXPECT_THROW(d.get(3), IndexError);
   EXPECT_THROW(d.get(-1), IndexError);
   EXPECT_THROW(TensorDataset({}), ValueError);
-  EXPECT_THROW(TensorDataset({x, Tensor::from<float>({1}, {1})}), ShapeError);
-  EXPECT_THROW(TensorDataset({Tensor::from<float>({1}, {})}), ShapeError);
-  const TensorDataset empty_rows({Tensor::from<float>({}, {4, 0})});
+  EXPECT_THROW(TensorDataset({x, Tensor::from(std::vector<float>{1}, {1})}), ShapeError);
+  EXPECT_THROW(TensorDataset({Tensor::from(std::vector<float>{1}, {})}), ShapeError);
+  const TensorDataset empty_rows({Tensor::from(std::vector<float>{}, {4, 0})});
   EXPECT_EQ(empty_rows.get_batch(indices)[0].shape(), (Shape{3, 0}));
 }
 

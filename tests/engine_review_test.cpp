@@ -8,6 +8,7 @@
 
 #include "flame/autograd/node.h"
 #include "tests/support/compare.h"
+#include "tests/support/error.h"
 
 namespace flame {
 namespace {
@@ -19,14 +20,6 @@ using Tensors = std::vector<Tensor>;
 Tensor of(const Numbers& v) { return Tensor::from(v, {static_cast<int64_t>(v.size())}); }
 Tensor leaf(const Numbers& v) { return of(v).requires_grad_(); }
 
-template <class E, class F>
-std::string message_of(F&& fn) {
-  try {
-    fn();
-  } catch (const E& e) { return e.what(); }
-  ADD_FAILURE() << "nothing was thrown";
-  return {};
-}
 void expect_in(const std::string& text, std::initializer_list<const char*> parts) {
   for (const char* p : parts) EXPECT_NE(text.find(p), std::string::npos) << p << " in: " << text;
 }

@@ -236,10 +236,11 @@ TEST(Errors, ChangeNothing) {
 TEST(Promotion, IsPyTorchs) {
   using enum DType;
   const DType expected[num_dtypes][num_dtypes] = {
-      {boolean, u8, i32, i64, f16, bf16, f32, f64}, {u8, u8, i32, i64, f16, bf16, f32, f64},
-      {i32, i32, i32, i64, f16, bf16, f32, f64},    {i64, i64, i64, i64, f16, bf16, f32, f64},
-      {f16, f16, f16, f16, f16, f32, f32, f64},     {bf16, bf16, bf16, bf16, f32, bf16, f32, f64},
-      {f32, f32, f32, f32, f32, f32, f32, f64},     {f64, f64, f64, f64, f64, f64, f64, f64}};
+      {boolean, u8, i8, i32, i64, f16, bf16, f32, f64},    {u8, u8, i32, i32, i64, f16, bf16, f32, f64},
+      {i8, i32, i8, i32, i64, f16, bf16, f32, f64},        {i32, i32, i32, i32, i64, f16, bf16, f32, f64},
+      {i64, i64, i64, i64, i64, f16, bf16, f32, f64},      {f16, f16, f16, f16, f16, f16, f32, f32, f64},
+      {bf16, bf16, bf16, bf16, bf16, f32, bf16, f32, f64}, {f32, f32, f32, f32, f32, f32, f32, f32, f64},
+      {f64, f64, f64, f64, f64, f64, f64, f64, f64}};
   for (int a = 0; a < num_dtypes; ++a)
     for (int b = 0; b < num_dtypes; ++b)
       EXPECT_EQ(maximum(zeros({2}, all_dtypes[a]), zeros({2}, all_dtypes[b])).dtype(), expected[a][b])

@@ -14,6 +14,7 @@
 #include "flame/io/crc32c.h"
 #include "flame/io/file.h"
 #include "readers/reader.h"
+#include "support/error.h"
 
 using namespace flame;
 using namespace flame::io;
@@ -21,13 +22,7 @@ using flame_test::Scratch;
 
 namespace {
 
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& e) { return e.what(); }
-  return "nothing was thrown";
-}
+using test::message_of;
 bool has(const std::string& s, const std::string& part) { return s.find(part) != std::string::npos; }
 
 // Runs `body` in a child process and gives its wait status.

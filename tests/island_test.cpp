@@ -181,6 +181,22 @@ TEST(Islands, OpByOpGivesTheSameBits) {
   }
 }
 
+// Outputs larger than the caches are stored past them: the bits are those of a few rows computed alone.
+TEST(Islands, LargeOutputsAreStreamed) {
+  const int64_t rows = 9001, cols = 1003;  // 36 MB of float32; rows that start at odd addresses
+  const Tensor x = fractions({rows, cols}), y = fractions({cols}, 3);
+  const auto program = [](const Tensor& a, const Tensor& b) { return relu((a + 1.0) * b) - 0.1; };
+  const Tensor large = program(x, y), shifted = program(x.slice(0, 1, rows).to(DType::f64), y.to(DType::f64));
+  const Tensor centred = x - mean(x, {1}, true);
+  for (int64_t row : {int64_t{0}, int64_t{1}, int64_t{4500}, rows - 1}) {
+    const Tensor one = x.narrow(0, row, 1);
+    EXPECT_EQ(numbers(large.narrow(0, row, 1)), numbers(program(one, y))) << row;
+    EXPECT_EQ(numbers(centred.narrow(0, row, 1)), numbers(one - mean(one, {1}, true))) << row;
+    const Tensor wide = program(one.to(DType::f64), y.to(DType::f64));
+    EXPECT_TRUE(row == 0 || numbers(shifted.narrow(0, row - 1, 1)) == numbers(wide)) << row;
+  }
+}
+
 TEST(Islands, ReductionsDoNotDependOnThreads) {
   const int before = num_threads();
   const Tensor x = fractions({300, 5000}), flat = fractions({1500000});

@@ -167,6 +167,10 @@ TEST(KernelCasts, AllPairsOfDtypes) {
   uint8_t wrapped = 0;
   cast_kernel(DType::f32, DType::u8)(&negative, nullptr, nullptr, &wrapped, 1);
   EXPECT_EQ(wrapped, 253);
+  const float large = 200;
+  int8_t wrapped_signed = 0;
+  cast_kernel(DType::f32, DType::i8)(&large, nullptr, nullptr, &wrapped_signed, 1);
+  EXPECT_EQ(wrapped_signed, -56);
 }
 
 }  // namespace

@@ -277,6 +277,30 @@ TEST_P(Kernels, BitsDoNotDependOnPlace) {
   check_places<double>();
 }
 
+// A kernel that may read the first element of an input for all gives the bits of one that reads every element.
+TEST_P(Kernels, NumbersAsInputs) {
+  for (int code = 0; code < static_cast<int>(Code::copy); ++code)
+    for (DType t : {DType::f32, DType::f64, DType::i32}) {
+      const BlockFn whole = block_kernel(static_cast<Code>(code), t);
+      for (unsigned same = 0; whole && same < 8; ++same) {
+        constexpr int64_t n = 37;
+        std::vector<double> in[3], got(n), want(n);
+        for (unsigned k = 0; k < 3; ++k) {
+          in[k].resize(n);
+          visit_dtype(t, [&](auto x) {
+            using T = decltype(x);
+            if constexpr (std::is_arithmetic_v<T>)
+              for (int64_t i = 0; i < n; ++i)
+                reinterpret_cast<T*>(in[k].data())[i] = static_cast<T>(1 + ((same >> k & 1 ? 0 : i) * 7 + k) % 5);
+          });
+        }
+        whole(in[0].data(), in[1].data(), in[2].data(), want.data(), n);
+        block_kernel(static_cast<Code>(code), t, same)(in[0].data(), in[1].data(), in[2].data(), got.data(), n);
+        EXPECT_EQ(std::memcmp(got.data(), want.data(), n * sizeof(double)), 0) << code << name_of(t) << same;
+      }
+    }
+}
+
 TEST(KernelIntegers, ArithmeticWrapsAndDivisionByZeroIsZero) {
   const std::vector<int32_t> a = {
       7, -7, 7, -7, 5, std::numeric_limits<int32_t>::min(), std::numeric_limits<int32_t>::max()};

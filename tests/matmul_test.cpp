@@ -257,7 +257,7 @@ Tensor reference(const Tensor& a, const Tensor& b) {
 
 TEST(MatMul, AllRanksDtypesAndLayouts) {
   for (const Shapes& s : rank_combinations())
-    for (DType t : {DType::f64, DType::f32, DType::bf16, DType::f16, DType::i64, DType::i32, DType::u8})
+    for (DType t : {DType::f64, DType::f32, DType::bf16, DType::f16, DType::i64, DType::i32, DType::u8, DType::i8})
       for (test::Form f : test::all_forms)
         for (test::Form h : test::all_forms) {
           if (f != h && f != test::Form::dense && h != test::Form::dense) continue;
@@ -266,7 +266,8 @@ TEST(MatMul, AllRanksDtypesAndLayouts) {
           };
           const auto shaped = [&](const Tensor& x, test::Form form) { return x.numel() ? test::in_form(x, form) : x; };
           const Tensor a = shaped(make(s.a, 1), f), b = shaped(make(s.b, 2), h);
-          const Tensor got = matmul(a, b), want = reference(a, b);
+          const Tensor got = matmul(a, b), exact = reference(a, b);
+          const Tensor want = is_float(t) ? exact : exact.to(t);  // integers wrap
           EXPECT_EQ(got.dtype(), t);
           ASSERT_EQ(got.shape(), want.shape());
           const test::Deviation e = test::error_of(numbers(got), numbers(want), t);
@@ -286,6 +287,8 @@ TEST(MatMul, IntegersWrap) {
   EXPECT_EQ(matmul(big, full({2, 1}, 3, DType::i64)).to_vector<int64_t>(), (std::vector<int64_t>{int64_t{-1} << 63}));
   EXPECT_EQ(matmul(full({1, 2}, 200, DType::u8), full({2, 1}, 2, DType::u8)).to_vector<uint8_t>(),
             (std::vector<uint8_t>{32}));
+  EXPECT_EQ(matmul(full({1, 2}, -100, DType::i8), full({2, 1}, 2, DType::i8)).to_vector<int8_t>(),
+            (std::vector<int8_t>{112}));
 }
 
 TEST(MatMul, NanAndInfGoThrough) {

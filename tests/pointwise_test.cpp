@@ -28,15 +28,16 @@ void expect_equal(const Numbers& got, const Numbers& want) {
         << i << ": got " << got[i] << ", want " << want[i];
 }
 
-// torch.result_type of PyTorch 2.11, a letter a dtype: bool, u(int8), i(nt32), l(ong), h(alf), g (bfloat16), f, d.
-constexpr std::string_view letters = "builhgfd";
+// torch.result_type of PyTorch 2.11, a letter a dtype: bool, u(int8), c (int8), i(nt32), l(ong), h(alf), g (bfloat16),
+// f, d. One entry differs: uint8 with int8 is int16 there, which FLAME lacks, and int32 here.
+constexpr std::string_view letters = "bucilhgfd";
 char letter(DType t) { return letters[static_cast<size_t>(t)]; }
 TEST(PointwiseTypes, PromotionIsPyTorchs) {
-  const char* const both_axes[] = {"builhgfd", "uuilhgfd", "iiilhgfd", "llllhgfd",
-                                   "hhhhhffd", "ggggfgfd", "fffffffd", "dddddddd"};
-  const char* const right_rank0[] = {"builhgfd", "uuuuhgfd", "iiiihgfd", "llllhgfd",
-                                     "hhhhhhhh", "gggggggg", "ffffffff", "dddddddd"};
-  const char* const right_number[] = {"blf", "uuf", "iif", "llf", "hhh", "ggg", "fff", "ddd"};
+  const char* const both_axes[] = {"bucilhgfd", "uuiilhgfd", "cicilhgfd", "iiiilhgfd", "lllllhgfd",
+                                   "hhhhhhffd", "gggggfgfd", "ffffffffd", "ddddddddd"};
+  const char* const right_rank0[] = {"bucilhgfd", "uuuuuhgfd", "ccccchgfd", "iiiiihgfd", "lllllhgfd",
+                                     "hhhhhhhhh", "ggggggggg", "fffffffff", "ddddddddd"};
+  const char* const right_number[] = {"blf", "uuf", "ccf", "iif", "llf", "hhh", "ggg", "fff", "ddd"};
   for (DType a : all_dtypes) {
     const Tensor x = ones({2}, a), x0 = ones({}, a);
     const auto row = static_cast<size_t>(a);

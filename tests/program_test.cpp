@@ -145,8 +145,8 @@ class Program {
     return x;
   }
   Tensor input() {
-    static const std::vector<DType> dtypes = {DType::f32, DType::f32, DType::f32, DType::f64, DType::bf16,
-                                              DType::f16, DType::i32, DType::i64, DType::u8,  DType::boolean};
+    static const std::vector<DType> dtypes = {DType::f32, DType::f32, DType::f32, DType::f64, DType::bf16,   DType::f16,
+                                              DType::i32, DType::i64, DType::u8,  DType::i8,  DType::boolean};
     const DType t = random_.of(dtypes);
     Shape s = broadcastable();
     const int last = s.rank() - 1;

@@ -19,6 +19,7 @@
 #include "flame/train/resume.h"
 #include "flame/train/run_folder.h"
 #include "readers/reader.h"
+#include "support/error.h"
 
 using namespace flame;
 using namespace flame::train;
@@ -26,13 +27,7 @@ using flame_test::Scratch;
 
 namespace {
 
-template <class E, class F>
-std::string message_of(F&& f) {
-  try {
-    f();
-  } catch (const E& e) { return e.what(); }
-  return "nothing was thrown";
-}
+using test::message_of;
 bool has(const std::string& s, const std::string& part) { return s.find(part) != std::string::npos; }
 
 std::string shown(ProgressOptions::Style style, int steps, bool finish = true) {

@@ -4,7 +4,7 @@ import zlib
 
 import torch
 
-NAMES = {torch.float64: "float64", torch.int64: "int64", torch.int32: "int32", torch.uint8: "uint8", torch.bool: "bool"}
+NAMES = {torch.float64: "float64", torch.int64: "int64", torch.int32: "int32", torch.uint8: "uint8", torch.int8: "int8", torch.bool: "bool"}
 INF, NAN = math.inf, math.nan
 CASES = []
 

@@ -55,11 +55,13 @@ def pointwise():
         case(op, "int64", fn, [integers, others])
         case(op, "bool", fn, [integers > 0, others > 0])
         case(op, "uint8", fn, [integers.to(torch.uint8), others.to(torch.uint8)])
+        case(op, "int8", fn, [integers.to(torch.int8), others.to(torch.int8)])
     case("bitwise_not", "int64", torch.bitwise_not, [integers])
     case("bitwise_not", "bool", torch.bitwise_not, [integers > 0])
     for op in ("add", "sub", "mul", "fmod", "remainder", "maximum", "minimum"):
         case(op, "int32", binary[op], [integers.int(), others.int()])
         case(op, "uint8", binary[op], [integers.to(torch.uint8), others.abs().to(torch.uint8)])
+        case(op, "int8", binary[op], [(integers * 17).to(torch.int8), (others * 9).to(torch.int8)])
         case(op, "mixed", binary[op], [others.int(), make(op, (8,), 0.3, 3)])
 
     a, b, c = (make("fma", (2, 5)) for _ in range(3))

@@ -9,26 +9,28 @@
 
 namespace flame {
 
-enum class DType : uint8_t { boolean, u8, i32, i64, f16, bf16, f32, f64 };
-inline constexpr int num_dtypes = 8;
-inline constexpr DType all_dtypes[num_dtypes] = {DType::boolean, DType::u8,   DType::i32, DType::i64,
+enum class DType : uint8_t { boolean, u8, i8, i32, i64, f16, bf16, f32, f64 };
+inline constexpr int num_dtypes = 9;
+inline constexpr DType all_dtypes[num_dtypes] = {DType::boolean, DType::u8,   DType::i8,  DType::i32, DType::i64,
                                                  DType::f16,     DType::bf16, DType::f32, DType::f64};
 
 constexpr size_t size_of(DType t) {
-  constexpr size_t sizes[num_dtypes] = {1, 1, 4, 8, 2, 2, 4, 8};
+  constexpr size_t sizes[num_dtypes] = {1, 1, 1, 4, 8, 2, 2, 4, 8};
   return sizes[static_cast<int>(t)];
 }
 constexpr std::string_view name_of(DType t) {
-  constexpr std::string_view names[num_dtypes] = {"bool",    "uint8",    "int32",   "int64",
+  constexpr std::string_view names[num_dtypes] = {"bool",    "uint8",    "int8",    "int32",  "int64",
                                                   "float16", "bfloat16", "float32", "float64"};
   return names[static_cast<int>(t)];
 }
 constexpr bool is_float(DType t) { return t >= DType::f16; }
-constexpr bool is_integer(DType t) { return t == DType::u8 || t == DType::i32 || t == DType::i64; }
+constexpr bool is_integer(DType t) { return t >= DType::u8 && t <= DType::i64; }
 
-// The dtype of `a op b` for two tensors; float16 with bfloat16 gives float32.
+// The dtype of `a op b` for two tensors; float16 with bfloat16 gives float32, and uint8 with int8 gives int32, the
+// narrowest here that holds both (PyTorch's int16 is not a dtype of FLAME).
 constexpr DType promote(DType a, DType b) {
   if ((a == DType::f16 && b == DType::bf16) || (a == DType::bf16 && b == DType::f16)) return DType::f32;
+  if ((a == DType::u8 && b == DType::i8) || (a == DType::i8 && b == DType::u8)) return DType::i32;
   return a > b ? a : b;
 }
 
@@ -77,6 +79,7 @@ template <class T>
 constexpr DType dtype_of() {
   if constexpr (std::is_same_v<T, bool>) return DType::boolean;
   else if constexpr (std::is_same_v<T, uint8_t>) return DType::u8;
+  else if constexpr (std::is_same_v<T, int8_t>) return DType::i8;
   else if constexpr (std::is_same_v<T, int32_t>) return DType::i32;
   else if constexpr (std::is_same_v<T, int64_t> || std::is_same_v<T, long long>) return DType::i64;
   else if constexpr (std::is_same_v<T, float16>) return DType::f16;
@@ -94,6 +97,7 @@ decltype(auto) visit_dtype(DType t, F&& fn) {
   switch (t) {
     case DType::boolean: return fn(bool{});
     case DType::u8: return fn(uint8_t{});
+    case DType::i8: return fn(int8_t{});
     case DType::i32: return fn(int32_t{});
     case DType::i64: return fn(int64_t{});
     case DType::f16: return fn(float16{});

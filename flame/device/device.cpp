@@ -36,9 +36,16 @@ Storage::Storage(Device& device, size_t bytes, Loc where)
       id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
   if (recorder) recorder->storage_made(id_);
 }
+Storage::Storage(Device& device, void* data, size_t bytes, std::function<void()> release)
+    : device_(device),
+      data_(data),
+      bytes_(bytes),
+      id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)),
+      release_(std::move(release)) {}
 Storage::~Storage() {
   if (recorder && recorder->made_here(id_)) recorder->storage_gone(id_);
-  device_.deallocate(data_, bytes_);
+  if (release_) release_();
+  else device_.deallocate(data_, bytes_);
 }
 
 void Key::put(const void* data, size_t n) {

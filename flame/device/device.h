@@ -30,6 +30,8 @@ inline Meta contiguous_meta(DType t, const Shape& s) { return {t, s, contiguous_
 class Storage final : public RefCounted {
  public:
   Storage(Device& device, size_t bytes, Loc where);  // throws OutOfMemory
+  // Somebody else's memory on `device`; `release` is called once, when the last tensor over it is gone.
+  Storage(Device& device, void* data, size_t bytes, std::function<void()> release);
   ~Storage() override;
   Device& device() const { return device_; }
   void* data() const { return data_; }
@@ -41,6 +43,7 @@ class Storage final : public RefCounted {
   void* data_;
   size_t bytes_;
   uint64_t id_;
+  std::function<void()> release_;  // set for memory that is not the device's own
 };
 
 // A kernel argument that is no tensor: a number, or the address of a host block read at launch.

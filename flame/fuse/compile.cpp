@@ -1,5 +1,6 @@
 // Turns a program into interpreter steps: tile shape, loop-invariant blocks, registers by last use.
 #include <algorithm>
+#include <bit>
 
 #include "flame/core/format.h"
 #include "flame/fuse/interpreter.h"
@@ -8,10 +9,11 @@ namespace flame {
 
 namespace {
 
-constexpr int64_t tile_elements = 256;  // of the inputs, scalars and registers of a chain of ten ops, all stay in L1
+constexpr int64_t l1_bytes = 24 << 10;  // for the blocks of one tile: half or more of any L1 cache in use
 constexpr int64_t wide_chunk = 1024;
 constexpr int64_t column_chunk = 256;
 constexpr int64_t column_block = 256;
+constexpr int64_t streamed_bytes = int64_t{32} << 20;  // of an output that no cache would hold until it is read
 
 int64_t product(const Dims& d, int from, int to) {
   int64_t n = 1;
@@ -44,6 +46,7 @@ class Compiler {
         if (s.kind == Src::Kind::node) last_use_[static_cast<size_t>(s.index)] = static_cast<int>(i);
     for (const LeafDesc& l : c_.p.leaves) c_.flat_leaf.push_back(is_flat(l.strides, l.row));
     for (const OutputDesc& o : c_.p.outputs) c_.flat_output.push_back(is_flat(o.strides, o.row));
+    for (size_t i = 0; i < c_.p.outputs.size(); ++i) c_.streams = c_.streams || streamed(static_cast<int>(i));
     leaf_slot_.assign(c_.p.leaves.size(), -1);
     scalar_slot_.assign(static_cast<size_t>(c_.p.scalars) * num_dtypes, -1);
     spread_slot_.assign(c_.p.nodes.size(), -1);
@@ -60,6 +63,7 @@ class Compiler {
     int slot, first, last;
     int64_t elements;
   };
+  int64_t tile_ = 256;           // elements
   std::vector<Live> registers_;  // first == -1: lives throughout
 
   bool is_flat(const Strides& st, bool row) const {
@@ -68,8 +72,22 @@ class Compiler {
     return flat(p.dims, st, row ? p.kept : p.dims.rank());
   }
 
+  bool streamed(int output) const {
+    const OutputDesc& o = c_.p.outputs[static_cast<size_t>(output)];
+    const int64_t bytes = product(c_.p.dims, 0, c_.p.dims.rank()) * static_cast<int64_t>(size_of(o.dtype));
+    return !o.row && c_.flat_output[static_cast<size_t>(output)] && bytes >= streamed_bytes;
+  }
+
+  // The more blocks are live, the shorter they are: inputs, outputs and about three values in between.
+  int64_t tile_length() const {
+    const auto blocks = static_cast<int64_t>(c_.p.leaves.size() + c_.p.outputs.size() + 3);
+    return static_cast<int64_t>(
+        std::bit_floor(static_cast<uint64_t>(std::clamp<int64_t>(l1_bytes / 4 / blocks, 256, 1024))));
+  }
+
   void shape_tiles() {
     Program& p = c_.p;
+    tile_ = tile_length();
     const int rank = p.dims.rank();
     if (p.mode == Mode::column) {
       c_.outer = product(p.dims, 0, p.kept);
@@ -79,8 +97,7 @@ class Compiler {
       c_.partials = (c_.reduced + c_.chunk - 1) / c_.chunk;
       c_.cols = std::min(c_.inner, column_block);
       c_.rows = c_.outer * c_.reduced;
-      c_.tile_rows =
-          c_.cols < c_.inner ? 1 : std::clamp<int64_t>(tile_elements / std::max<int64_t>(c_.cols, 1), 1, c_.chunk);
+      c_.tile_rows = c_.cols < c_.inner ? 1 : std::clamp<int64_t>(tile_ / std::max<int64_t>(c_.cols, 1), 1, c_.chunk);
       return;
     }
     c_.rows = product(p.dims, 0, p.kept);
@@ -99,7 +116,7 @@ class Compiler {
       c_.tile_rows = 1;
       return;
     }
-    c_.tile_rows = std::max<int64_t>(1, tile_elements / std::max<int64_t>(c_.cols, 1));
+    c_.tile_rows = std::max<int64_t>(1, tile_ / std::max<int64_t>(c_.cols, 1));
   }
   // The length after which a pattern repeats through the whole space, if it fits a tile; else 1.
   int64_t period_of(const Strides& st) const {
@@ -108,7 +125,7 @@ class Compiler {
     while (i < d.rank() && st[i] == 0) ++i;
     if (i == 0) return 1;
     const int64_t n = product(d, i, d.rank());
-    return n <= tile_elements ? std::max<int64_t>(n, 1) : 1;
+    return n <= tile_ ? std::max<int64_t>(n, 1) : 1;
   }
   int64_t tile_size() const {
     if (c_.p.mode == Mode::wide) return std::min(c_.chunk, std::max<int64_t>(c_.cols, 1));
@@ -179,6 +196,15 @@ class Compiler {
     return known;
   }
 
+  // Whether every element of the input is the same number.
+  bool one_number(const Src& s) const {
+    if (s.kind == Src::Kind::leaf) {
+      const Strides& st = c_.p.leaves[static_cast<size_t>(s.index)].strides;
+      return all_zero(st, 0, st.rank());
+    }
+    return s.kind == Src::Kind::scalar;
+  }
+
   // The block that input k of node i reads.
   int source(int i, const Src& s, DType want) {
     const NodeDesc& n = c_.p.nodes[static_cast<size_t>(i)];
@@ -199,7 +225,7 @@ class Compiler {
   int destination(int i) {
     const NodeDesc& n = c_.p.nodes[static_cast<size_t>(i)];
     if (n.output >= 0 && c_.flat_output[static_cast<size_t>(n.output)] && n.out == register_dtype(n.out) &&
-        !(n.row && c_.p.mode != Mode::row))
+        !(n.row && c_.p.mode != Mode::row) && !streamed(n.output))
       return slot({BlockSlot::Kind::output, n.output, n.row, static_cast<uint8_t>(size_of(n.out))});
     return reg(register_dtype(n.out), n.row, i, std::max(i, last_use_[static_cast<size_t>(i)]));
   }
@@ -253,15 +279,18 @@ class Compiler {
       }
     } else {
       int in[3] = {-1, -1, -1};
+      unsigned same = 0;
       for (int k = 0; k < 3; ++k)
-        if (n.in[k].kind != Src::Kind::none)
+        if (n.in[k].kind != Src::Kind::none) {
+          if (one_number(n.in[k])) same |= 1u << k;
           in[k] = source(i, n.in[k], n.code == Code::where && k == 0 ? DType::boolean : n.compute);
+        }
       dst = destination(i);
       Step& s = emit(c_.steps, Step::Kind::exec, dst, in[0]);
       s.b = in[1];
       s.c = in[2];
       s.row = n.row;
-      s.fn = block_kernel(n.code, from);
+      s.fn = block_kernel(n.code, from, same);
     }
     if (rounds) {
       Step& s = emit(c_.steps, Step::Kind::round, dst, dst);

@@ -106,8 +106,11 @@ class Worker {
       char* base = static_cast<char*>((s.kind == BlockSlot::Kind::leaf ? leaves_ : outputs_)[s.index]);
       at_[static_cast<size_t>(i)] = base + (s.row ? t.row0 : t.start) * s.size;
     }
-    prefetch(t);
-    for (const Step& s : c_.steps) step(s, t);
+    const auto steps = static_cast<int64_t>(c_.steps.size());
+    for (int64_t i = 0; i < steps; ++i) {
+      prefetch(t, i, steps);
+      step(c_.steps[static_cast<size_t>(i)], t);
+    }
   }
   void* accumulator(const Step& s) const { return at_[static_cast<size_t>(s.b)]; }
   void* partial = nullptr;  // wide: where this tile's results go, one region a reduction
@@ -129,13 +132,15 @@ class Worker {
       if (st != 0) return false;
     return true;
   }
-  // Asks for the next tile's inputs while this one is computed. An address past the end is only a hint.
-  void prefetch(const Tile& t) const {
+  // Asks for the next tile's inputs while this one is computed, a part a step, so that the requests never queue up.
+  // An address past the end is only a hint.
+  void prefetch(const Tile& t, int64_t part, int64_t parts) const {
     for (int i : moving_) {
       const BlockSlot& s = c_.slots[static_cast<size_t>(i)];
       if (s.kind != BlockSlot::Kind::leaf || s.row) continue;
+      const int64_t lines = (t.n * s.size + 63) / 64;
       const char* next = at_[static_cast<size_t>(i)] + t.n * s.size;
-      for (int64_t b = 0; b < t.n * s.size; b += 64) __builtin_prefetch(next + b);
+      for (int64_t b = lines * part / parts; b < lines * (part + 1) / parts; ++b) __builtin_prefetch(next + b * 64);
     }
   }
   char* at(int slot) const { return slot < 0 ? nullptr : at_[static_cast<size_t>(slot)]; }
@@ -233,6 +238,7 @@ class Worker {
     const char* src = at(s.a);
     if (c_.flat_output[static_cast<size_t>(s.from)]) {
       if (s.fn) s.fn(src, nullptr, nullptr, base + start * size, n);
+      else if (c_.streams) stream_block(src, base + start * size, static_cast<size_t>(n * size));
       else std::memcpy(base + start * size, src, static_cast<size_t>(n * size));
       return;
     }
@@ -262,6 +268,7 @@ void run_rows(const Compiled& c, const Run& run) {
       const int64_t row0 = i * c.tile_rows, rows = std::min(c.tile_rows, c.rows - row0);
       w.tile({row0 * c.cols, rows * c.cols, row0, rows});
     }
+    if (c.streams) stream_fence();
   });
 }
 

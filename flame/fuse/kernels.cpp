@@ -22,8 +22,8 @@ To convert(From x) {
   if constexpr (is_half<From>) return convert<To>(static_cast<float>(x));
   else if constexpr (std::is_same_v<To, bool>) return x != From(0);
   else if constexpr (is_half<To>) return To(static_cast<float>(x));
-  // Negative numbers wrap, as in PyTorch; straight from a float that would be undefined.
-  else if constexpr (std::is_same_v<To, uint8_t> && std::is_floating_point_v<From>)
+  // What does not fit a byte wraps, as in PyTorch; straight from a float that would be undefined.
+  else if constexpr (std::is_integral_v<To> && sizeof(To) == 1 && std::is_floating_point_v<From>)
     return static_cast<To>(static_cast<int64_t>(x));
   else return static_cast<To>(x);
 }
@@ -87,9 +87,9 @@ ReduceFn integer_reduce(Reduce r) {
 
 }  // namespace
 
-BlockFn block_kernel(Code code, DType compute) {
+BlockFn block_kernel(Code code, DType compute, unsigned same) {
   if (code >= Code::copy || is_sixteen_bit(compute)) return nullptr;
-  return is_float(compute) ? float_kernel(code, compute) : integer_kernel(code, compute);
+  return is_float(compute) ? float_kernel(code, compute, same) : integer_kernel(code, compute);
 }
 
 BlockFn cast_kernel(DType from, DType to) {
@@ -102,6 +102,9 @@ BlockFn cast_kernel(DType from, DType to) {
 void round_block(DType t, float* x, int64_t n) {
   if (is_sixteen_bit(t)) simd_round(t, x, n);
 }
+
+void stream_block(const void* from, void* to, size_t bytes) { kernels::stream_block(from, to, bytes); }
+void stream_fence() { kernels::stream_fence(); }
 
 ReduceFn row_reduce_kernel(Reduce r, DType t) {
   if (is_float(t)) return is_sixteen_bit(t) ? nullptr : float_reduce(r, t);

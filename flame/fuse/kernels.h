@@ -9,7 +9,8 @@ namespace flame {
 // out[i] = op(a[i], b[i], c[i]); out may equal an input. 16-bit dtypes never get here: they are computed in float32.
 using BlockFn = void (*)(const void* a, const void* b, const void* c, void* out, int64_t n);
 // The kernel for `code` on inputs of dtype `compute`; null if the table has none. Best instruction set of this CPU.
-BlockFn block_kernel(Code code, DType compute);
+// Bit k of `same` allows it to read the first element of input k for all: the block holds one number throughout.
+BlockFn block_kernel(Code code, DType compute, unsigned same = 0);
 // out[i] = static_cast<to>(in[i]), PyTorch's rules (float to bool is != 0; float to int truncates).
 BlockFn cast_kernel(DType from, DType to);  // all dtypes, 16-bit included; uses only `a`
 // x[i] = float(bf16(x[i])) or float(f16(x[i])): rounding between 16-bit ops held in float32 registers.
@@ -22,5 +23,9 @@ ReduceFn row_reduce_kernel(Reduce r, DType t);
 BlockFn combine_kernel(Reduce r, DType t);  // a = acc, b = x, out = acc
 // Writes the identity of the reduction n times.
 void fill_identity(Reduce r, DType t, void* out, int64_t n);
+
+// Copies past the caches, for outputs larger than they are; stream_fence() before another thread may read.
+void stream_block(const void* from, void* to, size_t bytes);
+void stream_fence();
 
 }  // namespace flame

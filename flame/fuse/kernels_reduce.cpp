@@ -5,11 +5,13 @@
 #define HWY_TARGET_INCLUDE "flame/fuse/kernels_reduce.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target.h comes first
+#include <algorithm>
 #include <cstring>
 #include <limits>
 
 #include "flame/fuse/kernels_internal.h"
 #include "flame/fuse/simd_math.h"
+#include "hwy/cache_control.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flame {
@@ -171,6 +173,18 @@ BlockFn simd_cast(DType from, DType to) {
 }
 void simd_round(DType t, float* x, int64_t n) { t == DType::bf16 ? round_bf16(x, n) : round_f16(x, n); }
 
+void stream_block(const void* from, void* to, size_t bytes) {
+  const hn::ScalableTag<uint8_t> d;
+  constexpr size_t lanes = hn::MaxLanes(hn::ScalableTag<uint8_t>());
+  const uint8_t* x = static_cast<const uint8_t*>(from);
+  uint8_t* y = static_cast<uint8_t*>(to);
+  const size_t head = std::min(bytes, (lanes - reinterpret_cast<uintptr_t>(to) % lanes) % lanes);
+  std::memcpy(y, x, head);
+  size_t i = head;
+  for (; i + lanes <= bytes; i += lanes) hn::Stream(hn::LoadU(d, x + i), d, y + i);
+  std::memcpy(y + i, x + i, bytes - i);
+}
+
 }  // namespace HWY_NAMESPACE
 }  // namespace flame
 HWY_AFTER_NAMESPACE();
@@ -180,8 +194,11 @@ namespace flame::kernels {
 HWY_EXPORT(float_reduce);
 HWY_EXPORT(simd_cast);
 HWY_EXPORT(simd_round);
+HWY_EXPORT(stream_block);
 ReduceFn float_reduce(Reduce r, DType t) { return HWY_DYNAMIC_DISPATCH(float_reduce)(r, t); }
 BlockFn simd_cast(DType from, DType to) { return HWY_DYNAMIC_DISPATCH(simd_cast)(from, to); }
 void simd_round(DType t, float* x, int64_t n) { HWY_DYNAMIC_DISPATCH(simd_round)(t, x, n); }
+void stream_block(const void* from, void* to, size_t n) { HWY_DYNAMIC_DISPATCH(stream_block)(from, to, n); }
+void stream_fence() { hwy::FlushStream(); }
 }  // namespace flame::kernels
 #endif

@@ -16,9 +16,9 @@ struct DTypeName {
   DType dtype;
   std::string_view name;
 };
-constexpr DTypeName dtype_names[] = {{DType::boolean, "BOOL"}, {DType::u8, "U8"},   {DType::i32, "I32"},
-                                     {DType::i64, "I64"},      {DType::f16, "F16"}, {DType::bf16, "BF16"},
-                                     {DType::f32, "F32"},      {DType::f64, "F64"}};
+constexpr DTypeName dtype_names[] = {{DType::boolean, "BOOL"}, {DType::u8, "U8"},   {DType::i8, "I8"},
+                                     {DType::i32, "I32"},      {DType::i64, "I64"}, {DType::f16, "F16"},
+                                     {DType::bf16, "BF16"},    {DType::f32, "F32"}, {DType::f64, "F64"}};
 static_assert(std::size(dtype_names) == num_dtypes);
 
 std::optional<DType> dtype_of_name(std::string_view name) {

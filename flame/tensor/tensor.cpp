@@ -55,6 +55,24 @@ Tensor Tensor::from_host(const void* data, size_t count, DType dtype, const Shap
   return t;
 }
 
+Tensor Tensor::over_blob(void* data, DType t, const Shape& shape, const Strides& strides, std::function<void()> release,
+                         Device& d, Loc loc) {
+  for (int64_t n : shape)
+    if (n < 0) fail<ShapeError>(loc, "from_blob: expected sizes of 0 or more, got {}", shape);
+  const Strides st = strides.empty() ? contiguous_strides(shape) : strides;
+  if (st.rank() != shape.rank())
+    fail<ShapeError>(loc, "from_blob: shape {} needs {} strides, got {}", shape, shape.rank(), st);
+  if (!data && flame::numel(shape) > 0) fail<ValueError>(loc, "from_blob: expected an address, got null");
+  if (reinterpret_cast<uintptr_t>(data) % size_of(t) != 0)
+    fail<ValueError>(loc, "from_blob: the address is not aligned to the {} bytes of {}", size_of(t), t);
+  if (Recorder::current())
+    fail<RecordError>(loc,
+                      "from_blob: a host address is frozen inside a recorded step; pass the tensor as an argument");
+  Ref<Value> v = make_ref<Value>(d, t, shape, st);
+  v->storage = make_ref<Storage>(d, data, static_cast<size_t>(flame::numel(shape)) * size_of(t), std::move(release));
+  return Tensor(std::move(v));
+}
+
 int64_t Tensor::size(int64_t axis, Loc loc) const { return shape()[normalize_axis("size", axis, rank(), loc)]; }
 
 void* Tensor::data() const {
@@ -78,15 +96,50 @@ void Tensor::copy_to_host(void* dst, DType expected, Loc loc) const {
                               static_cast<size_t>(numel()) * size_of(v.dtype));
 }
 
-double Tensor::item(Loc loc) const {
+void Tensor::check_span(size_t count, Loc loc) const {
+  if (count != static_cast<size_t>(numel()))
+    fail<ShapeError>(loc, "copy_to: shape {} has {} elements, the span {}", shape(), numel(), count);
+}
+
+const void* Tensor::host_data(DType expected, Loc loc) const {
+  const Value& v = value();
+  if (v.dtype != expected) fail<DTypeError>(loc, "span: expected {}, the tensor is {}", expected, v.dtype);
+  if (!v.device->host_accessible())
+    fail<DeviceError>(loc, "span: the host cannot read memory of {}; use copy_to or to_vector", v.device->name());
+  if (!is_contiguous(v.shape, v.strides))
+    fail<ValueError>(loc, "span: expected a contiguous tensor, got shape {} with strides {}; use contiguous()", v.shape,
+                     v.strides);
+  if (Recorder::current())
+    fail<RecordError>(
+        loc, "host read: a value was read on the host inside a recorded step; return it from the step instead");
+  note_flush("host read");
+  counters().host_copies += 1;
+  const void* p = data();
+  v.device->synchronize();
+  return p;
+}
+
+Scalar Tensor::scalar(Loc loc) const {
   if (numel() != 1) fail<ShapeError>(loc, "item: expected one element, got shape {}", shape());
   unsigned char raw[8];
   copy_to_host(raw, dtype(), loc);
   return visit_dtype(dtype(), [&](auto t) {
     std::memcpy(&t, raw, sizeof t);
-    if constexpr (std::is_arithmetic_v<decltype(t)>) return static_cast<double>(t);
-    else return static_cast<double>(static_cast<float>(t));
+    if constexpr (std::is_arithmetic_v<decltype(t)>) return Scalar(t);
+    else return Scalar(static_cast<float>(t));
   });
+}
+
+int64_t Tensor::whole_number(DType fits, Loc loc) const {
+  if (is_float(dtype()))
+    fail<DTypeError>(loc, "item: expected an integer or bool for {}, the tensor is {}", fits, dtype());
+  const int64_t n = scalar(loc).integral;
+  const bool in_range = visit_dtype(fits, [&](auto t) {
+    if constexpr (std::is_integral_v<decltype(t)>) return static_cast<int64_t>(static_cast<decltype(t)>(n)) == n;
+    else return false;
+  });
+  if (!in_range) fail<ValueError>(loc, "item: {} does not fit {}", n, fits);
+  return n;
 }
 
 std::string format_element(const void* p, DType t) {

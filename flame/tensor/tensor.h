@@ -2,6 +2,7 @@
 #pragma once
 #include <atomic>
 #include <memory>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -74,7 +75,12 @@ class Tensor {
  public:
   Tensor() = default;  // undefined: has no shape; most calls throw
   explicit Tensor(Ref<Value> v, GradEdge e = {}) : value_(std::move(v)), edge_(std::move(e)) {}
-  // From host numbers, contiguous, row-major; throws ShapeError if the counts differ.
+  // A copy of host numbers, contiguous, row-major; throws ShapeError if the counts differ.
+  template <class T>
+  static Tensor from(std::span<const T> data, const Shape& shape, Device& d = default_device(),
+                     Loc loc = Loc::current()) {
+    return from_host(data.data(), data.size(), dtype_of<T>(), shape, d, loc);
+  }
   template <class T>
   static Tensor from(const std::vector<T>& data, const Shape& shape, Device& d = default_device(),
                      Loc loc = Loc::current()) {
@@ -82,8 +88,16 @@ class Tensor {
       const std::vector<uint8_t> bytes(data.begin(), data.end());
       return from_host(bytes.data(), bytes.size(), DType::boolean, shape, d, loc);
     } else {
-      return from_host(data.data(), data.size(), dtype_of<T>(), shape, d, loc);
+      return from(std::span<const T>(data), shape, d, loc);
     }
+  }
+  // A tensor over somebody else's memory on `d`, without a copy. The memory may not change while a tensor reads it;
+  // `deleter(data)` is called when the last one is gone. Strides in elements; none: row-major.
+  template <class T, class Deleter>
+  static Tensor from_blob(T* data, const Shape& shape, Deleter deleter, const Strides& strides = {}, Device& d = cpu(),
+                          Loc loc = Loc::current()) {
+    return over_blob(
+        data, dtype_of<T>(), shape, strides, [data, deleter = std::move(deleter)] { deleter(data); }, d, loc);
   }
   static Tensor from_host(const void* data, size_t count, DType dtype, const Shape& shape, Device& d = default_device(),
                           Loc loc = Loc::current());
@@ -113,9 +127,27 @@ class Tensor {
       return out;
     }
   }
-  double item(Loc loc = Loc::current()) const;  // one element, any dtype, as double; else ShapeError
   void copy_to_host(void* dst, DType expected, Loc loc = Loc::current()) const;  // row-major
-  std::string to_string() const;                                                 // NumPy style, abbreviated
+  // Fills `out`, row-major; ShapeError unless it has numel() elements.
+  template <class T>
+  void copy_to(std::span<T> out, Loc loc = Loc::current()) const {
+    check_span(out.size(), loc);
+    copy_to_host(out.data(), dtype_of<T>(), loc);
+  }
+  // The elements in place, without a copy: of a contiguous tensor on a device whose memory the host can read, else
+  // ValueError or DeviceError. Valid while a tensor over these bytes lives and, for a State's, until it is written.
+  template <class T>
+  std::span<const T> span(Loc loc = Loc::current()) const {
+    return {static_cast<const T*>(host_data(dtype_of<T>(), loc)), static_cast<size_t>(numel())};
+  }
+  // The one element, of any dtype, else ShapeError. An integer or bool T takes an integer or bool dtype, else
+  // DTypeError, whose number fits, else ValueError. double is exact up to 2^53.
+  template <class T = double>
+  T item(Loc loc = Loc::current()) const {
+    if constexpr (std::is_floating_point_v<T>) return static_cast<T>(scalar(loc).value);
+    else return static_cast<T>(whole_number(dtype_of<T>(), loc));
+  }
+  std::string to_string() const;  // NumPy style, abbreviated
 
   // Autograd.
   bool requires_grad() const { return static_cast<bool>(edge_); }
@@ -151,6 +183,12 @@ class Tensor {
   void* data() const;  // materialises; the device address of element 0
 
  private:
+  static Tensor over_blob(void* data, DType t, const Shape& shape, const Strides& strides,
+                          std::function<void()> release, Device& d, Loc loc);
+  void check_span(size_t count, Loc loc) const;
+  const void* host_data(DType expected, Loc loc) const;
+  Scalar scalar(Loc loc) const;                     // the one element
+  int64_t whole_number(DType fits, Loc loc) const;  // the one element, checked against the range of `fits`
   Ref<Value> value_;
   GradEdge edge_;
 };

@@ -5,7 +5,7 @@ import sys
 
 from safetensors import TensorSpec, deserialize, safe_open, serialize_file
 
-NAMES = {"BOOL": "bool", "U8": "uint8", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
+NAMES = {"BOOL": "bool", "U8": "uint8", "I8": "int8", "I32": "int32", "I64": "int64", "F16": "float16", "BF16": "bfloat16",
          "F32": "float32", "F64": "float64"}
 
 with safe_open(sys.argv[1], framework="np") as f:

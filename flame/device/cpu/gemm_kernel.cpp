@@ -92,6 +92,7 @@ GemmKernel kernel_of(DType t) {
     case DType::bf16: return make<bfloat16, float>();
     case DType::f64: return make<double, double>();
     case DType::u8: return make<uint8_t, uint32_t>();
+    case DType::i8: return make<int8_t, uint32_t>();
     case DType::i32: return make<uint32_t, uint32_t>();  // unsigned: integer products wrap
     case DType::i64: return make<uint64_t, uint64_t>();
     default: return make<float, float>();
