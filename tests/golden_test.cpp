@@ -4,6 +4,7 @@
 #include <set>
 
 #include "flame/tensor/op.h"
+#include "tests/support/chosen.h"
 #include "tests/support/golden.h"
 
 namespace flame {
@@ -19,6 +20,7 @@ TEST(Golden, ValuesAndGradientsArePyTorchs) {
   std::map<std::string, std::pair<double, double>> worst;
   size_t checked = 0;
   for (const Json& c : golden_cases()) {
+    if (!chosen(c["op"])) continue;
     const auto fn = golden_functions().find(c["op"]);
     if (fn == golden_functions().end()) {
       ADD_FAILURE() << "golden case of an unknown op " << c["op"];
@@ -37,7 +39,7 @@ TEST(Golden, ValuesAndGradientsArePyTorchs) {
   std::printf("largest error in roundings, against PyTorch's float64: float64, float32\n");
   for (const auto& [op, e] : worst) std::printf("%-18s %9.3g %9.3g\n", op.c_str(), e.first, e.second);
   std::printf("%zu golden comparisons\n", checked);
-  EXPECT_GT(checked, 900u);
+  EXPECT_TRUE(checked > 900u || !all_ops());
 }
 
 TEST(Golden, EveryOpHasACase) {
@@ -45,7 +47,7 @@ TEST(Golden, EveryOpHasACase) {
   for (const Json& c : golden_cases()) covered.insert(c["op"]);
   int missing = 0;
   for (const OpEntry& e : Registry::global().entries())
-    if (!covered.contains(e.name)) {
+    if (chosen(e.name) && !covered.contains(e.name)) {
       std::printf("no golden case: %s\n", e.name.c_str());
       ++missing;
     }
@@ -57,7 +59,7 @@ TEST(Golden, EveryOpHasACase) {
 TEST(Golden, OneChangedNumberIsSeen) {
   std::set<std::string> tried;
   for (const Json& c : golden_cases()) {
-    if (c["outputs"][0]["data"].empty() || !tried.insert(c["op"]).second) continue;
+    if (!chosen(c["op"]) || c["outputs"][0]["data"].empty() || !tried.insert(c["op"]).second) continue;
     const GoldenFn& fn = golden_functions().at(c["op"]);
     for (const char* part : {"outputs", "gradients"}) {
       for (size_t i = 0; i < c[part].size(); ++i) {
@@ -78,7 +80,7 @@ TEST(Golden, OneChangedNumberIsSeen) {
       }
     }
   }
-  EXPECT_GT(tried.size(), 60u);
+  EXPECT_TRUE(tried.size() > 60u || !all_ops());
 }
 
 }  // namespace

@@ -1,6 +1,7 @@
 // Every op of the registry on every dtype, sample and layout. Prints the largest error per op and dtype.
 #include <gtest/gtest.h>
 
+#include "tests/support/chosen.h"
 #include "tests/support/registry_loop.h"
 
 namespace flame {
@@ -12,7 +13,8 @@ const LoopReport& whole_registry() {
   static const LoopReport report = [] {
     LoopReport r;
     RegistryLoop loop(r);
-    for (const OpEntry& e : Registry::global().entries()) loop.run(e);
+    for (const OpEntry& e : Registry::global().entries())
+      if (chosen(e.name)) loop.run(e);
     return r;
   }();
   return report;
@@ -43,7 +45,7 @@ TEST(Registry, EveryOpKeepsItsPromises) {
   std::printf("%zu ops, %zu cases, %zu gradchecks, %zu gradgradchecks, %zu gaps\n", Registry::global().entries().size(),
               r.cases, r.gradchecks, r.gradgradchecks, gaps);
   EXPECT_TRUE(r.findings.empty()) << r.text();
-  EXPECT_GT(r.gradchecks, 100u);
+  EXPECT_TRUE(r.gradchecks > 100u || !all_ops());
 }
 
 double rounded_up(double seen) {

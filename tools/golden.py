@@ -1,25 +1,35 @@
 #!/usr/bin/env python3
 """Golden values of the ops from PyTorch (2.11 or later), for tests/golden_test.cpp.
 
-    golden.py [FILE]      writes tests/golden/ops.json, or FILE
-    golden.py --check     makes them again and compares with the file
+    golden.py [PART...]   writes tests/golden/ops/PART.json from tools/golden_parts/PART.py; without a PART all of them
+    golden.py --check     makes all of them again and compares with the files
 
 Inputs are exact in float32, so that one case serves float32 and float64. Outputs and gradients are PyTorch's in float64;
 beside them stands the error of PyTorch's own float32 result, the measure of ours. Incoming gradients are fixed eighths."""
+import importlib
 import json
 import pathlib
 import sys
 
 import torch
 
-import golden_ops
-from golden_case import CASES
+import golden_case
 
-FILE = pathlib.Path(__file__).resolve().parent.parent / "tests/golden/ops.json"
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PARTS = ROOT / "tools/golden_parts"
+FILES = ROOT / "tests/golden/ops"
+sys.path.insert(0, str(PARTS))
 
 
-def text():
-    rows = ",\n".join(json.dumps(c, separators=(",", ":"), allow_nan=False) for c in CASES)
+def made(part):
+    golden_case.CASES.clear()
+    torch.manual_seed(0)
+    importlib.import_module(part).cases()
+    return list(golden_case.CASES)
+
+
+def text(cases):
+    rows = ",\n".join(json.dumps(c, separators=(",", ":"), allow_nan=False) for c in cases)
     version = torch.__version__.split("+")[0]
     return '{"made_by":"tools/golden.py","torch":"%s","cases":[\n%s\n]}\n' % (version, rows)
 
@@ -34,22 +44,36 @@ def near(a, b):
     return a == b
 
 
+def by_title(cases):
+    return {f"{c['op']}: {c['label']}": c for c in cases}
+
+
+def differing(part, cases):
+    """Titles of the cases that the part's file lacks, has beyond `cases` or has with other values."""
+    file = FILES / f"{part}.json"
+    old = by_title(json.loads(file.read_text())["cases"]) if file.exists() else {}
+    new = by_title(json.loads(text(cases))["cases"])
+    return [f"{part}: {k}" for k in old.keys() | new.keys() if k not in old or k not in new or not near(old[k], new[k])]
+
+
 def main():
-    torch.manual_seed(0)
     torch.set_num_threads(1)
-    for part in golden_ops.PARTS:
-        part()
-    if "--check" in sys.argv[1:]:
-        old, new = json.loads(FILE.read_text()), json.loads(text())
-        keys = lambda d: {f"{c['op']}: {c['label']}": c for c in d["cases"]}
-        a, b = keys(old), keys(new)
-        wrong = [k for k in a.keys() | b.keys() if k not in a or k not in b or not near(a[k], b[k])]
+    check = sys.argv[1:] == ["--check"]
+    parts = sorted(p.stem for p in PARTS.glob("*.py"))
+    count, wrong = 0, []
+    for part in parts if check else sys.argv[1:] or parts:
+        cases = made(part)
+        count += len(cases)
+        if check:
+            wrong += differing(part, cases)
+        else:
+            (FILES / f"{part}.json").write_text(text(cases))
+            print(f"{len(cases)} cases in {part}.json")
+    if check:
+        wrong += [f"{f.name}: no such part" for f in FILES.glob("*.json") if f.stem not in parts]
         print("\n".join(sorted(wrong)))
-        print(f"{len(b)} golden cases made again with PyTorch {new['torch']}, {len(wrong)} differ from {FILE.name}")
+        print(f"{count} golden cases made again with PyTorch {torch.__version__}, {len(wrong)} differ")
         sys.exit(bool(wrong))
-    path = pathlib.Path(sys.argv[1]) if len(sys.argv) > 1 else FILE
-    path.write_text(text())
-    print(f"{len(CASES)} cases in {path}")
 
 
 main()

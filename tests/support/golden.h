@@ -1,5 +1,6 @@
 // The golden loop: PyTorch's values and gradients (tools/golden.py) against an op, which a planted defect may replace.
 #pragma once
+#include <filesystem>
 #include <fstream>
 #include <functional>
 #include <map>
@@ -14,7 +15,12 @@ using Json = nlohmann::json;
 using GoldenFn = std::function<std::vector<Tensor>(const std::vector<Tensor>&, const Json& options)>;
 
 inline const Json& golden_cases() {
-  static const Json all = Json::parse(std::ifstream(FLAME_SOURCE_DIR "/tests/golden/ops.json"))["cases"];
+  static const Json all = [] {
+    Json cases = Json::array();
+    for (const auto& file : std::filesystem::directory_iterator(FLAME_SOURCE_DIR "/tests/golden/ops"))
+      for (Json& c : Json::parse(std::ifstream(file.path()))["cases"]) cases.push_back(std::move(c));
+    return cases;
+  }();
   return all;
 }
 
@@ -55,149 +61,15 @@ inline Pair pair_of(const Json& o, const char* key, int64_t otherwise) {
 }
 inline Tensor at(const std::vector<Tensor>& in, size_t i) { return i < in.size() ? in[i] : Tensor(); }
 
-// How each op of the golden file is called.
-inline const std::map<std::string, GoldenFn>& golden_functions() {
-  using In = const std::vector<Tensor>&;
-  using O = const Json&;
-  using Out = std::vector<Tensor>;
-  static const std::map<std::string, GoldenFn> table = [] {
-    std::map<std::string, GoldenFn> f;
-#define FLAME_CALL_1(name) f[#name] = [](In in, O) { return Out{name(in[0])}; };
-#define FLAME_CALL_2(name) f[#name] = [](In in, O) { return Out{name(in[0], in[1])}; };
-#define FLAME_CALL_3(name) f[#name] = [](In in, O) { return Out{name(in[0], in[1], in[2])}; };
-#define FLAME_POINTWISE(name, arity, ...) FLAME_CALL_##arity(name)
-#include "flame/fuse/pointwise.def"
-#undef FLAME_POINTWISE
-#undef FLAME_CALL_1
-#undef FLAME_CALL_2
-#undef FLAME_CALL_3
-    using Reducer = Tensor (*)(const Tensor&, const Axes&, bool, Loc);
-    const std::pair<const char*, Reducer> reducers[] = {
-        {"sum", sum},   {"prod", prod},     {"mean", mean},           {"amax", amax},
-        {"amin", amin}, {"norm", norm},     {"logsumexp", logsumexp}, {"any", any},
-        {"all", all},   {"argmax", argmax}, {"argmin", argmin}};
-    for (const auto& [name, fn] : reducers)
-      f[name] = [fn](In in, O o) { return Out{fn(in[0], axes_of(o), o.value("keepdim", false), Loc::current())}; };
-    const auto var_options = [](O o) {
-      return VarOptions{.correction = o.value("correction", 1.0), .keepdim = o.value("keepdim", false)};
-    };
-    f["var"] = [=](In in, O o) { return Out{var(in[0], axes_of(o), var_options(o))}; };
-    f["std"] = [=](In in, O o) { return Out{flame::std(in[0], axes_of(o), var_options(o))}; };
-
-    f["reshape"] = [](In in, O o) { return Out{in[0].reshape(dims_of(o["shape"]))}; };
-    f["flatten"] = [](In in, O o) { return Out{in[0].flatten(o["from"].get<int64_t>(), o["to"].get<int64_t>())}; };
-    f["permute"] = [](In in, O o) { return Out{in[0].permute(dims_of(o["order"]))}; };
-    f["transpose"] = [](In in, O o) {
-      return Out{in[0].transpose(o["axes"][0].get<int64_t>(), o["axes"][1].get<int64_t>())};
-    };
-    f["expand"] = [](In in, O o) { return Out{in[0].expand(dims_of(o["shape"]))}; };
-    f["unsqueeze"] = [](In in, O o) { return Out{in[0].unsqueeze(o["axis"].get<int64_t>())}; };
-    f["squeeze"] = [](In in, O o) { return Out{in[0].squeeze(o["axis"].get<int64_t>())}; };
-    f["narrow"] = [](In in, O o) { return Out{in[0].narrow(o["axis"], o["start"], o["length"])}; };
-    f["slice"] = [](In in, O o) { return Out{in[0].slice(o["axis"], o["start"], o["stop"], o["step"])}; };
-    f["select"] = [](In in, O o) { return Out{in[0].select(o["axis"], o["index"])}; };
-    f["flip"] = [](In in, O o) { return Out{flip(in[0], dims_of(o["axes"]))}; };
-    f["contiguous"] = [](In in, O) { return Out{in[0].transpose(0, 2).contiguous()}; };
-    f["slice_scatter"] = [](In in, O o) {
-      return Out{slice_scatter(in[0], dims_of(o["shape"]), o["axis"], o["start"], o["step"])};
-    };
-    f["cat"] = [](In in, O o) { return Out{cat(in, o["axis"].get<int64_t>())}; };
-    f["stack"] = [](In in, O o) { return Out{stack(in, o["axis"].get<int64_t>())}; };
-    f["gather"] = [](In in, O o) { return Out{gather(in[0], o["axis"], in[1])}; };
-    f["scatter_add"] = [](In in, O o) { return Out{scatter_add(in[0], o["axis"], in[1], in[2])}; };
-    f["index_select"] = [](In in, O o) { return Out{index_select(in[0], o["axis"], in[1])}; };
-    f["embedding"] = [](In in, O) { return Out{embedding(in[0], in[1])}; };
-
-    f["matmul"] = [](In in, O) { return Out{matmul(in[0], in[1])}; };
-    f["linear"] = [](In in, O) { return Out{linear(in[0], in[1], at(in, 2))}; };
-    f["conv2d"] = [](In in, O o) {
-      return Out{conv2d(in[0], in[1], at(in, 2),
-                        {.stride = pair_of(o, "stride", 1),
-                         .padding = pair_of(o, "padding", 0),
-                         .dilation = pair_of(o, "dilation", 1),
-                         .groups = o.value("groups", int64_t{1})})};
-    };
-    f["max_pool2d"] = [](In in, O o) {
-      return Out{max_pool2d(in[0], {.kernel = pair_of(o, "kernel", 2),
-                                    .stride = pair_of(o, "stride", 0),
-                                    .padding = pair_of(o, "padding", 0),
-                                    .dilation = pair_of(o, "dilation", 1),
-                                    .ceil_mode = o.value("ceil_mode", false)})};
-    };
-    f["avg_pool2d"] = [](In in, O o) {
-      return Out{avg_pool2d(in[0], {.kernel = pair_of(o, "kernel", 2),
-                                    .stride = pair_of(o, "stride", 0),
-                                    .padding = pair_of(o, "padding", 0),
-                                    .ceil_mode = o.value("ceil_mode", false),
-                                    .count_include_pad = o.value("count_include_pad", true)})};
-    };
-
-    f["softmax"] = [](In in, O o) { return Out{softmax(in[0], o["axis"].get<int64_t>())}; };
-    f["log_softmax"] = [](In in, O o) { return Out{log_softmax(in[0], o["axis"].get<int64_t>())}; };
-    f["cross_entropy"] = [](In in, O o) {
-      return Out{cross_entropy(in[0], in[1],
-                               {.weight = at(in, 2),
-                                .ignore_index = o.value("ignore_index", int64_t{-100}),
-                                .label_smoothing = o.value("label_smoothing", 0.0),
-                                .reduction = reduction_of(o)})};
-    };
-    f["nll_loss"] = [](In in, O o) {
-      return Out{nll_loss(in[0], in[1], {.weight = at(in, 2), .reduction = reduction_of(o)})};
-    };
-    f["mse_loss"] = [](In in, O o) { return Out{mse_loss(in[0], in[1], reduction_of(o))}; };
-    f["l1_loss"] = [](In in, O o) { return Out{l1_loss(in[0], in[1], reduction_of(o))}; };
-    f["bce_with_logits"] = [](In in, O o) {
-      return Out{bce_with_logits(in[0], in[1], {.weight = in[2], .pos_weight = in[3], .reduction = reduction_of(o)})};
-    };
-    f["batch_norm"] = [](In in, O o) {
-      const State mean(in[1]), var(in[2]);
-      const Tensor y = batch_norm(
-          in[0], mean, var, at(in, 3), at(in, 4),
-          {.training = o.value("training", true), .momentum = o.value("momentum", 0.1), .eps = o.value("eps", 1e-5)});
-      return Out{y, mean.tensor(), var.tensor()};
-    };
-    f["layer_norm"] = [](In in, O o) {
-      return Out{layer_norm(in[0], dims_of(o["normalized"]), at(in, 1), at(in, 2), o.value("eps", 1e-5))};
-    };
-    f["dropout"] = [](In in, O o) {
-      Generator g(o.value("seed", uint64_t{0}));
-      return Out{dropout(in[0], o["p"].get<double>(), o["training"].get<bool>(), &g)};
-    };
-
-    const auto made = [&f](const char* name, auto make) {
-      f[name] = [make](In, O o) {
-        return Out{make(o, dims_of(o.value("shape", Json::array())), dtype_named(o["float"]))};
-      };
-    };
-    made("full", [](O o, const Shape& s, DType t) { return full(s, number_of(o["value"]), t); });
-    made("eye", [](O, const Shape& s, DType t) { return eye(s[0], s[1], t); });
-    made("arange", [](O o, const Shape&, DType t) {
-      return arange(number_of(o["start"]), number_of(o["stop"]), number_of(o["step"]), t);
-    });
-    made("linspace", [](O o, const Shape&, DType t) { return linspace(o["start"], o["stop"], o["count"], t); });
-    f["one_hot"] = [](In in, O o) { return Out{one_hot(in[0], o["classes"])}; };
-    const auto drawn = [&f](const char* name, auto draw) {
-      f[name] = [draw](In, O o) {
-        Generator g(o["seed"].get<uint64_t>());
-        return Out{draw(o, dims_of(o["shape"]), RandomOptions{.dtype = dtype_named(o["float"]), .generator = &g})};
-      };
-    };
-    drawn("rand", [](O, const Shape& s, const RandomOptions& r) { return rand(s, r); });
-    drawn("randn", [](O, const Shape& s, const RandomOptions& r) { return randn(s, r); });
-    drawn("uniform", [](O o, const Shape& s, const RandomOptions& r) { return uniform(s, o["low"], o["high"], r); });
-    drawn("normal", [](O o, const Shape& s, const RandomOptions& r) { return normal(s, o["mean"], o["std"], r); });
-    drawn("randint", [](O o, const Shape& s, const RandomOptions& r) {
-      return randint(o["low"], o["high"], s, {.generator = r.generator});
-    });
-    drawn("bernoulli", [](O o, const Shape& s, const RandomOptions& r) {
-      return bernoulli(s, o["p"].get<double>(), {.generator = r.generator});
-    });
-    drawn("randperm",
-          [](O, const Shape& s, const RandomOptions& r) { return randperm(s[0], {.generator = r.generator}); });
-    return f;
-  }();
-  return table;
+// How each op of the golden files is called. Test files add theirs by a `const AddGoldenCalls` at namespace scope.
+using GoldenCalls = std::map<std::string, GoldenFn>;
+inline GoldenCalls& golden_functions() {
+  static GoldenCalls all;
+  return all;
 }
+struct AddGoldenCalls {
+  explicit AddGoldenCalls(void (*add)(GoldenCalls&)) { add(golden_functions()); }
+};
 
 // A result may be off by twice what PyTorch's own float32 result is off from its float64 one, in roundings of the dtype.
 // Less than the floor is a few roundings more in another order of the same sum.
@@ -209,9 +81,7 @@ struct GoldenException {
   const char* why;
 };
 inline constexpr GoldenException golden_exceptions[] = {
-    {"pow", "0-d", 12, "the base's gradient is a sum of four terms ten times its size"},
-    {"batch_norm", "two values", 160,
-     "the gradient cancels to eps; PyTorch's CPU kernel sums statistics of float32 in float64"},
+#include "tests/support/golden_exceptions.def"
 };
 inline double golden_allowed(const Json& c, double peer, DType t) {
   for (const GoldenException& e : golden_exceptions)
