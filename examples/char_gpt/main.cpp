@@ -28,6 +28,7 @@ class Run {
         loader_(Windows(vocabulary_.encode(text.substr(0, text.size() / 10 * 9)), options.context),
                 {.batch = options.batch, .shuffle = true, .seed = options.seed, .drop_last = true}) {
     optimizer_.set_schedule(schedule_);
+    vocabulary_.encode(options.prompt);  // better refused now than after the training
   }
 
   void begin() {

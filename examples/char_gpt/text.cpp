@@ -21,7 +21,8 @@ std::vector<uint8_t> Vocabulary::encode(const std::string& text) const {
   for (const char c : text) {
     const auto at = std::lower_bound(characters_.begin(), characters_.end(), c);
     if (at == characters_.end() || *at != c)
-      fail<ValueError>(Loc::current(), "the text has no character '{}', so the model does not know it", c);
+      fail<ValueError>(Loc::current(), "the text that was learned has no character of code {:#04x}",
+                       static_cast<unsigned char>(c));
     out.push_back(static_cast<uint8_t>(at - characters_.begin()));
   }
   return out;
@@ -32,13 +33,12 @@ std::string read_text(const std::string& path) {
   if (!file) fail<IoError>(Loc::current(), "'{}': {}", path, std::strerror(errno));
   std::string out;
   char block[1 << 16];
-  for (int n; (n = gzread(file.get(), block, sizeof block)) != 0;) {
-    if (n < 0) {
-      int code = 0;
-      fail<FormatError>(Loc::current(), "'{}': {}", path, gzerror(file.get(), &code));
-    }
+  int n = 0;
+  while ((n = gzread(file.get(), block, sizeof block)) > 0)
     std::copy_if(block, block + n, std::back_inserter(out), [](char c) { return c == '\n' || (c >= ' ' && c <= '~'); });
-  }
+  int code = Z_OK;
+  const char* what = gzerror(file.get(), &code);  // of a file that is cut off, too
+  if (n < 0 || code != Z_OK) fail<FormatError>(Loc::current(), "'{}': {}", path, what);
   return out;
 }
 
