@@ -6,7 +6,8 @@ import argparse, datetime, json, os, pathlib, platform, subprocess, sys, time
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SINGLE = ["record_op", "cached_flush", "chain_fused", "chain_op_by_op", "copy"]
-PAIRED = {"mlp": "mlp", "mlp_recorded": "mlp", "cnn": "cnn", "cnn_recorded": "cnn", "tiny": "tiny", "tiny_recorded": "tiny"}
+PAIRED = {"mlp": "mlp", "mlp_recorded": "mlp", "cnn": "cnn", "cnn_recorded": "cnn", "transformer": "transformer",
+          "transformer_recorded": "transformer", "tiny": "tiny", "tiny_recorded": "tiny"}
 
 
 def torch_step(name, threads):
@@ -14,16 +15,40 @@ def torch_step(name, threads):
     import torch, torch.nn as nn, torch.nn.functional as F
     torch.set_num_threads(threads)
     torch.manual_seed(1)
+
+    class Block(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.norm1, self.norm2 = nn.LayerNorm(256), nn.LayerNorm(256)
+            self.qkv, self.out, self.up, self.down = nn.Linear(256, 768), nn.Linear(256, 256), nn.Linear(256, 1024), nn.Linear(1024, 256)
+
+        def forward(self, x):
+            q, k, v = self.qkv(self.norm1(x)).view(*x.shape[:2], 3, 8, 32).permute(2, 0, 3, 1, 4)
+            y = x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(x.shape))
+            return y + self.down(F.gelu(self.up(self.norm2(y))))
+
+    class Transformer(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.tokens, self.positions = nn.Embedding(1000, 256), nn.Parameter(torch.randn(128, 256) * 0.02)
+            self.blocks, self.norm, self.head = nn.Sequential(*(Block() for _ in range(6))), nn.LayerNorm(256), nn.Linear(256, 1000)
+
+        def forward(self, x):
+            return self.head(self.norm(self.blocks(self.tokens(x) + self.positions))).flatten(0, 1)
+
     nets = {
         "cnn": lambda: nn.Sequential(nn.Conv2d(1, 32, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(32, 64, 3, padding=1),
                                      nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(3136, 128), nn.ReLU(), nn.Linear(128, 10)),
         "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(784, 256), nn.ReLU(), nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 10)),
+        "transformer": Transformer,
         "tiny": lambda: nn.Sequential(nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 1)),
     }
     net = nets[name]()
     opt = torch.optim.AdamW(net.parameters(), lr=1e-4, fused=True)
     if name == "tiny":
         x, y, loss_of = torch.randn(1, 32), torch.randn(1, 1), F.mse_loss
+    elif name == "transformer":
+        x, y, loss_of = torch.randint(0, 1000, (16, 128)), torch.randint(0, 1000, (16 * 128,)), F.cross_entropy
     else:
         x, y, loss_of = torch.randn(128, 1, 28, 28), torch.randint(0, 10, (128,)), F.cross_entropy
         x = x.to(memory_format=torch.channels_last)
@@ -35,10 +60,10 @@ def torch_step(name, threads):
         opt.step()
         opt.zero_grad(set_to_none=True)
 
-    for _ in range(1000 if name == "tiny" else 10):
+    for _ in range(1000 if name == "tiny" else 4 if name == "transformer" else 10):
         step()
     calls, start = 0, time.perf_counter()
-    while calls < 50 or time.perf_counter() - start < 3:
+    while calls < 10 or time.perf_counter() - start < 3:
         step()
         calls += 1
     return (time.perf_counter() - start) / calls * 1e6
@@ -69,7 +94,7 @@ def main():
     cores = sorted(os.sched_getaffinity(0))[: a.threads]
     os.sched_setaffinity(0, cores)
     binary = pathlib.Path(a.build) / "bench" / "cpu_bench"
-    wanted = a.workloads.split(",") if a.workloads else SINGLE + list(PAIRED)
+    wanted = [w for w in a.workloads.split(",") if w != "ops"] if a.workloads else SINGLE + list(PAIRED)
     torch_there = has_torch()
     values = {}
 
@@ -82,7 +107,16 @@ def main():
                              capture_output=True, text=True, check=True).stdout
         values.setdefault((w, "torch_eager", a.threads), []).append(json.loads(out.splitlines()[-1])["value"])
 
+    def all_ops(system, command):
+        for line in subprocess.run([*command, "--threads", str(a.threads)], capture_output=True, text=True, check=True).stdout.splitlines():
+            row = json.loads(line)
+            values.setdefault(("op " + row["workload"], system, a.threads), []).append(row["value"])
+
     for _ in range(a.runs):
+        if a.workloads in ("", "ops"):
+            all_ops("flame", [pathlib.Path(a.build) / "bench" / "ops_bench"])
+            if torch_there:
+                all_ops("torch_eager", [sys.executable, ROOT / "bench" / "torch_ops.py"])
         for w in wanted:
             flame(w, 1 if w in SINGLE or w.startswith("tiny") else a.threads)
             if w in PAIRED and torch_there:
@@ -106,7 +140,7 @@ def main():
     by = {(r["workload"], r["system"]): r["median"] for r in rows}
     for r in rows:
         print(f'{r["workload"]:16} {r["system"]:12} {r["median"]:12.2f} us   [{r["min"]:.2f}, {r["max"]:.2f}]')
-    for w in PAIRED:
+    for w in [*PAIRED, *(w for w, system in by if system == "flame" and w.startswith("op "))]:
         if (w, "flame") in by and (w, "torch_eager") in by:
             print(f"{w:16} flame / torch  {by[w, 'flame'] / by[w, 'torch_eager']:.3f}")
     if ("chain_fused", "flame") in by and ("copy", "flame") in by:

@@ -19,7 +19,7 @@ namespace {
 
 double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
 
-// Seconds a call: after a warm-up of `warm` calls, as many as fill `least` seconds, at least 50.
+// Seconds a call: after a warm-up of `warm` calls, as many as fill `least` seconds, at least ten.
 double time_calls(const std::function<void()>& fn, int warm, double least) {
   for (int i = 0; i < warm; ++i) fn();
   int64_t calls = 0;
@@ -27,7 +27,7 @@ double time_calls(const std::function<void()>& fn, int warm, double least) {
   do {
     fn();
     ++calls;
-  } while (calls < 50 || seconds_since(start) < least);
+  } while (calls < 10 || seconds_since(start) < least);
   return seconds_since(start) / static_cast<double>(calls);
 }
 // Best of a few calls: for single kernels over large memory.
@@ -64,6 +64,51 @@ struct Tiny : nn::Module {
   nn::Linear fc2{*this, "fc2", {.in = 32, .out = 1}};
   Tensor forward(const Tensor& x) { return fc2(relu(fc1(x))); }
 };
+
+// Six layers of width 256 with 8 heads, over 128 tokens: nn.TransformerEncoderLayer's shape, pre-norm.
+struct TransformerBlock : nn::Module {
+  TransformerBlock(nn::Module& parent, std::string name) : Module(parent, std::move(name)) {}
+  nn::LayerNorm norm1{*this, "norm1", {.normalized = {256}}}, norm2{*this, "norm2", {.normalized = {256}}};
+  nn::Linear qkv{*this, "qkv", {.in = 256, .out = 768}}, out{*this, "out", {.in = 256, .out = 256}};
+  nn::Linear up{*this, "up", {.in = 256, .out = 1024}}, down{*this, "down", {.in = 1024, .out = 256}};
+  Tensor forward(const Tensor& x) {
+    const Tensor heads = qkv(norm1(x)).reshape({x.size(0), x.size(1), 3, 8, 32}).permute({2, 0, 3, 1, 4});
+    const Tensor a =
+        scaled_dot_product_attention(heads.select(0, 0), heads.select(0, 1), heads.select(0, 2), {.causal = true});
+    const Tensor y = x + out(a.transpose(1, 2).reshape(x.shape()));
+    return y + down(gelu(up(norm2(y))));
+  }
+};
+struct Transformer : nn::Module {
+  Transformer() {
+    for (int i = 0; i < 6; ++i) blocks.add();
+  }
+  nn::Param tokens{*this, "tokens", randn({1000, 256}) * 0.02}, positions{*this, "positions", randn({128, 256}) * 0.02};
+  nn::ModuleList<TransformerBlock> blocks{*this, "blocks"};
+  nn::LayerNorm norm{*this, "norm", {.normalized = {256}}};
+  nn::Linear head{*this, "head", {.in = 256, .out = 1000}};
+  Tensor forward(const Tensor& x) {
+    Tensor y = embedding(tokens.tensor(), x) + positions.tensor();
+    for (TransformerBlock& b : blocks) y = b.forward(y);
+    return head(norm(y)).flatten(0, 1);
+  }
+};
+
+double transformer_step(bool recorded) {
+  manual_seed(1);
+  Transformer net;
+  optim::AdamW opt(net.parameters(), {.lr = 1e-4});
+  const Tensor x = randint(0, 1000, {16, 128}), y = randint(0, 1000, {16 * 128});
+  const auto step = [&](const Tensor& tokens, const Tensor& next) {
+    Tensor loss = cross_entropy(net.forward(tokens), next);
+    backward(loss);
+    opt.step();
+    return loss;
+  };
+  if (!recorded) return time_calls([&] { step(x, y); }, 3, 3);
+  auto replayed = record(step);
+  return time_calls([&] { replayed(x, y); }, 4, 3);
+}
 
 template <class Net>
 double classifier_step(bool recorded) {
@@ -161,6 +206,8 @@ int main(int argc, char** argv) {
       {"mlp_recorded", {"step_time", [] { return classifier_step<Mlp>(true); }}},
       {"cnn", {"step_time", [] { return classifier_step<Cnn>(false); }}},
       {"cnn_recorded", {"step_time", [] { return classifier_step<Cnn>(true); }}},
+      {"transformer", {"step_time", [] { return transformer_step(false); }}},
+      {"transformer_recorded", {"step_time", [] { return transformer_step(true); }}},
       {"tiny", {"step_time", [] { return tiny_step(false); }}},
       {"tiny_recorded", {"step_time", [] { return tiny_step(true); }}},
   };
