@@ -64,42 +64,26 @@ class Cat final : public Op {
 };
 
 int64_t count_of(const char* op, const Tensor& x, int64_t size, int axis, Loc loc) {
+  if (size == 0 && x.shape()[axis] == 0) return 1;
   if (size <= 0) fail<ValueError>(loc, "{}: expected a size of 1 or more, got {}", op, size);
   return std::max<int64_t>(1, (x.shape()[axis] + size - 1) / size);
 }
-
-const RegisterOp registered({
-    .name = "cat",
-    .signature = "cat(tensors, axis)",
-    .formula = "the tensors one after another along axis",
-    .samples =
-        [](DType t) {
-          const auto along = [](int64_t axis) {
-            return [axis](const std::vector<Tensor>& in) { return std::vector<Tensor>{cat(in, axis)}; };
-          };
-          using namespace samples;
-          return std::vector<SampleCase>{
-              {{uniform({3, 4}, t, 1), uniform({2, 4}, t, 2), uniform({0, 4}, t, 3)}, along(0), "rows, one empty"},
-              {{uniform({3, 4, 5}, t, 1), transposed({3, 1, 5}, t, 2), strided({3, 7, 5}, t, 3)},
-               along(-2),
-               "mixed layouts"},
-              {{uniform({1}, t, 1), strided({3}, t, 2)}, along(0), "vectors"},
-              {{channels_last({2, 3, 4, 5}, t, 1), channels_last({2, 2, 4, 5}, t, 2)}, along(1), "channels last"},
-              {{uniform({0, 3}, t, 1), uniform({0, 2}, t, 2)}, along(1), "empty"},
-          };
-        },
-});
 
 }  // namespace
 
 Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   if (tensors.empty()) fail<ValueError>(loc, "cat: expected at least one tensor, got none");
   DType t = tensors[0].dtype();
-  for (const Tensor& x : tensors) t = promote(t, x.dtype());
-  if (tensors[0].rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
+  bool vectors = true;
+  for (const Tensor& x : tensors) {
+    t = promote(t, x.dtype());
+    if (x.rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
+    vectors &= x.rank() == 1;
+  }
   std::vector<Tensor> in;
   in.reserve(tensors.size());
-  for (const Tensor& x : tensors) in.push_back(x.to(t, loc));
+  for (const Tensor& x : tensors)
+    if (vectors || x.shape() != Shape{0}) in.push_back(x.to(t, loc));
   return dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
 }
 
@@ -127,7 +111,10 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
 std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
   const int a = normalize_axis("split", axis, x.rank(), loc);
   int64_t total = 0;
-  for (int64_t n : sizes) total += n;
+  for (int64_t n : sizes) {
+    if (n < 0) fail<ShapeError>(loc, "split: expected sizes of 0 or more, got {}", sizes);
+    total += n;
+  }
   if (total != x.shape()[a])
     fail<ShapeError>(loc, "split: sizes {} add up to {}, axis {} of {} has {}", sizes, total, a, x.shape(),
                      x.shape()[a]);
@@ -143,7 +130,70 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {
   if (count <= 0) fail<ValueError>(loc, "chunk: expected a count of 1 or more, got {}", count);
   const int a = normalize_axis("chunk", axis, x.rank(), loc);
-  return split(x, std::max<int64_t>(1, (x.shape()[a] + count - 1) / count), a, loc);
+  if (x.shape()[a] == 0) return std::vector<Tensor>(static_cast<size_t>(count), x);
+  return split(x, (x.shape()[a] + count - 1) / count, a, loc);
 }
+
+namespace {
+const RegisterOp registered({
+    .name = "cat",
+    .signature = "cat(tensors, axis)",
+    .formula = "the tensors one after another along axis",
+    .samples =
+        [](DType t) {
+          const auto along = [](int64_t axis) {
+            return [axis](const std::vector<Tensor>& in) { return std::vector<Tensor>{cat(in, axis)}; };
+          };
+          using namespace samples;
+          return std::vector<SampleCase>{
+              {{uniform({3, 4}, t, 1), uniform({2, 4}, t, 2), uniform({0, 4}, t, 3)}, along(0), "rows, one empty"},
+              {{uniform({3, 4, 5}, t, 1), transposed({3, 1, 5}, t, 2), strided({3, 7, 5}, t, 3)},
+               along(-2),
+               "mixed layouts"},
+              {{uniform({1}, t, 1), strided({3}, t, 2)}, along(0), "vectors"},
+              {{channels_last({2, 3, 4, 5}, t, 1), channels_last({2, 2, 4, 5}, t, 2)}, along(1), "channels last"},
+              {{uniform({0, 3}, t, 1), uniform({0, 2}, t, 2)}, along(1), "empty"},
+          };
+        },
+});
+
+// Several tensors of one: the samples are a dense, a strided and an empty one.
+RegisterOp parting(const char* name, const char* signature, const char* formula,
+                   std::vector<Tensor> (*fn)(const Tensor&)) {
+  return RegisterOp({.name = name, .signature = signature, .formula = formula, .samples = [fn](DType t) {
+                       const auto run = [fn](const std::vector<Tensor>& in) { return fn(in[0]); };
+                       return std::vector<SampleCase>{{{samples::uniform({2, 7}, t)}, run, "matrix"},
+                                                      {{samples::strided({3, 2, 7}, t)}, run, "strided"},
+                                                      {{samples::transposed({3, 7}, t)}, run, "transposed"},
+                                                      {{samples::uniform({0, 7}, t)}, run, "empty"}};
+                     }});
+}
+const RegisterOp others[] = {
+    parting("split", "split(x, size or sizes, axis)", "pieces of a size, or of given sizes, along axis",
+            [](const Tensor& x) {
+              std::vector<Tensor> out = split(x, 3, -1);
+              for (const Tensor& y : split(x, {2, 0, 5}, -1)) out.push_back(y);
+              return out;
+            }),
+    parting("chunk", "chunk(x, count, axis)", "count pieces along axis, all of one size but the last",
+            [](const Tensor& x) { return chunk(x, 3, -1); }),
+    RegisterOp({.name = "stack",
+                .signature = "stack(tensors, axis)",
+                .formula = "the tensors along a new axis",
+                .samples =
+                    [](DType t) {
+                      const auto along = [](int64_t axis) {
+                        return [axis](const std::vector<Tensor>& in) { return std::vector<Tensor>{stack(in, axis)}; };
+                      };
+                      using namespace samples;
+                      return std::vector<SampleCase>{
+                          {{uniform({3, 4}, t, 1), transposed({3, 4}, t, 2)}, along(-1), "matrices"},
+                          {{strided({3}, t, 1), uniform({3}, t, 2)}, along(0), "vectors"},
+                          {{uniform({}, t, 1), uniform({}, t, 2)}, along(0), "0-d"},
+                          {{uniform({0}, t, 1)}, along(1), "empty"},
+                      };
+                    }}),
+};
+}  // namespace
 
 }  // namespace flame

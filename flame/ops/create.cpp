@@ -80,15 +80,6 @@ Tensor eye(int64_t rows, int64_t columns, DType dtype, Device& d, Loc loc) {
   return eq(r, c, loc).to(dtype, loc);
 }
 
-Tensor one_hot(const Tensor& index, int64_t classes, DType dtype, Loc loc) {
-  if (!is_integer(index.dtype())) fail<DTypeError>(loc, "one_hot: expected integers, got {}", index.dtype());
-  if (classes < 0) fail<ValueError>(loc, "one_hot: expected 0 or more classes, got {}", classes);
-  Shape shape = index.shape();
-  shape.push_back(classes);
-  const Tensor c(pend_iota(shape, index.dtype(), index.rank(), 0, 1, index.device()));
-  return eq(c, index.unsqueeze(-1, loc), loc).to(dtype, loc);
-}
-
 namespace {
 using Inputs = std::vector<Tensor>;
 
@@ -122,18 +113,25 @@ const RegisterOp makers[] = {
     maker("eye", "eye(rows, columns, dtype)", "1 where the row is the column, else 0",
           {[](DType t) { return eye(3, 5, t); }, [](DType t) { return eye(1, t); }, [](DType t) { return eye(0, t); }}),
 };
-const RegisterOp registered_one_hot({
-    .name = "one_hot",
-    .signature = "one_hot(index, classes, dtype)",
-    .formula = "1 where the class is the index, else 0",
-    .differentiable = false,
-    .samples =
-        [](DType t) {
-          const auto fn = [t](const Inputs& in) { return Inputs{one_hot(in[0], 4, t)}; };
-          return std::vector<SampleCase>{{{samples::classes({2, 3}, 4)}, fn, "matrix"},
-                                         {{samples::classes({}, 4)}, fn, "0-d"}};
-        },
-});
+// Ops that follow another tensor's shape and dtype.
+RegisterOp like(const char* name, const char* formula, Tensor (*fn)(const Tensor&)) {
+  return RegisterOp({.name = name,
+                     .signature = std::string(name) + (name == std::string("full_like") ? "(x, value)" : "(x)"),
+                     .formula = formula,
+                     .differentiable = false,
+                     .samples = [fn](DType t) {
+                       const auto run = [fn](const Inputs& in) { return Inputs{fn(in[0])}; };
+                       return std::vector<SampleCase>{{{samples::uniform({2, 3}, t)}, run, "matrix"},
+                                                      {{samples::transposed({2, 3}, t)}, run, "transposed"},
+                                                      {{samples::uniform({}, t)}, run, "0-d"},
+                                                      {{samples::uniform({0, 3}, t)}, run, "empty"}};
+                     }});
+}
+const RegisterOp likes[] = {
+    like("zeros_like", "0 everywhere", [](const Tensor& x) { return zeros_like(x); }),
+    like("ones_like", "1 everywhere", [](const Tensor& x) { return ones_like(x); }),
+    like("full_like", "value everywhere", [](const Tensor& x) { return full_like(x, -1.5); }),
+};
 }  // namespace
 
 }  // namespace flame

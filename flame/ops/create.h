@@ -31,7 +31,8 @@ Tensor eye(int64_t rows, int64_t columns, DType dtype = DType::f32, Device& d = 
 inline Tensor eye(int64_t n, DType dtype = DType::f32, Device& d = default_device(), Loc loc = Loc::current()) {
   return eye(n, n, dtype, d, loc);
 }
-// [...] integers -> [..., classes] of `dtype`: 1 where the class equals the integer. Others (out of range) give zeros.
-Tensor one_hot(const Tensor& index, int64_t classes, DType dtype = DType::i64, Loc loc = Loc::current());
+// [...] integers -> [..., classes] of `dtype`: 1 where the class equals the integer. IndexError for integers beyond the
+// classes. classes = -1: one more than the largest integer, which is read on the host.
+Tensor one_hot(const Tensor& index, int64_t classes = -1, DType dtype = DType::i64, Loc loc = Loc::current());
 
 }  // namespace flame

@@ -2,6 +2,8 @@
 #include "flame/ops/random.h"
 
 #include <algorithm>
+#include <cmath>
+#include <numbers>
 #include <numeric>
 
 #include "flame/autograd/node.h"
@@ -136,10 +138,11 @@ void permutation(const Run& r, int64_t n) {
   for (size_t i = 0; i < keys.size(); ++i) out[i] = keys[i].second;
 }
 
-enum class Kind : uint8_t { uniform, normal, integers, bernoulli, permutation };
-constexpr const char* names[] = {"rand", "randn", "randint", "bernoulli", "randperm"};
+enum class Kind : uint8_t { uniform, normal, truncated, integers, bernoulli, permutation };
+constexpr const char* names[] = {"rand", "randn", "truncated_normal", "randint", "bernoulli", "randperm"};
 
-// Uniform and normal take (shift, scale), integers (low, range), bernoulli (threshold).
+// Uniform and normal take (shift, scale), truncated (mean, std, a, b, first, range), integers (low, range), bernoulli
+// (threshold).
 std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
   switch (kind) {
     case Kind::uniform:
@@ -172,6 +175,20 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
         : t == DType::f16 ? fill32<float16>(r, n, fn)
                           : fill32<bfloat16>(r, n, fn);
       };
+    case Kind::truncated:
+      return [n, t](const Run& r) {
+        const auto fn = [s = r.scalars](uint64_t w) {
+          // One of the places that [a, b] has among 2^64 in order of size; from_bits counts from the middle outwards.
+          const uint64_t place = s[6].u + multiply_high(w, s[7].u), half = uint64_t{1} << 63;
+          const double z = inverse_normal::from_bits(place < half ? place | half : ~place);
+          return std::clamp(s[2].f + s[3].f * z, s[4].f, s[5].f);
+        };
+        const auto narrow = [&](uint64_t w) { return static_cast<float>(fn(w)); };
+        t == DType::f64   ? fill64<double>(r, n, fn)
+        : t == DType::f32 ? fill64<float>(r, n, narrow)
+        : t == DType::f16 ? fill64<float16>(r, n, narrow)
+                          : fill64<bfloat16>(r, n, narrow);
+      };
     case Kind::integers:
       return [n, t](const Run& r) {
         const auto fn = [low = r.scalars[2].u, range = r.scalars[3].u](uint64_t w) {
@@ -191,13 +208,15 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
 
 class Random final : public Op {
  public:
-  Random(Kind kind, const Meta& out, Device& d, Generator::Call call, std::array<Word, 2> own)
-      : kind_(kind), out_(out), device_(d), call_(call), own_(own) {}
+  Random(Kind kind, const Meta& out, Device& d, Generator::Call call, std::vector<Word> own)
+      : kind_(kind), out_(out), device_(d), call_(call), own_(std::move(own)) {}
   const char* name() const override { return names[static_cast<int>(kind_)]; }
   std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return {out_}; }
   Device* device() const override { return &device_; }
   std::vector<Word> scalars() const override {
-    return {word(static_cast<const void*>(call_.block)), word(call_.delta), own_[0], own_[1]};
+    std::vector<Word> all{word(static_cast<const void*>(call_.block)), word(call_.delta)};
+    all.insert(all.end(), own_.begin(), own_.end());
+    return all;
   }
   Ref<Plan> prepare_cpu(std::span<const Meta>, std::span<const Meta> out) const override {
     return make_ref<Plan>(name(), body(kind_, out[0].dtype, numel(out[0].shape)));
@@ -209,15 +228,15 @@ class Random final : public Op {
   Meta out_;
   Device& device_;
   Generator::Call call_;
-  std::array<Word, 2> own_;
+  std::vector<Word> own_;
 };
 
-Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::array<Word, 2> own, Loc loc) {
+Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::vector<Word> own, Loc loc) {
   for (int64_t n : shape)
     if (n < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more, got {}", names[static_cast<int>(kind)], shape);
   const Generator::Call call = (o.generator ? *o.generator : default_generator()).next_call();
   Device& d = o.device ? *o.device : default_device();
-  return dispatch(make_ref<Random>(kind, contiguous_meta(t, shape), d, call, own), {}, loc);
+  return dispatch(make_ref<Random>(kind, contiguous_meta(t, shape), d, call, std::move(own)), {}, loc);
 }
 
 DType need_float(const char* op, DType t, Loc loc) {
@@ -247,6 +266,25 @@ Tensor randn(const Shape& shape, const RandomOptions& o, Loc loc) {
               loc);
 }
 
+namespace {
+// How many of 2^64 equally likely places lie below z, at most all but one: to float64's rounding at both ends.
+uint64_t places_below(double z) {
+  const double tail = 0.5 * std::erfc(std::abs(z) / std::numbers::sqrt2) * 0x1p64;
+  const uint64_t places = tail >= 0x1p63 ? uint64_t{1} << 63 : static_cast<uint64_t>(tail);
+  return z < 0 ? places : ~std::max<uint64_t>(places, 1) + 1;
+}
+}  // namespace
+
+Tensor truncated_normal(const Shape& shape, const TruncatedNormalOptions& t, const RandomOptions& o, Loc loc) {
+  if (!(t.std > 0)) fail<ValueError>(loc, "truncated_normal: expected a standard deviation above 0, got {}", t.std);
+  if (!(t.a < t.b)) fail<ValueError>(loc, "truncated_normal: expected a < b, got {} and {}", t.a, t.b);
+  const uint64_t low = places_below((t.a - t.mean) / t.std), high = places_below((t.b - t.mean) / t.std);
+  return draw(Kind::truncated, shape, need_float("truncated_normal", o.dtype.value_or(DType::f32), loc), o,
+              {word(t.mean), word(t.std), word(t.a), word(t.b), word(static_cast<int64_t>(low)),
+               word(static_cast<int64_t>(high - low))},
+              loc);
+}
+
 Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOptions& o, Loc loc) {
   if (low >= high) fail<ValueError>(loc, "randint: expected low < high, got {} and {}", low, high);
   const DType t = o.dtype.value_or(DType::i64);
@@ -256,13 +294,13 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOption
 
 Tensor randperm(int64_t n, const RandomOptions& o, Loc loc) {
   if (n < 0) fail<ValueError>(loc, "randperm: expected 0 or more elements, got {}", n);
-  return draw(Kind::permutation, {n}, DType::i64, o, {word(n), word(n)}, loc).to(o.dtype.value_or(DType::i64), loc);
+  return draw(Kind::permutation, {n}, DType::i64, o, {}, loc).to(o.dtype.value_or(DType::i64), loc);
 }
 
 Tensor bernoulli(const Shape& shape, double p, const RandomOptions& o, Loc loc) {
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "bernoulli: expected a probability in [0, 1], got {}", p);
   const auto threshold = static_cast<int64_t>(p * 0x1p32);
-  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold), word(threshold)}, loc)
+  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold)}, loc)
       .to(o.dtype.value_or(DType::boolean), loc);
 }
 Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
@@ -270,6 +308,17 @@ Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
   const DType t = p.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const Tensor u = rand(p.shape(), {t, &p.device(), generator}, loc);
   return lt(u, p.detach().to(t, loc), loc).to(p.dtype(), loc);
+}
+
+namespace {
+RandomOptions as(const Tensor& x, const RandomOptions& o) {
+  return {o.dtype.value_or(x.dtype()), o.device ? o.device : &x.device(), o.generator};
+}
+}  // namespace
+Tensor rand_like(const Tensor& x, const RandomOptions& o, Loc loc) { return rand(x.shape(), as(x, o), loc); }
+Tensor randn_like(const Tensor& x, const RandomOptions& o, Loc loc) { return randn(x.shape(), as(x, o), loc); }
+Tensor randint_like(const Tensor& x, int64_t low, int64_t high, const RandomOptions& o, Loc loc) {
+  return randint(low, high, x.shape(), as(x, o), loc);
 }
 
 namespace {
@@ -298,6 +347,23 @@ const RegisterOp registered[] = {
           [](const Shape& s, RandomOptions o) { return randn(s, o); }),
     drawn("normal", "normal(shape, mean, std, options)", "normal",
           [](const Shape& s, RandomOptions o) { return normal(s, 1, 2, o); }),
+    drawn("truncated_normal", "truncated_normal(shape, {mean, std, a, b}, options)",
+          "normal, given that it lies in [a, b]",
+          [](const Shape& s, RandomOptions o) {
+            return truncated_normal(s, {.mean = 0.5, .std = 2, .a = -1, .b = 4}, o);
+          }),
+    drawn("rand_like", "rand_like(x, options)", "uniform on [0, 1), of x's shape and dtype",
+          [](const Shape& s, RandomOptions o) {
+            return rand_like(Tensor::empty(s, *o.dtype), {.generator = o.generator});
+          }),
+    drawn("randn_like", "randn_like(x, options)", "normal, of x's shape and dtype",
+          [](const Shape& s, RandomOptions o) {
+            return randn_like(Tensor::empty(s, *o.dtype), {.generator = o.generator});
+          }),
+    drawn("randint_like", "randint_like(x, low, high, options)", "integers of [low, high), of x's shape and dtype",
+          [](const Shape& s, RandomOptions o) {
+            return randint_like(Tensor::empty(s, *o.dtype), -4, 9, {.generator = o.generator});
+          }),
     drawn("randint", "randint(low, high, shape, options)", "integers of [low, high)",
           [](const Shape& s, RandomOptions o) { return randint(-4, 9, s, o); }),
     drawn("bernoulli", "bernoulli(shape, p, options)", "1 with probability p, else 0",

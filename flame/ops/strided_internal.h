@@ -39,43 +39,54 @@ class RowWalk {
 
 inline constexpr int64_t elements_per_piece = 16384;  // of a parallel loop that only moves elements
 
-// Copies elements of one size from strides `from` to strides `to`. Adjacent axes that both walk as one are joined.
-class StridedCopy {
- public:
-  StridedCopy(const Shape& shape, const Strides& to, const Strides& from, size_t element) : element_(element) {
-    for (int i = 0; i < shape.rank(); ++i) {
-      if (shape[i] == 1) continue;
-      const int last = shape_.rank() - 1;
-      if (last >= 0 && to_from_[0][last] == to[i] * shape[i] && to_from_[1][last] == from[i] * shape[i]) {
-        shape_[last] *= shape[i];
-        to_from_[0][last] = to[i];
-        to_from_[1][last] = from[i];
+// Sizes and strides of two tensors walked together. Adjacent axes that both walk as one are joined; at least one is left.
+struct JoinedAxes {
+  JoinedAxes(const Shape& from, const Strides& a, const Strides& b) {
+    for (int i = 0; i < from.rank(); ++i) {
+      if (from[i] == 1) continue;
+      const int last = shape.rank() - 1;
+      if (last >= 0 && strides[0][last] == a[i] * from[i] && strides[1][last] == b[i] * from[i]) {
+        shape[last] *= from[i];
+        strides[0][last] = a[i];
+        strides[1][last] = b[i];
       } else {
-        shape_.push_back(shape[i]);
-        to_from_[0].push_back(to[i]);
-        to_from_[1].push_back(from[i]);
+        shape.push_back(from[i]);
+        strides[0].push_back(a[i]);
+        strides[1].push_back(b[i]);
       }
     }
-    if (shape_.empty()) {
-      shape_.push_back(1);
-      for (Strides& s : to_from_) s.push_back(1);
+    if (shape.empty()) {
+      shape.push_back(1);
+      for (Strides& s : strides) s.push_back(1);
     }
   }
+  int64_t columns() const { return shape.back(); }
+  int64_t rows() const { return columns() ? numel(shape) / columns() : 0; }
+  Shape shape;
+  std::array<Strides, 2> strides;
+};
+
+// Copies elements of one size from strides `from` to strides `to`.
+class StridedCopy {
+ public:
+  StridedCopy(const Shape& shape, const Strides& to, const Strides& from, size_t element)
+      : axes_(shape, to, from), element_(element) {}
 
   void operator()(void* to, const void* from) const {
-    const int64_t n = shape_.back(), total = numel(shape_);
-    if (total == 0) return;
-    const int64_t to_step = to_from_[0].back(), from_step = to_from_[1].back();
-    const int64_t grain = std::max<int64_t>(1, elements_per_piece / n);
-    parallel_for(total / n, grain, [&](int64_t begin, int64_t end) {
-      RowWalk<2> walk(shape_, to_from_, begin);
-      const auto size = static_cast<int64_t>(element_);
-      for (int64_t row = begin; row < end; ++row, walk.next()) {
-        char* t = static_cast<char*>(to) + walk.at[0] * size;
-        const char* f = static_cast<const char*>(from) + walk.at[1] * size;
-        if (to_step == 1 && from_step == 1) std::memcpy(t, f, static_cast<size_t>(n * size));
-        else copy_row(t, to_step, f, from_step, n);
-      }
+    const int64_t n = axes_.columns(), rows = axes_.rows();
+    if (rows == 0) return;
+    const int64_t to_step = axes_.strides[0].back(), from_step = axes_.strides[1].back();
+    const auto size = static_cast<int64_t>(element_);
+    if (rows == 1)
+      return parallel_for(n, elements_per_piece, [&](int64_t begin, int64_t end) {
+        move(static_cast<char*>(to) + begin * to_step * size, to_step,
+             static_cast<const char*>(from) + begin * from_step * size, from_step, end - begin);
+      });
+    parallel_for(rows, std::max<int64_t>(1, elements_per_piece / n), [&](int64_t begin, int64_t end) {
+      RowWalk<2> walk(axes_.shape, axes_.strides, begin);
+      for (int64_t row = begin; row < end; ++row, walk.next())
+        move(static_cast<char*>(to) + walk.at[0] * size, to_step, static_cast<const char*>(from) + walk.at[1] * size,
+             from_step, n);
     });
   }
 
@@ -86,7 +97,8 @@ class StridedCopy {
     const T* f = reinterpret_cast<const T*>(from);
     for (int64_t i = 0; i < n; ++i) t[i * to_step] = f[i * from_step];
   }
-  void copy_row(char* t, int64_t to_step, const char* f, int64_t from_step, int64_t n) const {
+  void move(char* t, int64_t to_step, const char* f, int64_t from_step, int64_t n) const {
+    if (to_step == 1 && from_step == 1) return static_cast<void>(std::memcpy(t, f, static_cast<size_t>(n) * element_));
     switch (element_) {
       case 1: return copy_as<uint8_t>(t, to_step, f, from_step, n);
       case 2: return copy_as<uint16_t>(t, to_step, f, from_step, n);
@@ -95,8 +107,7 @@ class StridedCopy {
     }
   }
 
-  Shape shape_;
-  std::array<Strides, 2> to_from_;
+  JoinedAxes axes_;
   size_t element_;
 };
 

@@ -4,43 +4,16 @@
 #include <algorithm>
 #include <cstdlib>
 
-#include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/strided_internal.h"
+#include "flame/ops/view_internal.h"
 
 namespace flame {
 namespace {
-
-// The gradient of a view or copy is a function of the incoming gradient alone.
-template <class F>
-class ViewNode final : public Node {
- public:
-  ViewNode(const char* name, Loc where, F opposite) : Node(name, where, 1), opposite_(std::move(opposite)) {}
-  void backward(BackwardContext& v) override {
-    if (v.grads[0].defined() && v.needs(*this, 0)) v.given[0] = opposite_(v.grads[0]);
-  }
-
- private:
-  F opposite_;
-};
-
-template <class F>
-Tensor with_opposite(const char* name, const Tensor& x, Ref<Value> out, F opposite, Loc loc) {
-  if (!any_requires_grad({&x, 1})) return Tensor(std::move(out));
-  const Ref<Node> node(new ViewNode<F>(name, loc, std::move(opposite)));
-  node->next = {x.edge()};
-  return Tensor(std::move(out), GradEdge(node.get(), 0));
-}
-
-// `skip`: elements between x's first one and the view's.
-Ref<Value> strided(const Tensor& x, const Shape& shape, const Strides& strides, int64_t skip = 0) {
-  materialize(x.value());
-  return Value::view(x.value(), shape, strides, x.value().offset + skip);
-}
 
 bool same_but_ones(const Shape& a, const Shape& b) {
   int i = 0, j = 0;
@@ -76,23 +49,23 @@ bool view_strides(const Shape& from, const Strides& st, const Shape& to, Strides
   return true;
 }
 
-Shape resolve(const Shape& from, const Shape& asked, Loc loc) {
+Shape resolve(const char* op, const Shape& from, const Shape& asked, Loc loc) {
   Shape to = asked;
   int unknown = -1;
   int64_t known = 1;
   for (int i = 0; i < to.rank(); ++i) {
     if (to[i] == -1 && unknown < 0) unknown = i;
-    else if (to[i] < 0) fail<ShapeError>(loc, "reshape: expected sizes of 0 or more and at most one -1, got {}", asked);
+    else if (to[i] < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more and at most one -1, got {}", op, asked);
     else known *= to[i];
   }
   const int64_t have = numel(from);
   if (unknown >= 0) {
     if (known == 0 || have % known != 0)
-      fail<ShapeError>(loc, "reshape: {} with {} elements does not fit into {}, whose known sizes make {}", from, have,
+      fail<ShapeError>(loc, "{}: {} with {} elements does not fit into {}, whose known sizes make {}", op, from, have,
                        asked, known);
     to[unknown] = have / known;
   } else if (known != have) {
-    fail<ShapeError>(loc, "reshape: {} has {} elements, {} has {}", from, have, asked, known);
+    fail<ShapeError>(loc, "{}: {} has {} elements, {} has {}", op, from, have, asked, known);
   }
   return to;
 }
@@ -129,24 +102,8 @@ class SliceScatter final : public Op {
   int64_t start_, step_;
 };
 
-// Elements start, start + step, ... of `axis`, of which there are `count`; checked by callers.
-Tensor sliced(const char* name, const Tensor& x, int axis, int64_t start, int64_t count, int64_t step, Loc loc) {
-  if (start == 0 && step == 1 && count == x.shape()[axis]) return x;
-  Shape shape = x.shape();
-  shape[axis] = count;
-  Strides st = x.strides();
-  const int64_t skip = count ? start * st[axis] : 0;
-  st[axis] *= step;
-  return with_opposite(
-      name, x, strided(x, shape, st, skip),
-      [from = x.shape(), axis, start, step, loc](const Tensor& g) {
-        return slice_scatter(g, from, axis, start, step, loc);
-      },
-      loc);
-}
-
 void SliceScatter::vjp(Vjp& v) const {
-  v.give(0, sliced("slice", v.grad(0), axis_, start_, v.input_meta(0).shape[axis_], step_, v.call_site()));
+  v.give(0, sliced("slice", v.grad(0), axis_, {start_, v.input_meta(0).shape[axis_], step_}, v.call_site()));
 }
 
 // Bytes cross between devices here and in host reads, nowhere else.
@@ -177,6 +134,30 @@ Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
 
 }  // namespace
 
+Span resolved_slice(int64_t n, int64_t start, int64_t stop, int64_t step) {
+  const auto clamp = [&](int64_t i) {
+    if (i < 0) i = i < -n ? -1 : i + n;
+    return step > 0 ? std::clamp<int64_t>(i, 0, n) : std::clamp<int64_t>(i, -1, n - 1);
+  };
+  const int64_t first = clamp(start), last = clamp(stop);
+  const int64_t count = step > 0 ? (last > first ? (last - first - 1) / step + 1 : 0)
+                                 : (first > last ? (last - first + 1) / step + 1 : 0);
+  return {count ? first : 0, count, count > 1 ? step : 1};
+}
+
+Tensor sliced(const char* name, const Tensor& x, int axis, const Span& s, Loc loc) {
+  if (s.start == 0 && s.step == 1 && s.count == x.shape()[axis]) return x;
+  Shape shape = x.shape();
+  shape[axis] = s.count;
+  Strides st = x.strides();
+  const int64_t skip = s.count ? s.start * st[axis] : 0;
+  st[axis] *= s.step;
+  return with_opposite(
+      name, x, strided_view(x, shape, st, skip),
+      [from = x.shape(), axis, s, loc](const Tensor& g) { return slice_scatter(g, from, axis, s.start, s.step, loc); },
+      loc);
+}
+
 Tensor slice_scatter(const Tensor& piece, const Shape& shape, int64_t axis, int64_t start, int64_t step, Loc loc) {
   const int a = normalize_axis("slice_scatter", axis, shape.rank(), loc);
   Shape rest = piece.shape();
@@ -191,16 +172,16 @@ Tensor slice_scatter(const Tensor& piece, const Shape& shape, int64_t axis, int6
 }
 
 Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
-  const Shape to = resolve(shape(), asked, loc);
+  const Shape to = resolve("reshape", shape(), asked, loc);
   if (to == shape()) return *this;
   Ref<Value> out;
   if (Strides st; same_but_ones(shape(), to)) {
     out = pend_reshape_ones(value_, to);
   } else if (view_strides(shape(), strides(), to, st)) {
-    out = strided(*this, to, st);
+    out = strided_view(*this, to, st);
   } else {
     const Tensor copy(pend_copy(value_, dtype()));
-    out = strided(copy, to, contiguous_strides(to));
+    out = strided_view(copy, to, contiguous_strides(to));
   }
   return with_opposite(
       "reshape", *this, std::move(out), [from = shape(), loc](const Tensor& g) { return g.reshape(from, loc); }, loc);
@@ -216,6 +197,20 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
     else s.push_back(shape()[i]);
   }
   return reshape(s, loc);
+}
+
+Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
+  const int a = normalize_axis("unflatten", axis, x.rank(), loc);
+  const int64_t n = x.shape()[a];
+  if (sizes.empty()) fail<ShapeError>(loc, "unflatten: expected at least one size, got none");
+  if (x.rank() - 1 + sizes.rank() > max_rank)
+    fail<ShapeError>(loc, "unflatten: {} with axis {} as {} has a rank above the limit of {}", x.shape(), a, sizes,
+                     max_rank);
+  const Shape fit = resolve("unflatten", {n}, sizes, loc);
+  Shape out = x.shape();
+  out.erase(a);
+  for (int i = 0; i < fit.rank(); ++i) out.insert(a + i, fit[i]);
+  return x.reshape(out, loc);
 }
 
 Tensor Tensor::permute(const Dims& order, Loc loc) const {
@@ -237,7 +232,7 @@ Tensor Tensor::permute(const Dims& order, Loc loc) const {
     in_order &= a > last;
     last = a;
   }
-  Ref<Value> out = in_order ? pend_reshape_ones(value_, s) : strided(*this, s, st);
+  Ref<Value> out = in_order ? pend_reshape_ones(value_, s) : strided_view(*this, s, st);
   return with_opposite(
       "permute", *this, std::move(out), [back, loc](const Tensor& g) { return g.permute(back, loc); }, loc);
 }
@@ -250,14 +245,28 @@ Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
   return permute(order, loc);
 }
 
-Tensor movedim(const Tensor& x, int64_t from, int64_t to, Loc loc) {
-  const int a = normalize_axis("movedim", from, x.rank(), loc), b = normalize_axis("movedim", to, x.rank(), loc);
-  Dims order;
-  for (int i = 0; i < x.rank(); ++i)
-    if (i != a) order.push_back(i);
-  order.insert(b, a);
+Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
+  if (from.rank() != to.rank())
+    fail<ShapeError>(loc, "movedim: expected as many places as axes, got axes {} and places {}", from, to);
+  Dims order = Dims::filled(x.rank(), -1);
+  unsigned moved = 0;
+  for (int i = 0; i < from.rank(); ++i) {
+    const int a = normalize_axis("movedim", from[i], x.rank(), loc),
+              b = normalize_axis("movedim", to[i], x.rank(), loc);
+    if (moved >> a & 1 || order[b] >= 0)
+      fail<IndexError>(loc, "movedim: axis or place {} comes twice in {} and {}", moved >> a & 1 ? a : b, from, to);
+    moved |= 1u << a;
+    order[b] = a;
+  }
+  int rest = 0;
+  for (int64_t& a : std::span(&order[0], static_cast<size_t>(order.rank()))) {
+    if (a >= 0) continue;
+    while (moved >> rest & 1) ++rest;
+    a = rest++;
+  }
   return x.permute(order, loc);
 }
+Tensor movedim(const Tensor& x, int64_t from, int64_t to, Loc loc) { return movedim(x, Dims{from}, Dims{to}, loc); }
 
 Tensor Tensor::expand(const Shape& asked, Loc loc) const {
   Shape to = asked;
@@ -272,7 +281,7 @@ Tensor Tensor::expand(const Shape& asked, Loc loc) const {
   if (to == shape()) return *this;
   Ref<Value> out;
   if (flame::numel(to) == numel() && numel() != 0) out = pend_reshape_ones(value_, to);
-  else out = strided(*this, to, broadcast_strides(shape(), strides(), to));
+  else out = strided_view(*this, to, broadcast_strides(shape(), strides(), to));
   return with_opposite(
       "expand", *this, std::move(out),
       [from = shape(), shift, to, loc](const Tensor& g) {
@@ -284,12 +293,23 @@ Tensor Tensor::expand(const Shape& asked, Loc loc) const {
       loc);
 }
 
-Tensor Tensor::squeeze(int64_t axis, Loc loc) const {
-  const int a = normalize_axis("squeeze", axis, rank(), loc);
-  if (shape()[a] != 1) return *this;
-  Shape s = shape();
-  s.erase(a);
+Tensor Tensor::squeeze(const Dims& axes, Loc loc) const {
+  unsigned gone = 0;
+  for (int64_t axis : axes) {
+    const int a = normalize_axis("squeeze", axis, rank(), loc);
+    if (gone >> a & 1) fail<IndexError>(loc, "squeeze: axis {} comes twice in {}", a, axes);
+    gone |= 1u << a;
+  }
+  Shape s;
+  for (int i = 0; i < rank(); ++i)
+    if (!(gone >> i & 1) || shape()[i] != 1) s.push_back(shape()[i]);
   return reshape(s, loc);
+}
+Tensor Tensor::squeeze(int64_t axis, Loc loc) const { return squeeze(Dims{axis}, loc); }
+Tensor Tensor::squeeze(Loc loc) const {
+  Dims all;
+  for (int i = 0; i < rank(); ++i) all.push_back(i);
+  return squeeze(all, loc);
 }
 
 Tensor Tensor::unsqueeze(int64_t axis, Loc loc) const {
@@ -304,29 +324,20 @@ Tensor Tensor::narrow(int64_t axis, int64_t start, int64_t length, Loc loc) cons
   const int64_t n = shape()[a], first = start < 0 ? start + n : start;
   if (first < 0 || length < 0 || first > n - length)
     fail<IndexError>(loc, "narrow: {} elements from {} leave axis {} of size {}", length, start, a, n);
-  return sliced("narrow", *this, a, first, length, 1, loc);
+  return sliced("narrow", *this, a, {first, length, 1}, loc);
 }
 
 Tensor Tensor::slice(int64_t axis, int64_t start, int64_t stop, int64_t step, Loc loc) const {
   const int a = normalize_axis("slice", axis, rank(), loc);
   if (step == 0) fail<ValueError>(loc, "slice: expected a step other than 0");
-  const int64_t n = shape()[a];
-  // NumPy's rule: from the end if negative, then clamped to where a walk in this direction may start or stop.
-  const auto clamp = [&](int64_t i) {
-    if (i < 0) i = i < -n ? -1 : i + n;
-    return step > 0 ? std::clamp<int64_t>(i, 0, n) : std::clamp<int64_t>(i, -1, n - 1);
-  };
-  const int64_t first = clamp(start), last = clamp(stop);
-  const int64_t count = step > 0 ? (last > first ? (last - first - 1) / step + 1 : 0)
-                                 : (first > last ? (last - first + 1) / step + 1 : 0);
-  return sliced("slice", *this, a, count ? first : 0, count, count > 1 ? step : 1, loc);
+  return sliced("slice", *this, a, resolved_slice(shape()[a], start, stop, step), loc);
 }
 
 Tensor flip(const Tensor& x, const Dims& axes, Loc loc) {
   Tensor out = x;
   for (int64_t axis : axes) {
     const int a = normalize_axis("flip", axis, x.rank(), loc);
-    if (const int64_t n = x.shape()[a]; n > 1) out = sliced("flip", out, a, n - 1, n, -1, loc);
+    if (const int64_t n = x.shape()[a]; n > 1) out = sliced("flip", out, a, {n - 1, n, -1}, loc);
   }
   return out;
 }
@@ -335,7 +346,7 @@ Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
   const int a = normalize_axis("select", axis, rank(), loc);
   const int64_t n = shape()[a], i = index < 0 ? index + n : index;
   if (i < 0 || i >= n) fail<IndexError>(loc, "select: index {} is out of range for axis {} of size {}", index, a, n);
-  return sliced("select", *this, a, i, 1, 1, loc).squeeze(a, loc);
+  return sliced("select", *this, a, {i, 1, 1}, loc).squeeze(a, loc);
 }
 
 Tensor Tensor::contiguous(Loc loc) const {

@@ -38,6 +38,14 @@ const RegisterOp registered[] = {
             [](const Tensor& x) { return x.unsqueeze(1); }),
     view_op("squeeze", "x.squeeze(axis)", "without an axis of size 1", {3, 1, 5},
             [](const Tensor& x) { return x.squeeze(1); }),
+    view_op("movedim", "movedim(x, from, to)", "axes from at the places to", {2, 3, 4},
+            [](const Tensor& x) {
+              return movedim(x, {0, -1}, {-1, 0});
+            }),
+    view_op("unflatten", "unflatten(x, axis, sizes)", "one axis becomes several", {2, 6, 3},
+            [](const Tensor& x) {
+              return unflatten(x, 1, {3, -1});
+            }),
     view_op("narrow", "x.narrow(axis, start, length)", "x[start .. start + length - 1]", {4, 7},
             [](const Tensor& x) { return x.narrow(1, 2, 3); }),
     view_op("slice", "x.slice(axis, start, stop, step)", "x[start], x[start + step], ... before stop", {7, 5},

@@ -13,6 +13,11 @@ namespace flame {
 struct Expr;       // a pending computation, see fuse/island.h
 class Island;      // a thread's pending computations
 struct StateCell;  // what a State handle shares
+class Arg;         // a tensor or a number, see ops/pointwise.h
+class Index;       // one entry of x.index({...}), see ops/index.h
+struct SetOptions {
+  bool accumulate = false;  // add instead of replacing; repeated places add up
+};
 
 // The bytes behind a tensor, or the pending expression that will make them. Shared, immutable once materialised.
 class Value final : public RefCounted {
@@ -168,13 +173,21 @@ class Tensor {
   Tensor transpose(int64_t a, int64_t b, Loc loc = Loc::current()) const;
   Tensor t(Loc loc = Loc::current()) const { return transpose(-1, -2, loc); }
   Tensor expand(const Shape& s, Loc loc = Loc::current()) const;
-  Tensor squeeze(int64_t axis, Loc loc = Loc::current()) const;
+  Tensor squeeze(int64_t axis, Loc loc = Loc::current()) const;  // axes of other sizes than 1 stay
+  Tensor squeeze(const Dims& axes, Loc loc = Loc::current()) const;
+  Tensor squeeze(Loc loc = Loc::current()) const;  // all axes of size 1
   Tensor unsqueeze(int64_t axis, Loc loc = Loc::current()) const;
   Tensor narrow(int64_t axis, int64_t start, int64_t length, Loc loc = Loc::current()) const;
   Tensor slice(int64_t axis, int64_t start, int64_t stop, int64_t step = 1, Loc loc = Loc::current()) const;
   Tensor select(int64_t axis, int64_t index, Loc loc = Loc::current()) const;
   Tensor sum(const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current()) const;
   Tensor mean(const Axes& axes = {}, bool keepdim = false, Loc loc = Loc::current()) const;
+  // Reading by integers, slices, masks and index tensors, and a copy with `value` written there; see ops/index.h.
+  Tensor index(std::initializer_list<Index> at, Loc loc = Loc::current()) const;
+  Tensor index(std::span<const Index> at, Loc loc = Loc::current()) const;
+  Tensor set(std::initializer_list<Index> at, const Arg& value, const SetOptions& o = {},
+             Loc loc = Loc::current()) const;
+  Tensor set(std::span<const Index> at, const Arg& value, const SetOptions& o = {}, Loc loc = Loc::current()) const;
 
   // Internal.
   Value& value() const;  // throws ValueError when undefined

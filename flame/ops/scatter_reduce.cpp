@@ -1,0 +1,118 @@
+// scatter_reduce over the kernel of scatter. Gradients as in PyTorch: a product's through quotients, where a single zero is
+// left out instead, a maximum's evenly to all that equal it.
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/ops/create.h"
+#include "flame/ops/gather.h"
+#include "flame/ops/mask.h"
+#include "flame/ops/samples_internal.h"
+#include "flame/ops/scatter.h"
+#include "flame/ops/scatter_internal.h"
+
+namespace flame {
+namespace {
+
+constexpr const char* op = "scatter_reduce";
+
+// A call whose arguments are of one rank above 0.
+struct Call {
+  int64_t axis;
+  Tensor index;
+  Loc loc;
+
+  Tensor sum(const Tensor& x, const Tensor& src) const { return scatter_add(x, axis, index, src, loc); }
+  Tensor at_index(const Tensor& x) const { return gather(x, axis, index, loc); }
+  Tensor product(const Tensor& x, const Tensor& src) const;
+  Tensor extreme(ScatterMode mode, const Tensor& x, const Tensor& src) const;
+  Tensor raw(ScatterMode mode, const Tensor& x, const Tensor& src) const {
+    return no_grad([&] { return scatter_combined(op, mode, x.detach(), axis, index, src.detach(), loc); });
+  }
+};
+
+Tensor Call::product(const Tensor& x, const Tensor& src) const {
+  const Tensor y = raw(ScatterMode::prod, x, src);
+  return with_rule(
+      op, std::vector<Tensor>{x, src}, {y}, {x, src, y},
+      [call = *this](const CustomContext& c) {
+        const Loc& loc = call.loc;
+        const Tensor &x = c.saved[0], &src = c.saved[1], &y = c.saved[2], &g = c.grads[0];
+        Tensor to_x, to_src;
+        if (c.needs[0]) to_x = mul(g, call.product(ones_like(x, loc), src), loc);
+        if (c.needs[1]) {
+          const Tensor zero = eq(src, 0, loc);
+          const Tensor zeros_there = call.at_index(call.sum(zeros_like(x, loc), zero.to(x.dtype(), loc)));
+          const Tensor alone = logical_and(zero, eq(zeros_there, 1, loc), loc);
+          const Tensor others = call.product(x, masked_fill(src, alone, 1, loc));
+          to_src = where(alone, call.at_index(mul(g, others, loc)),
+                         div(call.at_index(mul(g, y, loc)), masked_fill(src, zero, 1, loc), loc), loc);
+        }
+        return std::vector<Tensor>{to_x, to_src};
+      },
+      loc)[0];
+}
+
+Tensor Call::extreme(ScatterMode mode, const Tensor& x, const Tensor& src) const {
+  const Tensor y = raw(mode, x, src);
+  return with_rule(
+      op, std::vector<Tensor>{x, src}, {y}, {x.detach(), src.detach(), y.detach()},
+      [call = *this](const CustomContext& c) {
+        const Loc& loc = call.loc;
+        const Tensor y = c.saved[2].detach();
+        const Tensor x_is = eq(c.saved[0], y, loc), src_is = eq(c.saved[1], call.at_index(y), loc);
+        const DType t = y.dtype();
+        const Tensor count = call.sum(x_is.to(t, loc), src_is.to(t, loc));
+        const Tensor share = div(c.grads[0], count, loc);
+        return std::vector<Tensor>{where(x_is, share, 0, loc), where(src_is, call.at_index(share), 0, loc)};
+      },
+      loc)[0];
+}
+
+// What leaves any element as it is when it is combined with it.
+Scalar identity(ScatterReduce r, DType t) {
+  if (r == ScatterReduce::prod) return 1;
+  if (r == ScatterReduce::sum || r == ScatterReduce::mean) return 0;
+  const bool low = r == ScatterReduce::amax;
+  return visit_dtype(t, [&](auto v) -> Scalar {
+    using T = decltype(v);
+    if constexpr (std::is_integral_v<T>) return low ? std::numeric_limits<T>::min() : std::numeric_limits<T>::max();
+    else return low ? -HUGE_VAL : HUGE_VAL;
+  });
+}
+
+}  // namespace
+
+Tensor scatter_reduce(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, ScatterReduce reduce,
+                      const ScatterReduceOptions& o, Loc loc) {
+  if (x.dtype() == DType::boolean) fail<DTypeError>(loc, "scatter_reduce: expected numbers, got bool");
+  if (reduce == ScatterReduce::mean && !is_float(x.dtype()))
+    fail<DTypeError>(loc, "scatter_reduce: expected a floating dtype for the mean, got {}", x.dtype());
+  if (x.rank() == 0) return scatter_reduce(x.reshape({1}, loc), axis, index, src, reduce, o, loc).reshape({}, loc);
+  const Tensor k = index.rank() == 0 ? index.reshape({1}, loc) : index,
+               s = src.rank() == 0 ? src.reshape({1}, loc) : src;
+  const Call call{axis, k, loc};
+  Tensor from = s;  // in the index's shape, if it is large enough; the kernel's checks come later
+  bool fits = s.rank() == k.rank();
+  for (int i = 0; fits && i < k.rank(); ++i) fits = k.shape()[i] <= s.shape()[i];
+  for (int i = 0; fits && i < k.rank(); ++i) from = from.narrow(i, 0, k.shape()[i], loc);
+  const Tensor self =
+      o.include_self
+          ? x
+          : scatter_combined(op, ScatterMode::assign, x, axis, k,
+                             full({}, identity(reduce, x.dtype()), x.dtype(), x.device(), loc).expand(k.shape(), loc),
+                             loc);
+  switch (reduce) {
+    case ScatterReduce::prod: return call.product(self, from);
+    case ScatterReduce::amax: return call.extreme(ScatterMode::amax, self, from);
+    case ScatterReduce::amin: return call.extreme(ScatterMode::amin, self, from);
+    case ScatterReduce::sum: return scatter_combined(op, ScatterMode::sum, self, axis, k, from, loc);
+    case ScatterReduce::mean: break;
+  }
+  const Tensor total = scatter_combined(op, ScatterMode::sum, self, axis, k, from, loc);
+  const Tensor one = full({}, 1, DType::i64, x.device(), loc);
+  const Tensor count = scatter_add(full(x.shape(), o.include_self ? 1 : 0, DType::i64, x.device(), loc), axis, k,
+                                   one.expand(k.shape(), loc), loc);
+  return div(total, maximum(count, 1, loc).to(x.dtype(), loc), loc);
+}
+
+}  // namespace flame
