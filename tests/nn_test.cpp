@@ -7,6 +7,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/recorder.h"
+#include "flame/nn/activation.h"
 #include "flame/nn/basic.h"
 #include "flame/nn/conv2d.h"
 #include "flame/nn/init.h"

@@ -10,6 +10,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/recorder.h"
+#include "flame/nn/activation.h"
 #include "flame/nn/basic.h"
 #include "flame/nn/linear.h"
 #include "flame/nn/sequential.h"

@@ -10,8 +10,8 @@
 
 #include "flame/fuse/element_loop.h"
 #include "flame/fuse/kernels_internal.h"
-#include "flame/fuse/scalar_math.h"
-#include "flame/fuse/simd_special.h"
+#include "flame/fuse/scalar_special.h"
+#include "flame/fuse/simd_activation.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flame {

@@ -2,8 +2,10 @@
 // Integers wrap instead of overflowing, and dividing by zero gives zero, so that no input is undefined behaviour.
 #pragma once
 #include <cmath>
+#include <cstdint>
 #include <limits>
 #include <type_traits>
+#include <utility>
 
 namespace flame::kernels {
 
@@ -81,6 +83,27 @@ inline T floored_modulo(T a, T b) {
   if constexpr (std::is_unsigned_v<T>) return r;
   else return r != 0 && (r < 0) != (b < 0) ? plus(r, b) : r;
 }
+// floor(a / b), from the remainder, so that no rounding of the quotient reaches the next integer.
+template <class T>
+inline T floored_quotient(T a, T b) {
+  if constexpr (std::is_floating_point_v<T>) {
+    if (b == 0) return a / b;
+    const T r = std::fmod(a, b);
+    T q = (a - r) / b;
+    if (r != 0 && (b < 0) != (r < 0)) q -= 1;
+    if (q == 0) return std::copysign(T(0), a / b);
+    const T floor = std::floor(q);
+    return q - floor > T(0.5) ? floor + 1 : floor;
+  } else {
+    if (b == 0) return T(0);
+    if constexpr (std::is_signed_v<T>) {
+      if (b == -1) return minus(T(0), a);
+      return static_cast<T>(a / b - (a % b != 0 && (a < 0) != (b < 0)));
+    } else {
+      return static_cast<T>(a / b);
+    }
+  }
+}
 template <class T>
 inline T power(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
@@ -92,6 +115,50 @@ inline T power(T a, T b) {
     for (; b != 0; b = static_cast<T>(b >> 1), a = times(a, a))
       if (b & 1) y = times(y, a);
     return y;
+  }
+}
+
+template <class T>
+inline bool has_sign(T a) {
+  if constexpr (std::is_floating_point_v<T>) return std::signbit(a);
+  else if constexpr (std::is_signed_v<T>) return a < 0;
+  else return false;
+}
+// Shifts by less than 0 or by the width and more shift everything out. A bool has one bit.
+template <class T>
+inline T shifted_left(T a, T b) {
+  constexpr int64_t width = std::is_same_v<T, bool> ? 1 : 8 * sizeof(T);
+  const auto n = static_cast<int64_t>(b);
+  if (n < 0 || n >= width) return T(0);
+  return static_cast<T>(static_cast<unsigned long long>(a) << n);
+}
+template <class T>
+inline T shifted_right(T a, T b) {
+  constexpr int64_t width = std::is_same_v<T, bool> ? 1 : 8 * sizeof(T);
+  const auto n = static_cast<int64_t>(b);
+  if (n < 0 || n >= width) return has_sign(a) ? inverted(T(0)) : T(0);
+  return static_cast<T>(a >> n);
+}
+template <class T>
+inline T common_divisor(T a, T b) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return a | b;
+  } else {
+    auto x = static_cast<std::make_unsigned_t<T>>(absolute(a)), y = static_cast<std::make_unsigned_t<T>>(absolute(b));
+    while (y != 0) {
+      x = static_cast<std::make_unsigned_t<T>>(x % y);
+      std::swap(x, y);
+    }
+    return static_cast<T>(x);
+  }
+}
+template <class T>
+inline T common_multiple(T a, T b) {
+  if constexpr (std::is_same_v<T, bool>) {
+    return a & b;
+  } else {
+    const T d = common_divisor(a, b);
+    return d == 0 ? T(0) : absolute(times(static_cast<T>(a / d), b));
   }
 }
 

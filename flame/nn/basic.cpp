@@ -3,7 +3,6 @@
 
 #include "flame/core/format.h"
 #include "flame/ops/dropout.h"
-#include "flame/ops/pointwise.h"
 
 namespace flame::nn {
 
@@ -13,8 +12,6 @@ Dropout::Dropout(Module* parent, std::string name, const Options& o, Loc loc)
 }
 Tensor Dropout::forward(const Tensor& x, Loc loc) { return dropout(x, options.p, is_training(), nullptr, loc); }
 std::string Dropout::kind() const { return fmt::format("Dropout({})", options.p); }
-
-Tensor ReLU::forward(const Tensor& x, Loc loc) { return relu(x, loc); }
 
 Tensor Flatten::forward(const Tensor& x, Loc loc) { return x.flatten(options.from, options.to, loc); }
 std::string Flatten::kind() const { return fmt::format("Flatten({}, {})", options.from, options.to); }

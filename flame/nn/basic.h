@@ -1,4 +1,4 @@
-// Small layers without parameters, for Sequential.
+// Small layers without parameters, for Sequential; activations are in activation.h.
 #pragma once
 #include "flame/nn/module.h"
 #include "flame/ops/pool2d.h"
@@ -22,13 +22,6 @@ class Dropout : public Layer {
 
  private:
   Dropout(Module* parent, std::string name, const Options& o, Loc loc);
-};
-
-class ReLU : public Layer {
- public:
-  using Layer::Layer;
-  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
-  std::string kind() const override { return "ReLU"; }
 };
 
 struct FlattenOptions {

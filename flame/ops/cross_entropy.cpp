@@ -1,12 +1,11 @@
-// Losses. Classes are selected by comparing with a count along the class axis, never by multiplying with a mask, so that
-// a NaN or Inf elsewhere in the row or in an ignored row stays out.
+// Losses over classes, which are selected by comparing with a count along their axis, never by multiplying with a mask,
+// so that a NaN or Inf elsewhere in the row or in an ignored row stays out.
 #include "flame/ops/cross_entropy.h"
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
-#include "flame/core/format.h"
 #include "flame/fuse/island.h"
-#include "flame/ops/create.h"
+#include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -75,6 +74,7 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   expected.erase(c.axis);
   if (target.shape() != expected)
     fail<ShapeError>(loc, "{}: input {} needs targets of shape {}, got {}", op, x.shape(), expected, target.shape());
+  check_devices(op, {&x, &target, weight.defined() ? &weight : &x}, loc);
   const Tensor t = target.to(DType::i64, loc);
   check_classes(op, t, c.count, ignored, loc);
   c.target = t.unsqueeze(c.axis, loc);
@@ -87,18 +87,15 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   }
   return c;
 }
-void check_input(const char* op, const Tensor& x, Loc loc) {
-  if (!is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
+void check_input(const char* op, const Tensor& x, Reduction r, Loc loc) {
+  check_floating(op, x, loc);
   if (x.rank() == 0) fail<ShapeError>(loc, "{}: expected an input of rank 1 or more, got a 0-d one", op);
+  check_reduction(op, r, loc);
 }
 
 // True where the class axis' index is the target.
 Tensor hits(const Shape& shape, const Classes& c) {
   return eq(Tensor(pend_iota(shape, DType::i64, c.axis, 0, 1, c.target.device())), c.target);
-}
-
-Tensor reduced(const Tensor& x, Reduction r, Loc loc) {
-  return r == Reduction::none ? x : r == Reduction::sum ? sum(x, {}, false, loc) : mean(x, {}, false, loc);
 }
 
 // Each row's loss is (1 - s) w_t (lse - z_t) + s / C sum_c w_c (lse - z_c), with s the smoothing.
@@ -156,6 +153,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
   if (target.shape() != logits.shape())
     fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(),
                      target.shape());
+  check_devices("cross_entropy", {&logits, &target, o.weight.defined() ? &o.weight : &logits}, loc);
   const int axis = logits.rank() == 1 ? 0 : 1;
   const int64_t classes = logits.shape()[axis];
   const DType wide = compute_dtype_of(logits.dtype());
@@ -176,7 +174,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
-  check_input("cross_entropy", logits, loc);
+  check_input("cross_entropy", logits, o.reduction, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
     fail<ValueError>(loc, "cross_entropy: expected a label smoothing in [0, 1], got {}", o.label_smoothing);
   if (is_float(target.dtype())) return probability_loss(logits, target, o, loc);
@@ -184,7 +182,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntr
 }
 
 Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
-  check_input("nll_loss", x, loc);
+  check_input("nll_loss", x, o.reduction, loc);
   const Classes c = check("nll_loss", x, target, o.weight, o.ignore_index, loc);
   const Tensor hit = hits(x.shape(), c);
   Tensor row = neg(sum(where(hit, x.to(compute_dtype_of(x.dtype()), loc), 0.0, loc), c.axis, true, loc), loc), weight;
@@ -201,34 +199,6 @@ Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, 
         div(total, sum(weight.defined() ? where(valid, weight, 0.0, loc) : valid.to(row.dtype(), loc), {}, false, loc),
             loc);
   return total.to(x.dtype(), loc);
-}
-
-namespace {
-Tensor difference(const char* op, const Tensor& a, const Tensor& b, Loc loc) {
-  if (a.shape() != b.shape())
-    fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", op, a.shape(), b.shape());
-  return sub(a, b, loc);
-}
-}  // namespace
-
-Tensor mse_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
-  return reduced(square(difference("mse_loss", prediction, target, loc), loc), r, loc);
-}
-Tensor l1_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
-  return reduced(abs(difference("l1_loss", prediction, target, loc), loc), r, loc);
-}
-
-Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o, Loc loc) {
-  check_input("bce_with_logits", logits.rank() ? logits : logits.reshape({1}, loc), loc);
-  if (logits.shape() != target.shape())
-    fail<ShapeError>(loc, "bce_with_logits: expected equal shapes, got {} and {}", logits.shape(), target.shape());
-  const DType wide = compute_dtype_of(logits.dtype());
-  const Tensor x = logits.to(wide, loc), t = target.to(wide, loc);
-  Tensor rest = softplus(neg(x, loc), loc);  // -log(sigmoid(x))
-  if (o.pos_weight.defined()) rest = mul(rest, add(mul(sub(o.pos_weight.to(wide, loc), 1, loc), t, loc), 1, loc), loc);
-  Tensor loss = add(mul(sub(1, t, loc), x, loc), rest, loc);
-  if (o.weight.defined()) loss = mul(loss, o.weight.to(wide, loc), loc);
-  return reduced(loss, o.reduction, loc).to(logits.dtype(), loc);
 }
 
 namespace {
@@ -277,33 +247,6 @@ const RegisterOp registered_nll({
                                          {{strided({2, 5, 3}, t), classes({2, 3}, 5)}, fn, "strided", 1}};
         },
 });
-
-// Pairs of equal shape; the first input is kept away from the second, where l1_loss has a kink.
-RegisterOp pairwise(const char* name, const char* formula, Tensor (*fn)(const Tensor&, const Tensor&, Reduction)) {
-  return RegisterOp(
-      {.name = name,
-       .signature = std::string(name) + "(prediction, target)",
-       .formula = formula,
-       .samples = [fn](DType t) {
-         const auto with = [fn](Reduction r) {
-           return [fn, r](const Inputs& in) { return Inputs{fn(in[0], in[1], r)}; };
-         };
-         using namespace samples;
-         return std::vector<SampleCase>{
-             {{uniform({3, 7}, t, 1, 1.1, 2), uniform({3, 7}, t, 2, 0, 1)}, with(Reduction::mean), "mean"},
-             {{transposed({3, 4}, t, 1, 1.1, 2), strided({3, 4}, t, 2, 0, 1)}, with(Reduction::none), "mixed layouts"},
-             {{uniform({}, t, 1, 1.1, 2), uniform({}, t, 2, 0, 1)}, with(Reduction::sum), "0-d"},
-         };
-       }});
-}
-const RegisterOp registered_mse =
-    pairwise("mse_loss", "(a - b)^2", [](const Tensor& a, const Tensor& b, Reduction r) { return mse_loss(a, b, r); });
-const RegisterOp registered_l1 =
-    pairwise("l1_loss", "|a - b|", [](const Tensor& a, const Tensor& b, Reduction r) { return l1_loss(a, b, r); });
-const RegisterOp registered_bce =
-    pairwise("bce_with_logits", "(1 - t) x + log(1 + exp(-x))", [](const Tensor& a, const Tensor& b, Reduction r) {
-      return bce_with_logits(a, b, {.pos_weight = full({}, 1.5, a.dtype(), a.device()), .reduction = r});
-    });
 }  // namespace
 
 }  // namespace flame

@@ -25,6 +25,14 @@ class RuleScope {
   RuleScope* before_;
 };
 
+// Derivatives that rows of fuse/pointwise.def and composed activations share.
+Tensor silu_slope(const Tensor& x);
+Tensor gelu_slope(const Tensor& x);
+Tensor gelu_tanh_slope(const Tensor& x);
+Tensor mish_slope(const Tensor& x);
+Tensor celu_width_slope(const Tensor& q);                // of b (e^q - 1) with q = a / b, towards b
+Tensor sinc_slope(const Tensor& x, const Tensor& sinc);  // a series near 0, where the closed form cancels
+
 Tensor call_pointwise(Code code, std::span<const Arg> in, Loc loc = Loc::current());
 
 }  // namespace flame

@@ -1,0 +1,199 @@
+// Losses of one prediction an element: each is a value and two derivatives, and the rest is shared.
+#include "flame/ops/loss.h"
+
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/ops/composed_internal.h"
+#include "flame/ops/normalize_internal.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
+#include "flame/ops/samples_internal.h"
+
+namespace flame {
+
+Tensor reduced(const Tensor& x, Reduction r, Loc loc) {
+  switch (r) {
+    case Reduction::none: return x;
+    case Reduction::mean: return mean(x, {}, false, loc);
+    case Reduction::sum: return sum(x, {}, false, loc);
+    case Reduction::batch_mean:
+      return div(sum(x, {}, false, loc), x.rank() > 0 ? static_cast<double>(x.shape()[0]) : 1.0, loc);
+  }
+  return x;
+}
+
+namespace {
+
+using Pairwise = std::function<Tensor(const Tensor& x, const Tensor& t)>;
+struct ElementLoss {
+  const char* name;
+  Pairwise value, by_x, by_t;  // in float32 or float64; the derivatives have x's shape
+  Tensor weight = {};          // a factor, broadcast
+  Reduction reduction;
+};
+
+Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, Loc loc) {
+  check_floating(f.name, x, loc);
+  if (x.shape() != t.shape())
+    fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", f.name, x.shape(), t.shape());
+  common_shape(f.name, {&x, &t}, loc);
+  const DType out = is_float(t.dtype()) ? promote(x.dtype(), t.dtype()) : x.dtype(), wide = compute_dtype_of(out);
+  const Tensor weight = f.weight.defined() ? f.weight.detach().to(wide, loc) : Tensor();
+  if (weight.defined() && common_shape(f.name, {&x, &weight}, loc) != x.shape())
+    fail<ShapeError>(loc, "{}: expected a weight that broadcasts to {}, got {}", f.name, x.shape(), weight.shape());
+  const Tensor loss = no_grad([&] {
+    const Tensor each = f.value(x.to(wide), t.to(wide));
+    return reduced(weight.defined() ? each * weight : each, f.reduction, loc).to(out);
+  });
+  const auto rule = [f, wide](const CustomContext& c) -> std::vector<Tensor> {
+    const Tensor x = c.saved[0].to(wide), t = c.saved[1].to(wide);
+    Tensor g = c.grads[0].to(wide);
+    if (f.reduction == Reduction::mean) g = g / static_cast<double>(x.numel());
+    if (f.reduction == Reduction::batch_mean && x.rank() > 0) g = g / static_cast<double>(x.shape()[0]);
+    if (c.saved[2].defined()) g = g * c.saved[2];
+    return {c.needs[0] ? (f.by_x(x, t) * g).to(c.saved[0].dtype()) : Tensor(),
+            c.needs[1] ? (f.by_t(x, t) * g).to(c.saved[1].dtype()) : Tensor()};
+  };
+  const Tensor in[] = {x, t};
+  return with_rule(f.name, in, {loss}, {x, t, weight}, rule, loc)[0];
+}
+
+// A loss of the difference d = x - t.
+Tensor of_difference(const char* name, const Tensor& x, const Tensor& t, Reduction r, Loc loc,
+                     std::function<Tensor(const Tensor& d)> value, std::function<Tensor(const Tensor& d)> slope) {
+  check_reduction(name, r, loc);
+  return evaluate({.name = name,
+                   .value = [value](const Tensor& x, const Tensor& t) { return value(x - t); },
+                   .by_x = [slope](const Tensor& x, const Tensor& t) { return slope(x - t); },
+                   .by_t = [slope](const Tensor& x, const Tensor& t) { return -slope(x - t); },
+                   .reduction = r},
+                  x, t, loc);
+}
+
+}  // namespace
+
+Tensor mse_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
+  return of_difference(
+      "mse_loss", prediction, target, r, loc, [](const Tensor& d) { return square(d); },
+      [](const Tensor& d) { return d * 2; });
+}
+Tensor l1_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc loc) {
+  return of_difference(
+      "l1_loss", prediction, target, r, loc, [](const Tensor& d) { return abs(d); },
+      [](const Tensor& d) { return sign(d); });
+}
+Tensor smooth_l1_loss(const Tensor& prediction, const Tensor& target, const SmoothL1Options& o, Loc loc) {
+  const double beta = o.beta;
+  if (!(beta >= 0)) fail<ValueError>(loc, "smooth_l1_loss: expected a beta of 0 or more, got {}", beta);
+  return of_difference(
+      "smooth_l1_loss", prediction, target, o.reduction, loc,
+      [beta](const Tensor& d) { return where(abs(d) < beta, square(d) * (0.5 / beta), abs(d) - 0.5 * beta); },
+      [beta](const Tensor& d) { return where(abs(d) < beta, d * (1 / beta), sign(d)); });
+}
+Tensor huber_loss(const Tensor& prediction, const Tensor& target, const HuberOptions& o, Loc loc) {
+  const double delta = o.delta;
+  if (!(delta > 0)) fail<ValueError>(loc, "huber_loss: expected a delta above 0, got {}", delta);
+  return of_difference(
+      "huber_loss", prediction, target, o.reduction, loc,
+      [delta](const Tensor& d) { return where(abs(d) <= delta, square(d) * 0.5, (abs(d) - 0.5 * delta) * delta); },
+      [delta](const Tensor& d) { return where(abs(d) <= delta, d, sign(d) * delta); });
+}
+
+Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o, Loc loc) {
+  check_reduction("bce_with_logits", o.reduction, loc);
+  Tensor positive;
+  if (o.pos_weight.defined()) {
+    if (common_shape("bce_with_logits", {&logits, &o.pos_weight}, loc) != logits.shape())
+      fail<ShapeError>(loc, "bce_with_logits: expected a pos_weight that broadcasts to {}, got {}", logits.shape(),
+                       o.pos_weight.shape());
+    positive = o.pos_weight.detach().to(compute_dtype_of(logits.dtype()), loc);
+  }
+  // The factor of -ln sigmoid(x) = softplus(-x) is 1 for an unweighted pair.
+  const auto factor = [positive](const Tensor& t) { return positive.defined() ? (positive - 1) * t + 1 : Tensor(); };
+  const auto weighted = [factor](const Tensor& x, const Tensor& t) {
+    const Tensor f = factor(t);
+    return f.defined() ? x * f : x;
+  };
+  return evaluate({.name = "bce_with_logits",
+                   .value = [=](const Tensor& x, const Tensor& t) { return (1 - t) * x + weighted(softplus(-x), t); },
+                   .by_x = [=](const Tensor& x, const Tensor& t) { return (1 - t) - weighted(sigmoid(-x), t); },
+                   .by_t = [=](const Tensor& x,
+                               const Tensor&) { return positive.defined() ? (positive - 1) * softplus(-x) - x : -x; },
+                   .weight = o.weight,
+                   .reduction = o.reduction},
+                  logits, target, loc);
+}
+
+Tensor bce(const Tensor& probability, const Tensor& target, const BceOptions& o, Loc loc) {
+  check_reduction("bce", o.reduction, loc);
+  if (o.pos_weight.defined()) fail<ValueError>(loc, "bce: expected no pos_weight, which is bce_with_logits's");
+  const auto held = [](const Tensor& log) { return maximum(log, -100); };
+  return evaluate(
+      {.name = "bce",
+       .value = [=](const Tensor& p, const Tensor& t) { return (t - 1) * held(log1p(-p)) - t * held(log(p)); },
+       // As PyTorch, which divides by 1e-12 at least.
+       .by_x = [](const Tensor& p, const Tensor& t) { return (p - t) / maximum(p * (1 - p), 1e-12); },
+       .by_t = [=](const Tensor& p, const Tensor&) { return held(log1p(-p)) - held(log(p)); },
+       .weight = o.weight,
+       .reduction = o.reduction},
+      probability, target, loc);
+}
+
+Tensor kl_div(const Tensor& log_probabilities, const Tensor& target, const KlDivOptions& o, Loc loc) {
+  if (o.log_target)
+    return evaluate({.name = "kl_div",
+                     .value = [](const Tensor& x, const Tensor& t) { return exp(t) * (t - x); },
+                     .by_x = [](const Tensor&, const Tensor& t) { return -exp(t); },
+                     .by_t = [](const Tensor& x, const Tensor& t) { return exp(t) * (t - x + 1); },
+                     .reduction = o.reduction},
+                    log_probabilities, target, loc);
+  return evaluate({.name = "kl_div",
+                   .value = [](const Tensor& x, const Tensor& t) { return xlogy(t, t) - t * x; },
+                   .by_x = [](const Tensor&, const Tensor& t) { return -t; },
+                   .by_t = [](const Tensor& x, const Tensor& t) { return log(t) + 1 - x; },
+                   .reduction = o.reduction},
+                  log_probabilities, target, loc);
+}
+
+Tensor poisson_nll_loss(const Tensor& input, const Tensor& target, const PoissonNllOptions& o, Loc loc) {
+  check_reduction("poisson_nll_loss", o.reduction, loc);
+  const double eps = o.eps, two_pi = 6.28318530717958647692;
+  const auto stirling = [=](const Tensor& t) { return where(t > 1, t * log(t) - t + log(t * two_pi) * 0.5, 0); };
+  const auto stirling_slope = [](const Tensor& t) { return where(t > 1, log(t) + 0.5 / t, 0); };
+  return evaluate(
+      {.name = "poisson_nll_loss",
+       .value =
+           [=](const Tensor& x, const Tensor& t) {
+             const Tensor loss = o.log_input ? exp(x) - t * x : x - t * log(x + eps);
+             return o.full ? loss + stirling(t) : loss;
+           },
+       .by_x = [=](const Tensor& x, const Tensor& t) { return o.log_input ? exp(x) - t : 1 - t / (x + eps); },
+       .by_t =
+           [=](const Tensor& x, const Tensor& t) {
+             const Tensor slope = o.log_input ? -x : -log(x + eps);
+             return o.full ? slope + stirling_slope(t) : slope;
+           },
+       .reduction = o.reduction},
+      input, target, loc);
+}
+
+Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor& variance, const GaussianNllOptions& o,
+                         Loc loc) {
+  constexpr const char* name = "gaussian_nll_loss";
+  check_reduction(name, o.reduction, loc);
+  for (const Tensor* t : {&input, &target, &variance}) check_floating(name, *t, loc);
+  if (!(o.eps > 0)) fail<ValueError>(loc, "{}: expected an eps above 0, got {}", name, o.eps);
+  if (input.shape() != target.shape() || common_shape(name, {&input, &target, &variance}, loc) != input.shape())
+    fail<ShapeError>(loc, "{}: expected equal shapes and a variance that broadcasts to them, got {}, {} and {}", name,
+                     input.shape(), target.shape(), variance.shape());
+  const DType out = promote(promote(input.dtype(), target.dtype()), variance.dtype()), wide = compute_dtype_of(out);
+  const Tensor v = variance.to(wide, loc);
+  // As in PyTorch, eps takes the place of a smaller variance as if by rounding.
+  const Tensor held = where(v < o.eps, v - v.detach() + o.eps, v);
+  const Tensor d = input.to(wide, loc) - target.to(wide, loc);
+  Tensor loss = (log(held) + square(d) / held) * 0.5;
+  if (o.full) loss = loss + 0.91893853320467274178;
+  return reduced(loss, o.reduction, loc).to(out, loc);
+}
+
+}  // namespace flame
