@@ -119,7 +119,7 @@ class OrderOp final : public Op {
     const size_t scratch = RowOrder<T>::entries(o_, n) * sizeof(Entry<T>);
     const RowOrder<T> order(o_, n);
     const auto body = [=](const Run& r) {
-      if (n == 0) return;
+      if (n == 0 || count == 0) return;
       const int64_t each = (count + lanes - 1) / lanes;
       parallel_for(lanes, std::max<int64_t>(1, lanes * 4096 / (n * count)), [&](int64_t begin, int64_t end) {
         RowWalk<2> walk(lines, strides, std::min(count, begin * each));
