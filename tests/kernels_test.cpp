@@ -277,6 +277,49 @@ TEST_P(Kernels, BitsDoNotDependOnPlace) {
   check_places<double>();
 }
 
+// A chain gives the bits of its ops one by one, whatever their number, their other inputs and the length.
+TEST_P(Kernels, ChainsAreTheirOpsOneByOne) {
+  std::mt19937 random(7);
+  const Code codes[] = {Code::add, Code::sub, Code::mul, Code::div, Code::relu, Code::neg, Code::square};
+  for (Code c : codes) EXPECT_TRUE(joins_chain(c, DType::f32) && joins_chain(c, DType::f64));
+  EXPECT_FALSE(joins_chain(Code::exp, DType::f32) || joins_chain(Code::add, DType::i32));
+  for (int trial = 0; trial < 400; ++trial) {
+    const DType t = trial % 2 ? DType::f32 : DType::f64;
+    const int64_t n = static_cast<int64_t>(random() % 300);
+    visit_dtype(t, [&](auto zero) {
+      using T = decltype(zero);
+      if constexpr (std::is_floating_point_v<T>) {
+        const auto block = [&] {
+          std::vector<T> v(static_cast<size_t>(n) + 1);
+          for (T& x : v) x = static_cast<T>(static_cast<int>(random() % 4001) - 2000) / 64;
+          return v;
+        };
+        std::vector<T> value = block(), got(value.size());
+        const std::vector<T> in = value;
+        std::vector<std::vector<T>> others;
+        std::vector<ChainOp> ops;
+        const int length = 1 + static_cast<int>(random() % longest_chain);
+        for (int k = 0; k < length; ++k) {
+          const Code c = codes[random() % std::size(codes)];
+          const bool two = c == Code::add || c == Code::sub || c == Code::mul || c == Code::div;
+          const bool swapped = two && random() % 2, same = two && random() % 2;
+          others.push_back(block());
+          ops.push_back({c, same, swapped, nullptr});
+          std::vector<T>& other = others.back();
+          if (same) std::fill(other.begin(), other.end(), other[0]);
+          const void *a = value.data(), *b = other.data();
+          if (swapped) std::swap(a, b);
+          block_kernel(c, t)(a, b, nullptr, value.data(), n);
+        }
+        for (size_t k = 0; k < ops.size(); ++k) ops[k].other = others[k].data();
+        chain_kernel(t)(ops.data(), length, in.data(), got.data(), n);
+        for (size_t i = 0; i < static_cast<size_t>(n); ++i)
+          ASSERT_TRUE(got[i] == value[i] || (std::isnan(got[i]) && std::isnan(value[i]))) << trial << " " << i;
+      }
+    });
+  }
+}
+
 // A kernel that may read the first element of an input for all gives the bits of one that reads every element.
 TEST_P(Kernels, NumbersAsInputs) {
   for (int code = 0; code < static_cast<int>(Code::copy); ++code)

@@ -132,14 +132,14 @@ class Worker {
       if (st != 0) return false;
     return true;
   }
-  // Asks for the next tile's inputs while this one is computed, a part a step, so that the requests never queue up.
+  // Asks for the inputs of four tiles ahead while this one is computed, a part a step, so that requests never queue up.
   // An address past the end is only a hint.
   void prefetch(const Tile& t, int64_t part, int64_t parts) const {
     for (int i : moving_) {
       const BlockSlot& s = c_.slots[static_cast<size_t>(i)];
       if (s.kind != BlockSlot::Kind::leaf || s.row) continue;
       const int64_t lines = (t.n * s.size + 63) / 64;
-      const char* next = at_[static_cast<size_t>(i)] + t.n * s.size;
+      const char* next = at_[static_cast<size_t>(i)] + 4 * t.n * s.size;
       for (int64_t b = lines * part / parts; b < lines * (part + 1) / parts; ++b) __builtin_prefetch(next + b * 64);
     }
   }
@@ -149,6 +149,7 @@ class Worker {
     const int64_t n = s.row ? t.rows : t.n;
     switch (s.kind) {
       case Step::Kind::exec: s.fn(at(s.a), at(s.b), at(s.c), at(s.dst), n); break;
+      case Step::Kind::chain: chain(s, n); break;
       case Step::Kind::round: round_block(s.dtype, reinterpret_cast<float*>(at(s.dst)), n); break;
       case Step::Kind::load: load(s, s.row ? t.row0 : t.start, n); break;
       case Step::Kind::iota: iota(s, t.start, n); break;
@@ -158,6 +159,13 @@ class Worker {
       case Step::Kind::spread: spread(s, t); break;
       case Step::Kind::store: store(s, s.row ? t.row0 : t.start, n); break;
     }
+  }
+
+  void chain(const Step& s, int64_t n) {
+    ChainOp ops[longest_chain];
+    int count = 0;
+    for (const Step::Link& l : s.links) ops[count++] = {l.code, l.same, l.swapped, at(l.other)};
+    s.chain_fn(ops, count, at(s.a), at(s.dst), n);
   }
 
   void load(const Step& s, int64_t start, int64_t n) {

@@ -18,15 +18,24 @@ struct BlockSlot {
 };
 
 struct Step {
-  enum class Kind : uint8_t { load, iota, splat, exec, round, reduce, accumulate, spread, store } kind;
+  enum class Kind : uint8_t { load, iota, splat, exec, chain, round, reduce, accumulate, spread, store } kind;
   bool row = false;          // runs over rows instead of elements
-  DType dtype = DType::f32;  // round: the 16-bit type; load, iota, store: the type in memory
+  DType dtype = DType::f32;  // round: the 16-bit type; load, iota, store: the type in memory; exec: computed in
+  Code code = Code::copy;    // exec: the op; copy: a cast
+  unsigned same = 0;         // exec: inputs that are one number throughout, a bit each
   BlockFn fn = nullptr;      // exec; load, store: the cast, or null
   ReduceFn reduce_fn = nullptr;
   Reduce reduce{};
   int dst = -1, a = -1, b = -1, c = -1;  // slots
   int from = -1;  // leaf, output, node or scalar that a load, store, iota, splat or partial is about
   int from2 = -1;
+  struct Link {
+    Code code;
+    bool same, swapped;
+    int other;  // slot
+  };
+  ChainFn chain_fn = nullptr;
+  std::vector<Link> links = {};  // chain: its ops, on the block `a`
 };
 
 struct Compiled {

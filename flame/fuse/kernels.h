@@ -11,6 +11,19 @@ using BlockFn = void (*)(const void* a, const void* b, const void* c, void* out,
 // The kernel for `code` on inputs of dtype `compute`; null if the table has none. Best instruction set of this CPU.
 // Bit k of `same` allows it to read the first element of input k for all: the block holds one number throughout.
 BlockFn block_kernel(Code code, DType compute, unsigned same = 0);
+
+// One op of a chain, on the running value and an input of its own, which may be one number (`same`) or the left operand
+// (`swapped`).
+struct ChainOp {
+  Code code;
+  bool same, swapped;
+  const void* other;  // null for ops of one input
+};
+constexpr int longest_chain = 8;
+using ChainFn = void (*)(const ChainOp* ops, int count, const void* in, void* out, int64_t n);
+ChainFn chain_kernel(DType t);         // float32, float64
+bool joins_chain(Code code, DType t);  // whether a chain may hold this op on inputs of dtype t
+
 // out[i] = static_cast<to>(in[i]), PyTorch's rules (float to bool is != 0; float to int truncates).
 BlockFn cast_kernel(DType from, DType to);  // all dtypes, 16-bit included; uses only `a`
 // x[i] = float(bf16(x[i])) or float(f16(x[i])): rounding between 16-bit ops held in float32 registers.

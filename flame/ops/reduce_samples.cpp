@@ -137,7 +137,7 @@ std::vector<SampleCase> places_of(ValuesAndIndices (*fn)(const Tensor&, int64_t,
 struct RegisterRows {
   RegisterRows() {
     for (const Row& row : rows)
-      Registry::global().add(
+      RegisterOp(
           {row.name, row.signature, row.formula, row.differentiable, [&row](DType t) { return samples_of(row, t); }});
   }
 } const register_rows;

@@ -69,6 +69,29 @@ void tile(const void* pa, const void* pb, int64_t depth, void* pacc, int64_t ld,
     for (int v = 0; v < tile_vectors; ++v) hn::StoreU(c[i][v], d, acc + i * ld + v * lanes);
 }
 
+template <class Acc>
+void tile_after_tile(const void* pa, const void* pb, void* pacc, int64_t ld) {
+  const hn::ScalableTag<Acc> d;
+  using V = hn::Vec<decltype(d)>;
+  constexpr int lanes = static_cast<int>(hn::MaxLanes(d)), columns = tile_columns<Acc>;
+  const Acc* HWY_RESTRICT a = static_cast<const Acc*>(pa);
+  const Acc* HWY_RESTRICT b = static_cast<const Acc*>(pb);
+  Acc* HWY_RESTRICT acc = static_cast<Acc*>(pacc);
+  V c[tile_rows][tile_vectors];
+  for (int i = 0; i < tile_rows; ++i)
+    for (int v = 0; v < tile_vectors; ++v) c[i][v] = hn::LoadU(d, acc + i * ld + v * lanes);
+  for (int p = 0; p < columns; ++p, b += columns) {
+    V row[tile_vectors];
+    for (int v = 0; v < tile_vectors; ++v) row[v] = hn::LoadU(d, b + v * lanes);
+    for (int i = 0; i < tile_rows; ++i) {
+      const V x = hn::Set(d, a[i * columns + p]);
+      for (int v = 0; v < tile_vectors; ++v) c[i][v] = multiply_add(x, row[v], c[i][v]);
+    }
+  }
+  for (int i = 0; i < tile_rows; ++i)
+    for (int v = 0; v < tile_vectors; ++v) hn::StoreU(c[i][v], d, acc + i * ld + v * lanes);
+}
+
 template <class T, class Acc>
 void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void* pbias, void* py, int64_t rs,
            int64_t cs) {
@@ -83,7 +106,14 @@ void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void*
 template <class T, class Acc>
 GemmKernel make() {
   constexpr int columns = tile_columns<Acc>;
-  return {tile_rows, columns, sizeof(Acc), pack<T, Acc, tile_rows>, pack<T, Acc, columns>, tile<Acc>, store<T, Acc>};
+  return {tile_rows,
+          columns,
+          sizeof(Acc),
+          pack<T, Acc, tile_rows>,
+          pack<T, Acc, columns>,
+          tile<Acc>,
+          tile_after_tile<Acc>,
+          store<T, Acc>};
 }
 
 GemmKernel kernel_of(DType t) {

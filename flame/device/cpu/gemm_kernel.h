@@ -17,6 +17,8 @@ struct GemmKernel {
   Pack pack_a, pack_b;  // panels of width mr and nr
   // acc[i * ld + j] = (add ? acc[i * ld + j] : 0) + sum over p of a[p * mr + i] * b[p * nr + j].
   void (*tile)(const void* a, const void* b, int64_t depth, void* acc, int64_t ld, bool add);
+  // acc[i * ld + j] += sum over p < nr of a[i * nr + p] * b[p * nr + j]: `a` is what tile wrote with ld = nr.
+  void (*tile_after_tile)(const void* a, const void* b, void* acc, int64_t ld);
   // y[i * rs + j * cs] = acc[i * ld + j] (+ bias[j]), rounded once.
   void (*store)(const void* acc, int64_t ld, int64_t rows, int64_t cols, const void* bias, void* y, int64_t rs,
                 int64_t cs);
