@@ -4,6 +4,8 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/parallel.h"
+#include "flame/ops/create.h"
+#include "flame/ops/gather.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/reduce_internal.h"
 
@@ -108,6 +110,27 @@ Tensor argmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
 }
 Tensor argmin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   return arg_extreme("argmin", false, x, axes, keepdim, loc);
+}
+
+namespace {
+// The values are gathered, so that gather's gradients are theirs.
+ValuesAndIndices extreme_at(const char* name, bool greatest, const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
+  if (x.defined() && x.rank() == 0) {
+    normalize_axis(name, axis, 1, loc);
+    return {x, zeros({}, DType::i64, x.device(), loc)};
+  }
+  const Tensor places = arg_extreme(name, greatest, x, Axes{axis}, true, loc);
+  const Tensor values = gather(x, axis, places, loc);
+  if (keepdim) return {values, places};
+  return {values.squeeze(axis, loc), places.squeeze(axis, loc)};
+}
+}  // namespace
+
+ValuesAndIndices max(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
+  return extreme_at("max", true, x, axis, keepdim, loc);
+}
+ValuesAndIndices min(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
+  return extreme_at("min", false, x, axis, keepdim, loc);
 }
 
 }  // namespace flame

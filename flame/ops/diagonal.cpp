@@ -6,6 +6,7 @@
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"
@@ -20,7 +21,7 @@ struct Line {
   Shape shape;                 // of the piece: the other axes, then the count
   Line(const char* op, const Shape& from, const DiagonalOptions& o, Loc loc)
       : rows(normalize_axis(op, o.axis1, from.rank(), loc)), columns(normalize_axis(op, o.axis2, from.rank(), loc)) {
-    if (rows == columns) fail<IndexError>(loc, "{}: expected two axes, got {} and {}", op, o.axis1, o.axis2);
+    if (rows == columns) fail<ValueError>(loc, "{}: expected two different axes, got {} and {}", op, o.axis1, o.axis2);
     const int64_t offset = std::clamp(o.offset, -from[rows], from[columns]);
     row = offset < 0 ? -offset : 0;
     column = offset > 0 ? offset : 0;
@@ -84,6 +85,8 @@ Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), con
 }  // namespace
 
 Tensor diagonal(const Tensor& x, const DiagonalOptions& o, Loc loc) {
+  if (!x.defined()) fail<ValueError>(loc, "diagonal: the input is undefined");
+  if (x.rank() < 2) fail<ShapeError>(loc, "diagonal: expected rank 2 or more, got shape {}", x.shape());
   const Line line("diagonal", x.shape(), o, loc);
   return with_opposite(
       "diagonal", x, strided_view(x, line.shape, line.strides(x.strides()), line.skip(x.strides())),
@@ -97,6 +100,35 @@ Tensor diagonal_scatter(const Tensor& piece, const Shape& shape, const DiagonalO
   if (piece.shape() != line.shape)
     fail<ShapeError>(loc, "diagonal_scatter: expected a piece of {} for {}, got {}", line.shape, shape, piece.shape());
   return dispatch(make_ref<DiagonalScatter>(shape, o), {piece}, loc);
+}
+
+Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
+  if (!x.defined()) fail<ValueError>(loc, "diag_embed: the input is undefined");
+  if (x.rank() == 0) fail<ShapeError>(loc, "diag_embed: expected rank 1 or more, got shape {}", x.shape());
+  if (x.rank() == max_rank)
+    fail<ShapeError>(loc, "diag_embed: expected a rank below {}, got shape {}", max_rank, x.shape());
+  const int rank = x.rank() + 1, rows = normalize_axis("diag_embed", o.axis1, rank, loc),
+            columns = normalize_axis("diag_embed", o.axis2, rank, loc);
+  if (rows == columns)
+    fail<ValueError>(loc, "diag_embed: expected two different axes, got {} and {}", o.axis1, o.axis2);
+  const int64_t n = x.shape().back() + std::abs(o.offset);
+  Shape shape = x.shape();
+  shape.erase(x.rank() - 1);
+  for (int axis : {std::min(rows, columns), std::max(rows, columns)}) shape.insert(axis, n);
+  return diagonal_scatter(x, shape, {o.offset, o.axis1, o.axis2}, loc);
+}
+
+Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
+  if (!x.defined()) fail<ValueError>(loc, "diag: the input is undefined");
+  if (x.rank() == 1) return diag_embed(x, {.offset = offset}, loc);
+  if (x.rank() != 2) fail<ShapeError>(loc, "diag: expected rank 1 or 2, got shape {}", x.shape());
+  return diagonal(x, {.offset = offset}, loc);
+}
+
+Tensor trace(const Tensor& x, Loc loc) {
+  if (!x.defined()) fail<ValueError>(loc, "trace: the input is undefined");
+  if (x.rank() != 2) fail<ShapeError>(loc, "trace: expected a matrix, got shape {}", x.shape());
+  return sum(diagonal(x, {}, loc), {}, false, loc);
 }
 
 Tensor tril(const Tensor& x, int64_t diagonal, Loc loc) { return triangle("tril", le, x, diagonal, loc); }
@@ -149,6 +181,53 @@ const RegisterOp registered[] = {
                  {{2, 4, 3}, [](const Tensor& x) { return triu(x, 1); }},
                  {{3, 3}, [](const Tensor& x) { return triu(x, -2); }},
                  {{3, 0}, [](const Tensor& x) { return triu(x); }}}),
+    RegisterOp({.name = "diag_embed",
+                .signature = "diag_embed(x, {.offset, .axis1, .axis2})",
+                .formula = "zeros with x on a diagonal of two new axes",
+                .samples =
+                    [](DType t) {
+                      const auto by = [](const DiagEmbedOptions& o) {
+                        return [o](const Inputs& in) { return Inputs{diag_embed(in[0], o)}; };
+                      };
+                      using namespace samples;
+                      return std::vector<SampleCase>{
+                          {{uniform({4}, t)}, by({}), "vector"},
+                          {{uniform({2, 3}, t)}, by({.offset = 1}), "above"},
+                          {{transposed({2, 3}, t)}, by({.offset = -2, .axis1 = 0, .axis2 = 2}), "below, other axes"},
+                          {{strided({2, 3}, t)}, by({.axis1 = 1, .axis2 = 0}), "axes swapped"},
+                          {{uniform({0}, t)}, by({}), "empty"},
+                      };
+                    }}),
+    RegisterOp({.name = "diag",
+                .signature = "diag(x, offset)",
+                .formula = "a matrix's diagonal, or a diagonal matrix",
+                .samples =
+                    [](DType t) {
+                      const auto by = [](int64_t offset) {
+                        return [offset](const Inputs& in) { return Inputs{diag(in[0], offset)}; };
+                      };
+                      using namespace samples;
+                      return std::vector<SampleCase>{
+                          {{uniform({3}, t)}, by(0), "vector"},
+                          {{uniform({3}, t)}, by(-1), "vector below"},
+                          {{transposed({3, 4}, t)}, by(1), "matrix"},
+                          {{uniform({0, 3}, t)}, by(0), "no rows"},
+                      };
+                    }}),
+    RegisterOp({.name = "trace",
+                .signature = "trace(x)",
+                .formula = "sum of x[i, i]",
+                .samples =
+                    [](DType t) {
+                      const auto fn = [](const Inputs& in) { return Inputs{trace(in[0])}; };
+                      using namespace samples;
+                      return std::vector<SampleCase>{
+                          {{uniform({4, 4}, t)}, fn, "square"},
+                          {{transposed({3, 5}, t)}, fn, "transposed"},
+                          {{strided({5, 2}, t)}, fn, "strided"},
+                          {{uniform({0, 3}, t)}, fn, "empty"},
+                      };
+                    }}),
 };
 }  // namespace
 

@@ -1,6 +1,7 @@
 // Reductions with gradients: one graph node a call, the forward pass as island ops that fuse with what surrounds them.
 #include "flame/ops/reduce.h"
 
+#include <cmath>
 #include <limits>
 
 #include "flame/autograd/node.h"
@@ -39,7 +40,7 @@ struct Reduced {
   Tensor g, x, y;
   const Shape& shape;  // of the input
   const Dims& axes;
-  double divisor;
+  double number;  // a rule's own: the divisor of a mean, the order of a norm
 };
 using Rule = Tensor (*)(const Reduced&);
 enum Saves : uint8_t { nothing = 0, input = 1, output = 2, both = 3 };
@@ -49,14 +50,14 @@ Tensor widened(const Tensor& x, Loc loc) { return is_narrow(x.dtype()) ? x.to(DT
 
 class ReduceNode final : public Node {
  public:
-  ReduceNode(const char* name, Loc where, const Tensor& x, const ReducedAxes& axes, Rule rule, double divisor)
+  ReduceNode(const char* name, Loc where, const Tensor& x, const ReducedAxes& axes, Rule rule, double number)
       : Node(name, where, 1),
         rule_(rule),
         device_(x.device()),
         dtype_(x.dtype()),
         shape_(x.shape()),
         kept_(axes.kept),
-        divisor_(divisor) {
+        number_(number) {
     next = {x.edge()};
     for (int i = 0; i < shape_.rank(); ++i)
       if (axes.mask >> i & 1) axes_.push_back(i);
@@ -78,7 +79,7 @@ class ReduceNode final : public Node {
     const Tensor y =
         y_ ? widened(Tensor(y_, edges ? GradEdge(this, 0) : GradEdge()).reshape(kept_, where), where) : Tensor();
     const Tensor g = widened(v.grads[0].reshape(kept_, where), where);
-    const Tensor dx = rule_({g, x, y, shape_, axes_, divisor_});
+    const Tensor dx = rule_({g, x, y, shape_, axes_, number_});
     v.given[0] = dx.dtype() == dtype_ ? dx : dx.to(dtype_, where);
   }
   void release_saved() override {
@@ -93,7 +94,7 @@ class ReduceNode final : public Node {
   DType dtype_;
   Shape shape_, kept_;
   Dims axes_;
-  double divisor_;
+  double number_;
   Ref<Value> x_, y_;
   Saves saves_ = nothing;
   bool released_ = false;
@@ -105,12 +106,12 @@ Ref<Value> with_axes(const Ref<Value>& v, const Shape& shape) {
 
 // The result in the input's dtype and the asked shape, with its node. `y` has no graph and keeps the axes.
 Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedAxes& axes, Rule rule, Saves saves,
-              Loc loc, double divisor = 1) {
+              Loc loc, double number = 1) {
   Ref<Value> out = y.value_ref();
   if (is_narrow(x.dtype()) && out->dtype != x.dtype()) out = pend_copy(out, x.dtype());
   out = with_axes(out, axes.out);
   if (!is_float(x.dtype()) || !any_requires_grad({&x, 1})) return Tensor(std::move(out));
-  ReduceNode* node = new ReduceNode(name, RuleScope::line(loc), x, axes, rule, divisor);
+  ReduceNode* node = new ReduceNode(name, RuleScope::line(loc), x, axes, rule, number);
   const Ref<Node> keep(node);
   node->save(saves, x, out);
   return Tensor(std::move(out), GradEdge(node, 0));
@@ -131,16 +132,23 @@ Tensor accumulable(const Tensor& x, Loc loc) {
 
 // Gradients.
 Tensor sum_rule(const Reduced& r) { return r.g.expand(r.shape); }
-Tensor mean_rule(const Reduced& r) { return (r.g / r.divisor).expand(r.shape); }
+Tensor mean_rule(const Reduced& r) { return (r.g / r.number).expand(r.shape); }
 Tensor extreme_rule(const Reduced& r) {
   const Tensor hits = r.x == r.y;
   return where(hits, r.g / sum(hits.to(r.g.dtype()), r.axes, true), 0);
 }
-Tensor var_rule(const Reduced& r) { return (r.x - mean(r.x, r.axes, true)) * (r.g * (2 / r.divisor)); }
+Tensor var_rule(const Reduced& r) { return (r.x - mean(r.x, r.axes, true)) * (r.g * (2 / r.number)); }
 Tensor std_rule(const Reduced& r) {
-  return (r.x - mean(r.x, r.axes, true)) * (where(r.y == 0, 0, r.g / r.y) / r.divisor);
+  return (r.x - mean(r.x, r.axes, true)) * (where(r.y == 0, 0, r.g / r.y) / r.number);
 }
 Tensor norm_rule(const Reduced& r) { return r.x * where(r.y == 0, 0, r.g / r.y); }
+// |x|^(p-1) sign(x) (g / norm^(p-1)), where powers of 0 are never taken.
+Tensor p_norm_rule(const Reduced& r) {
+  const Tensor nought = r.x == 0, no_norm = r.y == 0;
+  const Tensor powers = sign(r.x) * pow(where(nought, 1, abs(r.x)), r.number - 1);
+  return where(nought, 0, powers) * where(no_norm, 0, r.g / pow(where(no_norm, 1, r.y), r.number - 1));
+}
+Tensor count_rule(const Reduced& r) { return where(r.g < r.g, r.g, 0).expand(r.shape); }
 Tensor logsumexp_rule(const Reduced& r) {
   // A row of -Inf has a gradient of 0, not of e^(Inf - Inf).
   return r.g * exp(r.x - where(r.y == -std::numeric_limits<double>::infinity(), 0, r.y));
@@ -238,12 +246,57 @@ Tensor norm(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes("norm", x, axes, keepdim, loc);
   return finish("norm", x, sqrt(reduced(Reduce::sum, square(accumulable(x, loc)), a)), a, &norm_rule, both, loc);
 }
+Tensor norm(const Tensor& x, const Axes& axes, const NormOptions& options, Loc loc) {
+  const double p = options.p;
+  if (p == 2) return norm(x, axes, options.keepdim, loc);
+  check_floating("norm", x, loc);
+  if (std::isnan(p)) fail<ValueError>(loc, "norm: expected an order, got NaN");
+  const ReducedAxes a = reduced_axes("norm", x, axes, options.keepdim, loc);
+  if (p < 0 || std::isinf(p)) check_not_empty("norm", x, a, loc);
+  if (p == 1) return sum(abs(x, loc), axes, options.keepdim, loc);
+  if (std::isinf(p)) return (p > 0 ? amax : amin)(abs(x, loc), axes, options.keepdim, loc);
+  const Tensor w = accumulable(x, loc);
+  if (p == 0) return finish("norm", x, reduced(Reduce::sum, (w != 0).to(w.dtype()), a), a, &count_rule, nothing, loc);
+  return finish("norm", x, pow(reduced(Reduce::sum, pow(abs(w), p), a), 1 / p), a, &p_norm_rule, both, loc, p);
+}
 Tensor logsumexp(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   check_floating("logsumexp", x, loc);
   const ReducedAxes a = reduced_axes("logsumexp", x, axes, keepdim, loc);
   const Tensor w = accumulable(x, loc), top = reduced(Reduce::max, w, a);
   const Tensor shift = where(isfinite(top), top, 0);  // not e^(Inf - Inf); also the identity -Inf of an empty row
   return finish("logsumexp", x, log(reduced(Reduce::sum, exp(w - shift), a)) + shift, a, &logsumexp_rule, both, loc);
+}
+MinMax aminmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  return {extreme("aminmax", Reduce::min, x, axes, keepdim, loc),
+          extreme("aminmax", Reduce::max, x, axes, keepdim, loc)};
+}
+VarMean var_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  check_floating("var_mean", x, loc);
+  const ReducedAxes a = reduced_axes("var_mean", x, axes, options.keepdim, loc);
+  const Variance v = variance("var_mean", x, a, options.correction, loc);
+  return {finish("var_mean", x, v.value, a, &var_rule, input, loc, v.divisor), mean(x, axes, options.keepdim, loc)};
+}
+StdMean std_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  check_floating("std_mean", x, loc);
+  const ReducedAxes a = reduced_axes("std_mean", x, axes, options.keepdim, loc);
+  const Variance v = variance("std_mean", x, a, options.correction, loc);
+  return {finish("std_mean", x, sqrt(v.value), a, &std_rule, both, loc, v.divisor),
+          mean(x, axes, options.keepdim, loc)};
+}
+Tensor nansum(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  reduced_axes("nansum", x, axes, keepdim, loc);
+  return sum(is_float(x.dtype()) ? where(isnan(x, loc), 0, x, loc) : x, axes, keepdim, loc);
+}
+Tensor nanmean(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  check_floating("nanmean", x, loc);
+  reduced_axes("nanmean", x, axes, keepdim, loc);
+  const Tensor w = widened(x, loc);
+  const Tensor count = sum((x.detach() == x.detach()).to(w.dtype(), loc), axes, keepdim, loc);
+  return div(nansum(w, axes, keepdim, loc), count, loc).to(x.dtype(), loc);
+}
+Tensor count_nonzero(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  reduced_axes("count_nonzero", x, axes, keepdim, loc);
+  return sum(ne(x.detach(), 0, loc), axes, keepdim, loc);
 }
 Tensor any(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   return truth("any", Reduce::any, x, axes, keepdim, loc);

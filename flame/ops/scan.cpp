@@ -1,0 +1,373 @@
+// Scans along one axis. Sums and products of long lines go by chunks of fixed size, so that one line uses all threads;
+// the gradients of cumprod and logcumsumexp are linear recurrences, which are scans again.
+#include "flame/ops/scan.h"
+
+#include <cmath>
+#include <limits>
+
+#include "flame/autograd/node.h"
+#include "flame/core/format.h"
+#include "flame/ops/cat.h"
+#include "flame/ops/create.h"
+#include "flame/ops/gather.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/scan_internal.h"
+
+namespace flame {
+namespace {
+
+// What a running value is kept in: wider than the elements, so that a long line loses nothing. Integers wrap.
+template <class T>
+using Running = std::conditional_t<std::is_same_v<T, float16> || std::is_same_v<T, bfloat16>, float,
+                                   std::conditional_t<std::is_floating_point_v<T>, double, uint64_t>>;
+template <class T>
+Running<T> widened(T v) {
+  if constexpr (std::is_same_v<T, float16> || std::is_same_v<T, bfloat16>) return static_cast<float>(v);
+  else return static_cast<Running<T>>(v);
+}
+template <class T>
+using Result = std::conditional_t<std::is_integral_v<T>, int64_t, T>;
+DType result_of(DType t) { return is_float(t) ? t : DType::i64; }
+
+struct Sum {
+  static constexpr const char* name = "cumsum";
+  template <class R>
+  static R join(R a, R b) {
+    return a + b;
+  }
+  static constexpr int identity = 0;
+};
+struct Product {
+  static constexpr const char* name = "cumprod";
+  template <class R>
+  static R join(R a, R b) {
+    return a * b;
+  }
+  static constexpr int identity = 1;
+};
+
+constexpr int64_t chunk = 8192;  // elements of a line that start from what those before them come to
+
+// One line after the other, each by chunks: what every chunk comes to, then the running values from there on.
+template <class J, class T>
+void scan_long_lines(const Lines<2>& l, const T* x, Result<T>* out) {
+  using R = Running<T>;
+  const int64_t chunks = (l.n + chunk - 1) / chunk;
+  std::vector<R> starts(static_cast<size_t>(chunks));
+  const auto line = [&](const std::array<int64_t, 2>& at) {
+    const auto each_chunk = [&](auto&& fn) {
+      parallel_for(chunks, 1, [&](int64_t begin, int64_t end) {
+        for (int64_t c = begin; c < end; ++c)
+          fn(c, x + at[0] + c * chunk * l.along[0], std::min(chunk, l.n - c * chunk));
+      });
+    };
+    each_chunk([&](int64_t c, const T* from, int64_t n) {
+      R part[4] = {J::identity, J::identity, J::identity, J::identity};
+      for (int64_t i = 0; i + 4 <= n; i += 4)
+        for (int64_t k = 0; k < 4; ++k) part[k] = J::join(part[k], widened(from[(i + k) * l.along[0]]));
+      for (int64_t i = n & ~int64_t{3}; i < n; ++i) part[0] = J::join(part[0], widened(from[i * l.along[0]]));
+      starts[static_cast<size_t>(c)] = J::join(J::join(part[0], part[1]), J::join(part[2], part[3]));
+    });
+    R before = J::identity;
+    for (R& s : starts) before = J::join(std::exchange(s, before), before);
+    each_chunk([&](int64_t c, const T* from, int64_t n) {
+      R r = starts[static_cast<size_t>(c)];
+      Result<T>* to = out + at[1] + c * chunk * l.along[1];
+      for (int64_t i = 0; i < n; ++i) {
+        r = J::join(r, widened(from[i * l.along[0]]));
+        to[i * l.along[1]] = static_cast<Result<T>>(r);
+      }
+    });
+  };
+  l.each_line(line);
+}
+
+template <class J, class T>
+void scan_all(const Lines<2>& l, const T* x, Result<T>* out) {
+  if (l.count() < 8 && l.n > 2 * chunk) return scan_long_lines<J>(l, x, out);
+  l.each([&](const std::array<int64_t, 2>& at, int64_t width) {
+    walk_lines(l, at, width, Running<T>(J::identity), [&](Running<T>& r, const std::array<int64_t, 2>& i) {
+      r = J::join(r, widened(x[i[0]]));
+      out[i[1]] = static_cast<Result<T>>(r);
+    });
+  });
+}
+
+// Attributes and shapes that all scans share.
+class Scan : public Op {
+ public:
+  Scan(int axis, bool reverse) : axis_(axis), reverse_(reverse) {}
+  void key(Key& k) const override { k << axis_ << reverse_; }
+
+ protected:
+  // 16-bit gradients are computed in float32 and rounded once.
+  static DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
+  int axis_;
+  bool reverse_;
+};
+
+// y_i = b_i + a_i y_(i-1), or with `lag` b_i + a_(i-1) y_(i-1); backwards if reversed. The first one is b.
+class LinearScan final : public Scan {
+ public:
+  LinearScan(int axis, bool reverse, bool lag) : Scan(axis, reverse), lag_(lag) {}
+  const char* name() const override { return "linear_scan"; }
+  void key(Key& k) const override {
+    Scan::key(k);
+    k << lag_;
+  }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[1].dtype(), in[1].shape())};
+  }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    const Lines<3> lines(in, out, axis_, reverse_);
+    const auto plan = [&](auto t) { return plan_for<decltype(t)>(lines); };
+    return in[0].dtype == DType::f64 ? plan(double()) : plan(float());
+  }
+  bool saves_input(int i) const override { return i == 0; }
+  bool saves_output(int) const override { return true; }
+  void vjp(Vjp& v) const override;
+
+ private:
+  template <class T>
+  Ref<Plan> plan_for(const Lines<3>& lines) const {
+    struct State {
+      double y = 0, a = 0;
+      bool started = false;
+    };
+    return make_ref<Plan>(name(), [lines, lag = lag_](const Run& r) {
+      const T *a = static_cast<const T*>(r.buffers[0]), *b = static_cast<const T*>(r.buffers[1]);
+      T* out = static_cast<T*>(r.buffers[2]);
+      lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
+          const double now = a[i[0]], by = lag ? s.a : now;
+          s.y = s.started ? b[i[1]] + by * s.y : b[i[1]];
+          s.a = now;
+          s.started = true;
+          out[i[2]] = static_cast<T>(s.y);
+        });
+      });
+    });
+  }
+  bool lag_;
+};
+
+Tensor linear_scan(const Tensor& a, const Tensor& b, int axis, bool reverse, bool lag, Loc loc) {
+  return dispatch(make_ref<LinearScan>(axis, reverse, lag), {a, b}, loc);
+}
+
+// What stands one step earlier on the way along `axis` (later if reversed); `first` where the way begins.
+Tensor before(const Tensor& x, int axis, bool reverse, double first, Loc loc) {
+  const int64_t n = x.shape()[axis];
+  const Tensor edge = full_like(x.narrow(axis, 0, 1, loc), first, loc);
+  return reverse ? cat({x.narrow(axis, 1, n - 1, loc), edge}, axis, loc)
+                 : cat({edge, x.narrow(axis, 0, n - 1, loc)}, axis, loc);
+}
+
+// Towards b: u_i = g_i + a_(i+1) u_(i+1), the scan the other way with the lag that this one lacks. Towards a: each u
+// times the y that its coefficient was multiplied with.
+void LinearScan::vjp(Vjp& v) const {
+  const Loc loc = v.call_site();
+  if (v.grad(0).numel() == 0) return;
+  const Tensor u = linear_scan(v.input(0), v.grad(0), axis_, !reverse_, !lag_, loc);
+  v.give(1, u);
+  if (!v.needs(0)) return;
+  const Tensor y = v.output(0);
+  v.give(0, lag_ ? mul(before(u, axis_, !reverse_, 0, loc), y, loc) : mul(u, before(y, axis_, reverse_, 0, loc), loc));
+}
+
+template <class J>
+class RunningOp : public Scan {
+ public:
+  using Scan::Scan;
+  const char* name() const override { return J::name; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(result_of(in[0].dtype()), in[0].shape())};
+  }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return visit_dtype(in[0].dtype, [&](auto t) {
+      using T = decltype(t);
+      return make_ref<Plan>(J::name, [lines = Lines<2>(in, out, axis_, reverse_)](const Run& r) {
+        scan_all<J>(lines, static_cast<const T*>(r.buffers[0]), static_cast<Result<T>*>(r.buffers[1]));
+      });
+    });
+  }
+};
+
+class CumSum final : public RunningOp<Sum> {
+ public:
+  using RunningOp::RunningOp;
+  bool saves_input(int) const override { return false; }
+  void vjp(Vjp& v) const override {
+    v.give(0, dispatch(make_ref<CumSum>(axis_, !reverse_), {v.grad(0)}, v.call_site()));
+  }
+};
+
+// dx_i = (product of those before x_i) S_i, where S_i = g_i + x_(i+1) S_(i+1) collects the products of those after it.
+class CumProd final : public RunningOp<Product> {
+ public:
+  using RunningOp::RunningOp;
+  void vjp(Vjp& v) const override {
+    const Loc loc = v.call_site();
+    const DType t = v.input_meta(0).dtype;
+    const Tensor x = v.input(0).to(wide(t), loc), g = v.grad(0).to(wide(t), loc);
+    if (g.numel() == 0) return;
+    const Tensor after = linear_scan(x, g, axis_, !reverse_, true, loc);
+    const Tensor y = dispatch(make_ref<CumProd>(axis_, reverse_), {x}, loc);
+    v.give(0, mul(before(y, axis_, reverse_, 1, loc), after, loc).to(t, loc));
+  }
+};
+
+// Running largest m and sum s of e^(x - m), in float64.
+struct LogSum {
+  double m = -std::numeric_limits<double>::infinity(), s = 0;
+  double add(double x) {
+    if (x == m) s += 1;
+    else if (x < m) s += std::exp(x - m);
+    else {
+      s = s * std::exp(m - x) + 1;
+      m = x;
+    }
+    return m + std::log(s);
+  }
+};
+
+class LogCumSumExp final : public Scan {
+ public:
+  using Scan::Scan;
+  const char* name() const override { return "logcumsumexp"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[0].shape())};
+  }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return visit_dtype(in[0].dtype, [&](auto t) {
+      using T = decltype(t);
+      return make_ref<Plan>(name(), [lines = Lines<2>(in, out, axis_, reverse_)](const Run& r) {
+        const T* x = static_cast<const T*>(r.buffers[0]);
+        T* out = static_cast<T*>(r.buffers[1]);
+        lines.each([&](const std::array<int64_t, 2>& at, int64_t width) {
+          walk_lines(lines, at, width, LogSum(), [&](LogSum& s, const std::array<int64_t, 2>& i) {
+            out[i[1]] = static_cast<T>(static_cast<Running<T>>(s.add(static_cast<double>(widened(x[i[0]])))));
+          });
+        });
+      });
+    });
+  }
+  // dx_i = e^(x_i - y_i) R_i with R_i = g_i + e^(y_i - y_(i+1)) R_(i+1): y never falls, so no power overflows.
+  void vjp(Vjp& v) const override {
+    const Loc loc = v.call_site();
+    const DType t = v.input_meta(0).dtype;
+    const Tensor x = v.input(0).to(wide(t), loc), g = v.grad(0).to(wide(t), loc);
+    if (g.numel() == 0) return;
+    const Tensor y = dispatch(make_ref<LogCumSumExp>(axis_, reverse_), {x}, loc);
+    const Tensor finite = where(eq(y, -std::numeric_limits<double>::infinity(), loc), 0, y, loc);
+    const Tensor decay = exp(sub(y, before(finite, axis_, !reverse_, 0, loc), loc), loc);
+    const Tensor sums = linear_scan(decay, g, axis_, !reverse_, false, loc);
+    v.give(0, mul(exp(sub(x, finite, loc), loc), sums, loc).to(t, loc));
+  }
+};
+
+// (x) -> running extreme, its place.
+class CumExtreme final : public Scan {
+ public:
+  CumExtreme(const char* name, bool greatest, int axis) : Scan(axis, false), name_(name), greatest_(greatest) {}
+  const char* name() const override { return name_; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    return {contiguous_meta(in[0].dtype(), in[0].shape()), contiguous_meta(DType::i64, in[0].shape())};
+  }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    const Lines<3> lines(in, out, axis_, false);
+    return visit_dtype(in[0].dtype, [&](auto t) {
+      return greatest_ ? plan_for<decltype(t), true>(lines) : plan_for<decltype(t), false>(lines);
+    });
+  }
+  bool saves_input(int) const override { return false; }
+  bool saves_output(int i) const override { return i == 1; }
+  void vjp(Vjp& v) const override {
+    const Tensor g = v.grad(0);
+    v.give(0, scatter_add(zeros_like(g, v.call_site()), axis_, v.output(1).detach(), g, v.call_site()));
+  }
+
+ private:
+  template <class T, bool greatest>
+  Ref<Plan> plan_for(const Lines<3>& lines) const {
+    using W = std::conditional_t<std::is_integral_v<T>, T, Running<T>>;
+    struct State {
+      W best{};
+      int64_t at = -1, next = 0;
+    };
+    return make_ref<Plan>(name_, [lines](const Run& r) {
+      const T* x = static_cast<const T*>(r.buffers[0]);
+      T* values = static_cast<T*>(r.buffers[1]);
+      int64_t* places = static_cast<int64_t*>(r.buffers[2]);
+      lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
+          const W v = wide_of(x[i[0]]);
+          // Also true for the first element, for a NaN, and never for a number after a NaN.
+          if (s.at < 0 || v != v || (greatest ? v >= s.best : v <= s.best)) {
+            s.best = v;
+            s.at = s.next;
+          }
+          ++s.next;
+          values[i[1]] = narrow<T>(s.best);
+          places[i[2]] = s.at;
+        });
+      });
+    });
+  }
+  template <class T>
+  static auto wide_of(T v) {
+    if constexpr (std::is_integral_v<T>) return v;
+    else return widened(v);
+  }
+  template <class T, class W>
+  static T narrow(W v) {
+    return static_cast<T>(v);
+  }
+  const char* name_;
+  bool greatest_;
+};
+
+// Runs `fn` on x and its axis; a 0-d tensor is given one for the time being.
+template <class F>
+auto along_axis(const char* name, const Tensor& x, int64_t axis, Loc loc, F&& fn) {
+  if (!x.defined()) fail<ValueError>(loc, "{}: the input is undefined", name);
+  const int a = normalize_axis(name, axis, std::max(1, x.rank()), loc);
+  std::vector<Tensor> out = fn(x.rank() ? x : x.reshape({1}, loc), a);
+  if (x.rank() == 0)
+    for (Tensor& t : out) t = t.reshape({}, loc);
+  return out;
+}
+ValuesAndIndices cumulative_extreme(const char* name, bool greatest, const Tensor& x, int64_t axis, Loc loc) {
+  const auto out = along_axis(name, x, axis, loc, [&](const Tensor& t, int a) {
+    return dispatch_multi(make_ref<CumExtreme>(name, greatest, a), {&t, 1}, loc);
+  });
+  return {out[0], out[1]};
+}
+
+}  // namespace
+
+Tensor cumsum(const Tensor& x, int64_t axis, Loc loc) {
+  return along_axis("cumsum", x, axis, loc, [&](const Tensor& t, int a) {
+    return std::vector<Tensor>{dispatch(make_ref<CumSum>(a, false), {t}, loc)};
+  })[0];
+}
+Tensor cumprod(const Tensor& x, int64_t axis, Loc loc) {
+  return along_axis("cumprod", x, axis, loc, [&](const Tensor& t, int a) {
+    return std::vector<Tensor>{dispatch(make_ref<CumProd>(a, false), {t}, loc)};
+  })[0];
+}
+Tensor logcumsumexp(const Tensor& x, int64_t axis, Loc loc) {
+  if (x.defined() && !is_float(x.dtype()))
+    fail<DTypeError>(loc, "logcumsumexp: expected a floating dtype, got {}", x.dtype());
+  return along_axis("logcumsumexp", x, axis, loc, [&](const Tensor& t, int a) {
+    return std::vector<Tensor>{dispatch(make_ref<LogCumSumExp>(a, false), {t}, loc)};
+  })[0];
+}
+ValuesAndIndices cummax(const Tensor& x, int64_t axis, Loc loc) {
+  return cumulative_extreme("cummax", true, x, axis, loc);
+}
+ValuesAndIndices cummin(const Tensor& x, int64_t axis, Loc loc) {
+  return cumulative_extreme("cummin", false, x, axis, loc);
+}
+
+}  // namespace flame
