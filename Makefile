@@ -32,6 +32,8 @@ golden-check:
 	@mkdir -p build
 	$(PYTHON) tools/golden_optim.py build/golden-optim.json
 	cmp build/golden-optim.json tests/golden/optim.json
+	$(PYTHON) tools/golden_layers.py build/golden-layers.json
+	cmp build/golden-layers.json tests/golden/layers.json
 
 # docs/ops.md, from the registry.
 docs: configure

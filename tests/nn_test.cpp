@@ -65,7 +65,7 @@ std::string message(F&& fn) {
   return "nothing was thrown";
 }
 
-std::vector<float> floats(const State& s) { return s.tensor().detach().to_vector<float>(); }
+std::vector<float> floats(const State& s) { return s.tensor().detach().to(DType::f32).to_vector<float>(); }
 
 TEST(Module, Names) {
   Net net;
@@ -73,11 +73,11 @@ TEST(Module, Names) {
       names(net.named_parameters()),
       (Names{"conv1.weight", "conv1.bias", "norm.weight", "norm.bias", "head.weight", "blocks.0.gain",
              "blocks.0.fc.weight", "blocks.0.fc.bias", "blocks.1.gain", "blocks.1.fc.weight", "blocks.1.fc.bias"}));
-  EXPECT_EQ(names(net.named_buffers()), (Names{"norm.running_mean", "norm.running_var"}));
+  EXPECT_EQ(names(net.named_buffers()), (Names{"norm.running_mean", "norm.running_var", "norm.num_batches_tracked"}));
   EXPECT_EQ(names(net.state_dict()),
             (Names{"conv1.weight", "conv1.bias", "norm.weight", "norm.bias", "norm.running_mean", "norm.running_var",
-                   "head.weight", "blocks.0.gain", "blocks.0.fc.weight", "blocks.0.fc.bias", "blocks.1.gain",
-                   "blocks.1.fc.weight", "blocks.1.fc.bias"}));
+                   "norm.num_batches_tracked", "head.weight", "blocks.0.gain", "blocks.0.fc.weight", "blocks.0.fc.bias",
+                   "blocks.1.gain", "blocks.1.fc.weight", "blocks.1.fc.bias"}));
   EXPECT_EQ(names(net.named_modules()),
             (Names{"", "conv1", "norm", "head", "blocks", "blocks.0", "blocks.0.fc", "blocks.1", "blocks.1.fc"}));
   EXPECT_EQ(net.parameters().size(), 11u);

@@ -10,6 +10,20 @@ namespace flame::nn {
 void uniform(const State& p, double low, double high, Loc loc = Loc::current());
 void normal(const State& p, double mean, double std, Loc loc = Loc::current());
 void constant(const State& p, double value, Loc loc = Loc::current());
+inline void zeros(const State& p, Loc loc = Loc::current()) { constant(p, 0, loc); }
+inline void ones(const State& p, Loc loc = Loc::current()) { constant(p, 1, loc); }
+// Normal, but only within [low, high], by the inverse distribution function of uniform numbers.
+struct TruncatedNormalOptions {
+  double mean = 0, std = 1, low = -2, high = 2;
+};
+void truncated_normal(const State& p, const TruncatedNormalOptions& o = {}, Loc loc = Loc::current());
+// The identity of a matrix; ShapeError for other ranks.
+void eye(const State& p, Loc loc = Loc::current());
+// Filters [out, in, ...] of rank 3 to 5 that pass channel i of each group on to channel i; ShapeError, ValueError.
+void dirac(const State& p, int64_t groups = 1, Loc loc = Loc::current());
+// Rows, or columns if there are fewer, that are orthogonal and of length `gain`, uniform among all such (Saxe et al. 2013).
+// The axes after the first are taken as one. Worked out in float64 on the host. ShapeError below rank 2.
+void orthogonal(const State& p, double gain = 1, Loc loc = Loc::current());
 
 enum class Fan : uint8_t { in, out };
 struct KaimingOptions {

@@ -2,6 +2,8 @@
 #include "flame/nn/module.h"
 
 #include <algorithm>
+#include <unordered_map>
+#include <unordered_set>
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
@@ -25,6 +27,15 @@ Param::Param(Module& owner, std::string name, const Tensor& initial, Loc loc) : 
 }
 Param::~Param() {
   if (defined()) forget(owner_.params_, this);
+}
+
+void Param::share(const Param& other, Loc loc) {
+  if (!defined() || !other.defined()) fail<ValueError>(loc, "share: expected two defined parameters");
+  if (shape() != other.shape())
+    fail<ShapeError>(loc, "share: expected a parameter of shape {}, got {}", shape(), other.shape());
+  if (dtype() != other.dtype())
+    fail<DTypeError>(loc, "share: expected a parameter of {}, got {}", dtype(), other.dtype());
+  static_cast<Parameter&>(*this) = other;
 }
 
 Buffer::Buffer(Module& owner, std::string name, const Tensor& initial, Loc loc) : owner_(owner) {
@@ -62,17 +73,17 @@ void Module::check_name(const std::string& name, const char* what, Loc loc) cons
 
 NamedParameters Module::named_parameters() const {
   NamedParameters out;
+  std::unordered_set<const void*> seen;
   walk("", [&](const std::string& prefix, const Module& m) {
-    for (const auto& [name, p] : m.params_) out.emplace_back(prefix + name, *p);
+    for (const auto& [name, p] : m.params_)
+      if (seen.insert(p->id()).second) out.emplace_back(prefix + name, *p);
   });
   return out;
 }
 
 std::vector<Parameter> Module::parameters() const {
   std::vector<Parameter> out;
-  walk("", [&](const std::string&, const Module& m) {
-    for (const auto& [name, p] : m.params_) out.push_back(*p);
-  });
+  for (auto& [name, p] : named_parameters()) out.push_back(std::move(p));
   return out;
 }
 
@@ -113,15 +124,22 @@ bool Module::is_training() const {
 }
 
 void Module::to(Device& d, Loc loc) {
-  for (const auto& [name, p] : params_) {
-    if (&p->device() == &d) continue;
-    Parameter moved(p->tensor().detach().to(d, loc), loc);
-    moved.requires_grad_(p->requires_grad());
-    static_cast<Parameter&>(*p) = moved;
-  }
-  for (const auto& [name, b] : buffers_)
-    if (&b->device() != &d) static_cast<State&>(*b) = State(b->tensor().to(d, loc), loc);
-  for (const auto& [name, child] : children_) child->to(d, loc);
+  std::unordered_map<const void*, Parameter> moved;  // by the old one: what was shared stays so
+  std::vector<Parameter> keep;                       // whose addresses may not come again meanwhile
+  walk("", [&](const std::string&, const Module& m) {
+    for (const auto& [name, p] : m.params_) {
+      if (&p->device() == &d) continue;
+      keep.push_back(*p);
+      const auto [at, fresh] = moved.try_emplace(p->id());
+      if (fresh) {
+        at->second = Parameter(p->tensor().detach().to(d, loc), loc);
+        at->second.requires_grad_(p->requires_grad());
+      }
+      static_cast<Parameter&>(*p) = at->second;
+    }
+    for (const auto& [name, b] : m.buffers_)
+      if (&b->device() != &d) static_cast<State&>(*b) = State(b->tensor().to(d, loc), loc);
+  });
 }
 
 void Module::zero_grad() const {

@@ -23,6 +23,9 @@ class Param : public Parameter {
   ~Param();
   Param(const Param&) = delete;
   Param& operator=(const Param&) = delete;
+  // Weight sharing: from now on this is the same parameter as `other`, of equal shape and dtype (ShapeError, DTypeError),
+  // under both names: trained once, saved and loaded under each. Make optimizers afterwards.
+  void share(const Param& other, Loc loc = Loc::current());
 
  private:
   friend class Module;
@@ -72,7 +75,8 @@ class Module {
   Module(const Module&) = delete;
   Module& operator=(const Module&) = delete;
 
-  // Dotted names, such as "conv1.weight": a module's own first, then its children's, in order of registration.
+  // Dotted names, such as "conv1.weight": a module's own first, then its children's, in order of registration. A shared
+  // parameter stands there once, under its first name.
   NamedParameters named_parameters() const;
   std::vector<Parameter> parameters() const;
   NamedStates named_buffers() const;
@@ -89,7 +93,7 @@ class Module {
   void zero_grad() const;
   void requires_grad_(bool on) const;  // freezes or thaws all parameters
 
-  // Parameters and buffers of the tree, in order. The states are the module's own: a load writes through them.
+  // Parameters and buffers of the tree, in order, shared ones under each of their names. The states are the module's own: a load writes through them.
   NamedStates state_dict() const;
   // Writes the entries into the states of the same name, cast to their dtype. Everything is checked first: ShapeError
   // for another shape, ValueError for a name that does not fit (with the nearest one); a failed load changes nothing.

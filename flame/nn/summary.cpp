@@ -1,6 +1,7 @@
 // The table of a module's layers.
 #include <algorithm>
 #include <array>
+#include <unordered_set>
 
 #include "flame/core/format.h"
 #include "flame/nn/walk_internal.h"
@@ -32,12 +33,14 @@ std::string table(const std::vector<Row>& rows) {
 std::string Module::summary() const {
   std::vector<Row> rows{{"layer", "kind", "parameters", "count"}};
   int64_t total = 0, trained = 0;
+  std::unordered_set<const void*> seen;
   walk("", [&](const std::string& prefix, const Module& m) {
     if (m.params_.empty() && m.buffers_.empty() && !m.children_.empty()) return;  // only holds others
     std::string shapes;
     int64_t count = 0;
     for (const auto& [name, p] : m.params_) {
       shapes += fmt::format("{}{} {}", shapes.empty() ? "" : ", ", name, p->shape());
+      if (!seen.insert(p->id()).second) continue;  // shared with a module above
       count += p->numel();
       if (p->requires_grad()) trained += p->numel();
     }

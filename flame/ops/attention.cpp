@@ -172,6 +172,7 @@ Tensor Attention::weights(const Tensor& q, const Tensor& k, const Tensor& mask) 
     s = where(ge(count(rows, {rows, 1}), count(columns, {1, columns})), s, none);
   }
   if (settings_.flags.mask) s = mask.dtype() == DType::boolean ? where(mask, s, none) : s + mask.to(s.dtype());
+  if (columns == 0) return exp(s);
   const Tensor top = no_grad([&] {
     const Tensor m = amax(s.detach(), -1, true);
     return where(m == none, 0.0, m);
@@ -188,11 +189,6 @@ void Attention::composed(Vjp& v) const {
                u = repeat_heads(v.input(2).to(wide), heads), g = v.grad(0).to(wide);
   const Tensor mask = settings_.flags.mask ? v.input(3) : Tensor();
   const Shape scores{q.shape()[0], heads, q.shape()[2], k.shape()[2]};
-  if (numel(scores) == 0) {
-    for (int i = 0; i < (mask.defined() ? 4 : 3); ++i)
-      if (v.needs(i)) v.give(i, filled(contiguous_meta(v.input_meta(i).dtype, v.input_meta(i).shape), q.device(), 0));
-    return;
-  }
   const Tensor p = weights(q, k, mask);
   Tensor kept = p, dp = matmul(g, u.t());
   if (settings_.draw) {
@@ -337,7 +333,7 @@ const RegisterOp registered({
                "grouped queries"},
               {qkv({1, 2, 5, 4}, {1, 2, 7, 4}, {1, 2, 7, 4}), with({.dropout = 0.4}), "dropout"},
               {qkv({2, 1, 2, 3, 2}, {3, 1, 4, 2}, {1, 1, 1, 4, 2}), with({}), "batches and heads that broadcast"},
-              {qkv({1, 1, 300, 2}, {1, 1, 250, 2}, {1, 1, 250, 2}), with({.causal = true}), "several tiles"},
+              {qkv({1, 1, 40, 2}, {1, 1, 35, 2}, {1, 1, 35, 2}), with({.causal = true}), "several tiles"},
               {qkv({2, 0, 3}, {2, 4, 3}, {2, 4, 3}), with({}), "no queries"},
               {qkv({2, 3, 3}, {2, 0, 3}, {2, 0, 3}), with({}), "no keys"},
           };

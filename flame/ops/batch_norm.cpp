@@ -1,52 +1,17 @@
 // Batch norm: training normalises by the batch through the shared normalisation, evaluation by the running statistics.
 #include "flame/ops/batch_norm.h"
 
-#include "flame/autograd/autograd.h"
 #include "flame/core/format.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
-namespace {
-
-void check_channels(const char* what, const Shape& s, int64_t channels, Loc loc) {
-  if (s != Shape{channels}) fail<ShapeError>(loc, "batch_norm: expected a {} of shape [{}], got {}", what, channels, s);
-}
-
-// [C] as it broadcasts against [N, C, ...].
-Tensor along_channels(const Tensor& v, int rank, Loc loc) {
-  if (!v.defined()) return v;
-  Shape s = Dims::filled(rank, 1);
-  s[1] = v.numel();
-  return v.reshape(s, loc);
-}
-
-// running = (1 - momentum) running + momentum fresh.
-Tensor blended(const State& running, const Tensor& fresh, double momentum, Loc loc) {
-  if (!running.defined()) return {};
-  const Tensor old = running.tensor().detach().to(fresh.dtype(), loc);
-  return (old * (1 - momentum) + fresh.reshape(old.shape(), loc) * momentum).to(running.dtype(), loc);
-}
-// Both are computed before either is written, so that running out of memory leaves both as they were.
-void write_both(const State& mean, const Tensor& new_mean, const State& var, const Tensor& new_var, Loc loc) {
-  if (new_mean.defined()) materialize(new_mean.value());
-  if (new_var.defined()) materialize(new_var.value());
-  if (new_mean.defined()) mean.assign(new_mean, loc);
-  if (new_var.defined()) var.assign(new_var, loc);
-}
-
-}  // namespace
-
 Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                   const Tensor& bias, const BatchNormOptions& o, Loc loc) {
-  if (!is_float(x.dtype())) fail<DTypeError>(loc, "batch_norm: expected a floating dtype, got {}", x.dtype());
-  if (x.rank() < 2) fail<ShapeError>(loc, "batch_norm: expected an input [N, C, ...], got {}", x.shape());
-  const int64_t channels = x.shape()[1];
-  if (running_mean.defined()) check_channels("running_mean", running_mean.shape(), channels, loc);
-  if (running_var.defined()) check_channels("running_var", running_var.shape(), channels, loc);
-  if (weight.defined()) check_channels("weight", weight.shape(), channels, loc);
-  if (bias.defined()) check_channels("bias", bias.shape(), channels, loc);
+  check_channels("batch_norm", x, running_mean, running_var, weight, bias, loc);
+  if (!o.momentum && !o.batches.defined())
+    fail<ValueError>(loc, "batch_norm: expected a momentum, or a state that counts batches, got neither");
   const Tensor w = along_channels(weight, x.rank(), loc), b = along_channels(bias, x.rank(), loc);
 
   if (o.training) {
@@ -62,22 +27,14 @@ Tensor batch_norm(const Tensor& x, const State& running_mean, const State& runni
                        x.shape());
     const Normalized n = normalize("batch_norm", x, axes, w, b, o.eps, loc);
     if (count == 0) return n.y;
-    NoGrad guard;
     const Tensor unbiased = n.var * (static_cast<double>(count) / static_cast<double>(count - 1));
-    write_both(running_mean, blended(running_mean, n.mean, o.momentum, loc), running_var,
-               blended(running_var, unbiased, o.momentum, loc), loc);
+    update_running(running_mean, n.mean, running_var, unbiased, o.momentum, o.batches, loc);
     return n.y;
   }
 
   if (!running_mean.defined() || !running_var.defined())
     fail<ValueError>(loc, "batch_norm: evaluation needs running statistics, got none");
-  const DType wide = compute_dtype_of(x.dtype());
-  const Tensor m = along_channels(running_mean.tensor().detach().to(wide, loc), x.rank(), loc);
-  const Tensor v = along_channels(running_var.tensor().detach().to(wide, loc), x.rank(), loc);
-  Tensor y = mul(sub(x.to(wide, loc), m, loc), rsqrt(add(v, o.eps, loc), loc), loc);
-  if (w.defined()) y = mul(y, w.to(wide, loc), loc);
-  if (b.defined()) y = add(y, b.to(wide, loc), loc);
-  return y.to(x.dtype(), loc);
+  return normalize_by(x, running_mean, running_var, w, b, o.eps, loc);
 }
 
 namespace {

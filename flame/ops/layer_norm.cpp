@@ -9,18 +9,11 @@ namespace flame {
 
 Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps,
                   Loc loc) {
-  if (!is_float(x.dtype())) fail<DTypeError>(loc, "layer_norm: expected a floating dtype, got {}", x.dtype());
-  const int first = x.rank() - normalized.rank();
-  bool fits = first >= 0 && !normalized.empty();
-  for (int i = 0; fits && i < normalized.rank(); ++i) fits = x.shape()[first + i] == normalized[i];
-  if (!fits)
-    fail<ShapeError>(loc, "layer_norm: expected an input whose last sizes are {}, got {}", normalized, x.shape());
+  const Dims axes = last_axes("layer_norm", x, normalized, loc);
   for (const Tensor* p : {&weight, &bias})
     if (p->defined() && p->shape() != normalized)
       fail<ShapeError>(loc, "layer_norm: expected a {} of shape {}, got {}", p == &weight ? "weight" : "bias",
                        normalized, p->shape());
-  Dims axes;
-  for (int i = first; i < x.rank(); ++i) axes.push_back(i);
   return normalize("layer_norm", x, axes, weight, bias, eps, loc).y;
 }
 

@@ -1,67 +1,97 @@
-// Normalisation by mean and variance, composed of island ops, with first and second derivatives in closed form.
-#include "flame/autograd/autograd.h"
-#include "flame/autograd/node.h"
+// F.normalize and local response normalisation, composed.
+#include "flame/ops/normalize.h"
+
+#include <cmath>
+
+#include "flame/core/format.h"
+#include "flame/ops/cat.h"
+#include "flame/ops/create.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
+#include "flame/ops/samples_internal.h"
 
 namespace flame {
 namespace {
 
-struct Statistics {
-  Tensor mean, var, scale;  // scale = 1 / sqrt(var + eps)
-};
-Statistics statistics(const Tensor& x, const Dims& axes, double eps) {
-  const Tensor m = mean(x, axes, true);
-  const Tensor v = mean(square(x - m), axes, true);
-  return {m, v, rsqrt(v + eps)};
+// The norm along one axis, which stays with size 1. At 0 the gradient of the 2-norm is 0.
+Tensor norm_along(const Tensor& x, double p, int axis, Loc loc) {
+  if (p == 2) return norm(x, axis, true, loc);
+  const Tensor size = abs(x, loc);
+  if (p == 1) return sum(size, axis, true, loc);
+  if (std::isinf(p)) return p > 0 ? amax(size, axis, true, loc) : amin(size, axis, true, loc);
+  return pow(sum(pow(size, p, loc), axis, true, loc), 1 / p, loc);
 }
 
 }  // namespace
 
-Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
-                     double eps, Loc loc) {
-  const DType t = x.dtype(), wide = compute_dtype_of(t);
-  Statistics s;
-  const Tensor y = no_grad([&] {
-    const Tensor in = x.to(wide);
-    s = statistics(in, axes, eps);
-    Tensor out = (in - s.mean) * s.scale;
-    if (weight.defined()) out = out * weight.to(wide);
-    if (bias.defined()) out = out + bias.to(wide);
-    return out.to(t);
-  });
-
-  std::vector<Tensor> in{x}, saved{x, s.mean, s.scale};
-  if (weight.defined()) {
-    in.push_back(weight);
-    saved.push_back(weight);
-  }
-  if (bias.defined()) in.push_back(bias);
-  const Shape of_weight = weight.defined() ? weight.shape() : Shape(),
-              of_bias = bias.defined() ? bias.shape() : Shape();
-  const DType bias_dtype = bias.defined() ? bias.dtype() : wide;
-  const auto rule = [axes, eps, wide, of_weight, of_bias, bias_dtype, scaled = weight.defined(),
-                     shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {
-    const Tensor x = c.saved[0].to(wide), g = c.grads[0].to(wide);
-    Tensor m = c.saved[1], scale = c.saved[2];
-    if (c.create_graph) {  // the statistics as functions of x
-      const Statistics again = statistics(x, axes, eps);
-      m = again.mean;
-      scale = again.scale;
-    }
-    const Tensor unit = (x - m) * scale;
-    std::vector<Tensor> out(1);
-    if (c.needs[0]) {
-      const Tensor gw = scaled ? g * c.saved[3].to(wide) : g;
-      out[0] = ((gw - mean(gw, axes, true)) - unit * mean(gw * unit, axes, true)) * scale;
-      out[0] = out[0].to(c.saved[0].dtype());
-    }
-    if (scaled) out.push_back(c.needs[1] ? sum_to(g * unit, of_weight).to(c.saved[3].dtype()) : Tensor());
-    if (shifted) out.push_back(c.needs.back() ? sum_to(g, of_bias).to(bias_dtype) : Tensor());
-    return out;
-  };
-  return {with_rule(name, in, {y}, saved, rule, loc)[0], s.mean, s.var};
+Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
+  if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
+  const int axis = normalize_axis("normalize", o.axis, x.rank(), loc);
+  if (x.numel() == 0) return x;
+  const DType t = x.dtype();
+  const Tensor in = x.to(compute_dtype_of(t), loc);
+  return div(in, maximum(norm_along(in, o.p, axis, loc), o.eps, loc), loc).to(t, loc);
 }
+
+Tensor local_response_norm(const Tensor& x, const LocalResponseNormOptions& o, Loc loc) {
+  if (!is_float(x.dtype())) fail<DTypeError>(loc, "local_response_norm: expected a floating dtype, got {}", x.dtype());
+  if (x.rank() < 3)
+    fail<ShapeError>(loc, "local_response_norm: expected an input [N, C, ...] of rank 3 or more, got {}", x.shape());
+  if (o.size < 1) fail<ValueError>(loc, "local_response_norm: expected a size of 1 or more, got {}", o.size);
+  if (x.numel() == 0) return x;
+  const DType t = x.dtype();
+  const Tensor in = x.to(compute_dtype_of(t), loc), energy = square(in, loc);
+  const int64_t channels = x.shape()[1];
+  const auto nothing = [&](int64_t n) {
+    Shape s = x.shape();
+    s[1] = n;
+    return zeros(s, in.dtype(), x.device(), loc);
+  };
+  const Tensor padded = cat({nothing(o.size / 2), energy, nothing((o.size - 1) / 2)}, 1, loc);
+  Tensor total = padded.narrow(1, 0, channels, loc);
+  for (int64_t i = 1; i < o.size; ++i) total = add(total, padded.narrow(1, i, channels, loc), loc);
+  const double share = o.alpha / static_cast<double>(o.size);
+  return div(in, pow(add(mul(total, share, loc), o.k, loc), o.beta, loc), loc).to(t, loc);
+}
+
+namespace {
+const RegisterOp registered_normalize({
+    .name = "normalize",
+    .signature = "normalize(x, options)",
+    .formula = "x / max((sum |x|^p)^(1/p), eps) along an axis",
+    .samples =
+        [](DType t) {
+          const auto with = [](NormalizeOptions o) {
+            return [o](const std::vector<Tensor>& in) { return std::vector<Tensor>{normalize(in[0], o)}; };
+          };
+          using namespace samples;
+          return std::vector<SampleCase>{
+              {{uniform({3, 5}, t)}, with({}), "rows"},
+              {{transposed({2, 3, 4}, t)}, with({.p = 1, .axis = -2}), "p = 1, middle axis, transposed"},
+              {{strided({4, 3}, t, 1, 0.5, 2)}, with({.p = 3, .axis = 0}), "p = 3, strided"},
+              {{uniform({0, 3}, t)}, with({}), "empty"},
+          };
+        },
+});
+const RegisterOp registered_response({
+    .name = "local_response_norm",
+    .signature = "local_response_norm(x, options)",
+    .formula = "x / (k + alpha / size sum of x^2 over neighbouring channels)^beta",
+    .samples =
+        [](DType t) {
+          const auto with = [](LocalResponseNormOptions o) {
+            return [o](const std::vector<Tensor>& in) { return std::vector<Tensor>{local_response_norm(in[0], o)}; };
+          };
+          using namespace samples;
+          return std::vector<SampleCase>{
+              {{uniform({2, 6, 3}, t)}, with({.size = 5, .alpha = 0.5}), "lines"},
+              {{channels_last({2, 4, 2, 3}, t)}, with({.size = 2, .alpha = 1, .beta = 0.5, .k = 2}), "even size"},
+              {{strided({1, 2, 4}, t)}, with({.size = 5, .alpha = 1}), "wider than the channels, strided"},
+              {{uniform({0, 2, 3}, t)}, with({.size = 3}), "empty"},
+          };
+        },
+});
+}  // namespace
 
 }  // namespace flame
