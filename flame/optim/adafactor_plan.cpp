@@ -83,7 +83,8 @@ void add_bands(Batch& b, size_t tensor, Factored& t) {
 // Reads and writes runs of n <= piece elements along the last axis, in the compute dtype; `at` counts row-major.
 class Access {
  public:
-  Access(const Factored& t, void* base, DType type, DType compute) : t_(t), base_(base), type_(type), compute_(compute) {}
+  Access(const Factored& t, void* base, DType type, DType compute)
+      : t_(t), base_(base), type_(type), compute_(compute) {}
   void* read(int64_t at, int64_t n) {
     void* from = t_.contiguous ? element(base_, type_, at) : raw_;
     if (!t_.contiguous) move(at, n, false);
@@ -195,7 +196,8 @@ class Pass {
     const bool scaled = a[8] != 0;
     Access g = gradient(t), p = parameter(t);
     double parameters = 0, updates = 0, row_sum = 0;
-    if (!t.vector) std::memset(scratch(compute, x.sums), 0, static_cast<size_t>(x.matrices * t.columns) * size_of(compute));
+    if (!t.vector)
+      std::memset(scratch(compute, x.sums), 0, static_cast<size_t>(x.matrices * t.columns) * size_of(compute));
     pieces(t, x, [&](int64_t row, int64_t m, int64_t c, int64_t n, int64_t at) {
       if (scaled) parameters += kernels_.squares[k](p.read(at, n), n);
       const void* gradients = g.read(at, n);
@@ -253,8 +255,7 @@ class Pass {
     Access g = gradient(t);
     double updates = 0;
     pieces(t, x, [&](int64_t row, int64_t, int64_t c, int64_t n, int64_t at) {
-      updates +=
-          kernels_.factored_squares[k](g.read(at, n), column_factors(t, row, c), row_factor(t, row), cap, n);
+      updates += kernels_.factored_squares[k](g.read(at, n), column_factors(t, row, c), row_factor(t, row), cap, n);
     });
     update_squares_[index(x)] = updates;
   }
@@ -286,9 +287,11 @@ class Pass {
     pieces(t, x, [&](int64_t row, int64_t, int64_t c, int64_t n, int64_t at) {
       void* values = p.read(at, n);
       const void* gradients = g.read(at, n);
-      if (t.vector) kernels_.vector_update[k](values, gradients, element(moment(t, 0), compute, at), cap, a[1], rate, n);
+      if (t.vector)
+        kernels_.vector_update[k](values, gradients, element(moment(t, 0), compute, at), cap, a[1], rate, n);
       else
-        kernels_.factored_update[k](values, gradients, column_factors(t, row, c), row_factor(t, row), cap, a[1], rate, n);
+        kernels_.factored_update[k](values, gradients, column_factors(t, row, c), row_factor(t, row), cap, a[1], rate,
+                                    n);
       p.write(at, n, values);
     });
   }

@@ -100,8 +100,8 @@ double vector_squares(const void* gp, void* vp, double weight, double cap, int64
   return sum<T>(n, [&](auto d, int64_t i) HWY_ATTR {
     const auto x = hn::LoadU(d, g + i), square = hn::Mul(x, x), before = hn::LoadU(d, v + i);
     const auto change = hn::Sub(square, before);
-    const auto now = near_new ? hn::Sub(square, hn::Mul(change, hn::Set(d, rest)))
-                              : hn::Add(before, hn::Mul(hn::Set(d, w), change));
+    const auto now =
+        near_new ? hn::Sub(square, hn::Mul(change, hn::Set(d, rest))) : hn::Add(before, hn::Mul(hn::Set(d, w), change));
     hn::StoreU(now, d, v + i);
     const auto u = hn::Mul(inverse_root(d, now, most), x);
     return hn::Mul(u, u);

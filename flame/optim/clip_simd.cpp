@@ -38,19 +38,23 @@ HWY_INLINE double fold(const void* xp, int64_t n, const Term& term, const Join& 
   return hn::GetLane(total);
 }
 constexpr auto plus = [](auto, auto a, auto b) HWY_ATTR { return hn::Add(a, b); };
-constexpr auto larger = [](auto, auto a, auto b) HWY_ATTR { return hn::IfThenElse(hn::Ge(a, b), a, hn::IfThenElse(hn::Eq(a, a), b, a)); };
+constexpr auto larger = [](auto, auto a, auto b)
+                            HWY_ATTR { return hn::IfThenElse(hn::Ge(a, b), a, hn::IfThenElse(hn::Eq(a, a), b, a)); };
 
 template <class T>
 double absolutes(const void* x, int64_t n) {
-  return fold<T>(x, n, [](auto v) HWY_ATTR { return hn::Abs(v); }, plus);
+  return fold<T>(
+      x, n, [](auto v) HWY_ATTR { return hn::Abs(v); }, plus);
 }
 template <class T>
 double squares(const void* x, int64_t n) {
-  return fold<T>(x, n, [](auto v) HWY_ATTR { return hn::Mul(v, v); }, plus);
+  return fold<T>(
+      x, n, [](auto v) HWY_ATTR { return hn::Mul(v, v); }, plus);
 }
 template <class T>
 double largest(const void* x, int64_t n) {
-  return fold<T>(x, n, [](auto v) HWY_ATTR { return hn::Abs(v); }, larger);
+  return fold<T>(
+      x, n, [](auto v) HWY_ATTR { return hn::Abs(v); }, larger);
 }
 
 // out = body(x), whole vectors, then element by element.

@@ -162,8 +162,7 @@ void EMA::load_state(const nn::NamedTensors& entries, Loc loc) {
   if (updates < 0) fail<ValueError>(loc, "EMA: load_state expected updates of 0 or more, got {}", updates);
   std::vector<std::pair<State, Tensor>> list;
   for (const Average* a : c.all())
-    list.emplace_back(a->average,
-                      take(a->name, a->average.shape(), a->average.dtype()).to(a->average.device(), loc));
+    list.emplace_back(a->average, take(a->name, a->average.shape(), a->average.dtype()).to(a->average.device(), loc));
   if (!left.empty()) fail<ValueError>(loc, "EMA: load_state expected no entry '{}'", left.begin()->first);
   assign_all(list, loc);
   c.updates = updates;

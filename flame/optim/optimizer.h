@@ -63,8 +63,8 @@ class Optimizer {
   std::shared_ptr<Core> core_;  // shared with recorded steps, which may outlive the handle
 };
 
-// The optimizer of these options. Its errors: ValueError for options out of range, an empty list, a parameter that is
-// undefined or given twice; DTypeError for one that is not floating; DeviceError for parameters of two devices.
+// The optimizer of these options. Its errors: ValueError for options out of range, for an empty list, for a parameter that
+// is undefined or given twice; DeviceError for parameters of two devices.
 template <class O>
 class OptimizerOf : public Optimizer {
  public:

@@ -25,8 +25,8 @@ ReduceLROnPlateau::ReduceLROnPlateau(Optimizer& optimizer, const PlateauOptions&
 
 bool ReduceLROnPlateau::progress(double metric) const {
   const double sign = o_.better == Better::lower ? -1 : 1;
-  const double bar = o_.threshold_mode == Threshold::relative ? best_ * (1 + sign * o_.threshold)
-                                                              : best_ + sign * o_.threshold;
+  const double bar =
+      o_.threshold_mode == Threshold::relative ? best_ * (1 + sign * o_.threshold) : best_ + sign * o_.threshold;
   return o_.better == Better::lower ? metric < bar : metric > bar;
 }
 

@@ -18,8 +18,8 @@ void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
   a[3] = 1 - h.beta1;
   a[4] = h.beta2;
   a[5] = 1 - h.beta2;
-  a[6] = length > 5 ? std::sqrt(correction) * std::sqrt((length - 4) * (length - 2) * longest /
-                                                        ((longest - 4) * (longest - 2) * length))
+  a[6] = length > 5 ? std::sqrt(correction) *
+                          std::sqrt((length - 4) * (length - 2) * longest / ((longest - 4) * (longest - 2) * length))
                     : 0;
   a[7] = h.eps;
   a[8] = h.lr / (1 - std::pow(h.beta1, n));

@@ -93,16 +93,14 @@ void CosineAnnealingWarmRestarts::check(Loc loc) const {
   check_rate("CosineAnnealingWarmRestarts", "lr", lr, loc);
   check_rate("CosineAnnealingWarmRestarts", "eta_min", eta_min, loc);
   check_steps("CosineAnnealingWarmRestarts", first_steps, loc);
-  if (factor < 1)
-    fail<ValueError>(loc, "CosineAnnealingWarmRestarts: expected a factor of 1 or more, got {}", factor);
+  if (factor < 1) fail<ValueError>(loc, "CosineAnnealingWarmRestarts: expected a factor of 1 or more, got {}", factor);
 }
 
 // From 0 to 1 and back, scaled.
 double CyclicLR::height(int64_t step) const {
   const int64_t total = steps_up + steps_down.value_or(steps_up), cycle = 1 + step / total, place = step % total;
-  const double part = place <= steps_up
-                          ? static_cast<double>(place) / static_cast<double>(steps_up)
-                          : static_cast<double>(total - place) / static_cast<double>(total - steps_up);
+  const double part = place <= steps_up ? static_cast<double>(place) / static_cast<double>(steps_up)
+                                        : static_cast<double>(total - place) / static_cast<double>(total - steps_up);
   if (scale) return part * scale(scale_by_step ? step : cycle);
   switch (mode) {
     case CycleMode::triangular: return part;

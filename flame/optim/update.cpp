@@ -6,7 +6,7 @@
 namespace flame::optim {
 namespace {
 
-constexpr int64_t stage = 1024;   // elements converted at a time, in L1
+constexpr int64_t stage = 1024;  // elements converted at a time, in L1
 
 struct Placed : UpdateTensor {
   int64_t numel;

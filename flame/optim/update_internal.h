@@ -57,7 +57,8 @@ inline constexpr int64_t grain = 32768;  // elements worth a thread
 template <class Item, class F>
 void each_item(const std::vector<Item>& items, int64_t total, const F& fn) {
   parallel_for(total, grain, [&](int64_t begin, int64_t end) {
-    auto it = std::lower_bound(items.begin(), items.end(), begin, [](const Item& x, int64_t at) { return x.place < at; });
+    auto it =
+        std::lower_bound(items.begin(), items.end(), begin, [](const Item& x, int64_t at) { return x.place < at; });
     for (; it != items.end() && it->place < end; ++it) fn(*it);
   });
 }

@@ -58,8 +58,8 @@ struct OptimCase {
 inline std::vector<OptimCase> optim_cases() {
   using namespace optim;
   return {
-      {"sgd", two_groups<SGDOptions>({.lr = 0.1},
-                                     {.lr = 0.03, .momentum = 0.9, .dampening = 0.2, .weight_decay = 0.05})},
+      {"sgd",
+       two_groups<SGDOptions>({.lr = 0.1}, {.lr = 0.03, .momentum = 0.9, .dampening = 0.2, .weight_decay = 0.05})},
       {"sgd_nesterov", two_groups<SGDOptions>({.lr = 0.05, .momentum = 0.8, .nesterov = true},
                                               {.lr = 0.02, .momentum = 0.9, .weight_decay = 0.1, .nesterov = true})},
       {"adam",
@@ -67,8 +67,8 @@ inline std::vector<OptimCase> optim_cases() {
       {"adam_amsgrad",
        two_groups<AdamOptions>({.lr = 0.03, .amsgrad = true}, {.lr = 0.01, .weight_decay = 0.1, .amsgrad = true})},
       {"adamw", two_groups<AdamWOptions>({.lr = 0.03}, {.lr = 0.01, .betas = {0.3, 0.9}, .weight_decay = 0.1})},
-      {"adamw_amsgrad", two_groups<AdamWOptions>({.lr = 0.03, .amsgrad = true},
-                                                 {.lr = 0.01, .betas = {0.8, 0.6}, .amsgrad = true})},
+      {"adamw_amsgrad",
+       two_groups<AdamWOptions>({.lr = 0.03, .amsgrad = true}, {.lr = 0.01, .betas = {0.8, 0.6}, .amsgrad = true})},
       {"rmsprop",
        two_groups<RMSpropOptions>({.lr = 0.02}, {.lr = 0.01, .alpha = 0.9, .eps = 1e-6, .weight_decay = 0.1})},
       {"rmsprop_momentum",
@@ -76,12 +76,12 @@ inline std::vector<OptimCase> optim_cases() {
       {"rmsprop_centered",
        two_groups<RMSpropOptions>({.lr = 0.02, .centered = true}, {.lr = 0.01, .alpha = 0.4, .centered = true})},
       {"rmsprop_centered_momentum",
-       two_groups<RMSpropOptions>(
-           {.lr = 0.01, .momentum = 0.9, .centered = true},
-           {.lr = 0.005, .alpha = 0.9, .weight_decay = 0.1, .momentum = 0.5, .centered = true})},
+       two_groups<RMSpropOptions>({.lr = 0.01, .momentum = 0.9, .centered = true},
+                                  {.lr = 0.005, .alpha = 0.9, .weight_decay = 0.1, .momentum = 0.5, .centered = true})},
       {"adagrad",
        two_groups<AdagradOptions>({.lr = 0.1}, {.lr = 0.05, .lr_decay = 0.1, .weight_decay = 0.1, .eps = 1e-6})},
-      {"adagrad_initial", [](const Parameters& p) { return Adagrad(p, {.lr = 0.1, .initial_accumulator_value = 0.5}); }},
+      {"adagrad_initial",
+       [](const Parameters& p) { return Adagrad(p, {.lr = 0.1, .initial_accumulator_value = 0.5}); }},
       {"nadam", two_groups<NAdamOptions>(
                     {.lr = 0.02}, {.lr = 0.01, .betas = {0.8, 0.95}, .weight_decay = 0.1, .momentum_decay = 0.01})},
       {"nadam_decoupled", two_groups<NAdamOptions>({.lr = 0.02, .decoupled_decay = true},
@@ -96,10 +96,9 @@ inline std::vector<OptimCase> optim_cases() {
        two_groups<AdafactorOptions>({.lr = 0.3}, {.lr = 0.1, .beta2_decay = -0.5, .d = 2, .weight_decay = 0.05})},
       {"adafactor_eps",
        two_groups<AdafactorOptions>({.lr = 0.3, .eps1 = 1.5, .eps2 = 0.7}, {.lr = 0.1, .eps1 = 0.8, .eps2 = 0.9})},
-      {"adafactor_absolute",
-       two_groups<AdafactorOptions>(
-           {.lr = 0.03, .relative_step = false},
-           {.lr = 0.01, .weight_decay = 0.1, .relative_step = false, .scale_parameter = false})},
+      {"adafactor_absolute", two_groups<AdafactorOptions>(
+                                 {.lr = 0.03, .relative_step = false},
+                                 {.lr = 0.01, .weight_decay = 0.1, .relative_step = false, .scale_parameter = false})},
       {"maximize", two_groups<AdamWOptions>({.lr = 0.03, .maximize = true}, {.lr = 0.01})},
   };
 }
