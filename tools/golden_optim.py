@@ -12,6 +12,8 @@ import sys
 
 import torch
 
+import golden_optim_runs
+
 SHAPES = [(5,), (2, 3), (19,)]
 STEPS = 10
 KEPT = (1, 2, 10)  # steps after which the parameters are written down
@@ -121,8 +123,9 @@ def main():
     golden = {
         "torch": torch.__version__,
         "optimizers": {name: {d: run(dtype=t, **case) for d, t in dtypes.items()} for name, case in CASES.items()},
-        "schedules": {name: make() for name, make in SCHEDULES.items()},
+        "schedules": {name: make() for name, make in {**SCHEDULES, **golden_optim_runs.SCHEDULES}.items()},
         "clip": {d: {"small": clip(t, 1.5, 0.5), "large": clip(t, 1e4, 100.0)} for d, t in dtypes.items()},
+        **golden_optim_runs.runs(),
     }
     text = json.dumps(golden, indent=1)
     path.write_text(re.sub(r"\[[^\[\]]*\]", lambda m: " ".join(m.group().split()), text) + "\n")  # a list a line

@@ -3,7 +3,6 @@
 
 #include <cmath>
 
-#include "flame/core/format.h"
 #include "flame/optim/optimizer_internal.h"
 
 namespace flame::optim {
@@ -11,48 +10,46 @@ namespace {
 
 void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
   const double n = static_cast<double>(step);
-  const bool decoupled = h.flag != 0;
-  a = {decoupled ? 1 - h.lr * h.weight_decay : 1,
-       decoupled ? 0 : h.weight_decay,
-       1 - h.beta1,
-       h.beta2,
-       1 - h.beta2,
-       std::sqrt(1 - std::pow(h.beta2, n)),
-       h.eps,
-       h.lr / (1 - std::pow(h.beta1, n))};
+  prepare_common(h, a);
+  a[3] = 1 - h.beta1;
+  a[4] = h.beta2;
+  a[5] = 1 - h.beta2;
+  a[6] = std::sqrt(1 - std::pow(h.beta2, n));
+  a[7] = h.eps;
+  a[8] = h.lr / (1 - std::pow(h.beta1, n));
 }
 
-void check(const Hyper& h, Loc loc) {
-  const char* name = h.flag != 0 ? "AdamW" : "Adam";
-  if (!(h.lr >= 0)) fail<ValueError>(loc, "{}: expected lr of 0 or more, got {}", name, h.lr);
-  if (!(h.beta1 >= 0 && h.beta1 < 1) || !(h.beta2 >= 0 && h.beta2 < 1))
-    fail<ValueError>(loc, "{}: expected betas in [0, 1), got {} and {}", name, h.beta1, h.beta2);
-  if (!(h.eps >= 0)) fail<ValueError>(loc, "{}: expected eps of 0 or more, got {}", name, h.eps);
-  if (!(h.weight_decay >= 0))
-    fail<ValueError>(loc, "{}: expected weight_decay of 0 or more, got {}", name, h.weight_decay);
-}
-
-constexpr int two(const Hyper&) { return 2; }
-UpdateFn kernel(const Hyper&, DType compute) { return Kernels::best().adam[kernel_index(compute)]; }
-constexpr Rule adamw_rule{"AdamW", {"exp_avg", "exp_avg_sq"}, two, kernel, prepare, check};
-constexpr Rule adam_rule{"Adam", {"exp_avg", "exp_avg_sq"}, two, kernel, prepare, check};
-
-template <class Options>
-std::vector<ParameterGroup<Hyper>> hypers(const std::vector<ParameterGroup<Options>>& groups, bool decoupled) {
-  std::vector<ParameterGroup<Hyper>> out;
-  out.reserve(groups.size());
-  for (const auto& [parameters, o] : groups)
-    out.push_back({parameters, {o.lr, o.weight_decay, o.betas[0], o.betas[1], o.eps, decoupled ? 1.0 : 0.0}});
+std::vector<Moment> moments(const Hyper& h, const Shape&) {
+  std::vector<Moment> out{{"exp_avg"}, {"exp_avg_sq"}};
+  if (h.has(flag::amsgrad)) out.push_back({"max_exp_avg_sq"});
   return out;
+}
+UpdateFn kernel(const Hyper& h, DType compute) {
+  const Kernels& k = Kernels::best();
+  return (h.has(flag::amsgrad) ? k.amsgrad : k.adam)[kernel_index(compute)];
+}
+Hyper numbers(const auto& o, bool decoupled) {
+  return {.lr = o.lr,
+          .weight_decay = o.weight_decay,
+          .beta1 = o.betas[0],
+          .beta2 = o.betas[1],
+          .eps = o.eps,
+          .flags = flags({{o.maximize, flag::maximize}, {decoupled, flag::decoupled}, {o.amsgrad, flag::amsgrad}})};
 }
 
 }  // namespace
 
-AdamW::AdamW(const std::vector<Group>& groups, Loc loc) : Optimizer(adamw_rule, hypers(groups, true), loc) {}
-AdamW::AdamW(std::vector<Parameter> parameters, const Options& o, Loc loc)
-    : AdamW(std::vector<Group>{{std::move(parameters), o}}, loc) {}
-Adam::Adam(const std::vector<Group>& groups, Loc loc) : Optimizer(adam_rule, hypers(groups, false), loc) {}
-Adam::Adam(std::vector<Parameter> parameters, const Options& o, Loc loc)
-    : Adam(std::vector<Group>{{std::move(parameters), o}}, loc) {}
+template <>
+struct Algorithm<AdamWOptions> {
+  static constexpr Rule rule{"AdamW", moments, kernel, prepare, check_adam};
+  static Hyper hyper(const AdamWOptions& o) { return numbers(o, true); }
+};
+template <>
+struct Algorithm<AdamOptions> {
+  static constexpr Rule rule{"Adam", moments, kernel, prepare, check_adam};
+  static Hyper hyper(const AdamOptions& o) { return numbers(o, false); }
+};
+template class OptimizerOf<AdamWOptions>;
+template class OptimizerOf<AdamOptions>;
 
 }  // namespace flame::optim

@@ -1,22 +1,46 @@
-// Clipping as two opaque ops over all gradients: one launch each, the norm stays on the device.
+// Clipping as opaque ops over all gradients: one launch each, the norm stays on the device.
 #include "flame/optim/clip.h"
 
-#include <algorithm>
 #include <cmath>
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
-#include "flame/device/cpu/parallel.h"
 #include "flame/fuse/kernels.h"
 #include "flame/ops/create.h"
-#include "flame/optim/update_internal.h"
+#include "flame/optim/clip_internal.h"
 
 namespace flame::optim {
-namespace {
 
-constexpr int64_t chunk = 4096;   // elements summed or scaled at a time, never across tensors
-constexpr int64_t grain = 32768;  // elements worth a thread
+const void* staged(void* buffer, DType t, int64_t begin, int64_t n, float* stage) {
+  void* x = element(buffer, t, begin);
+  if (t == compute_dtype(t)) return x;
+  cast_kernel(t, DType::f32)(x, nullptr, nullptr, stage, n);
+  return stage;
+}
+
+void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int64_t begin, int64_t n, double number) {
+  alignas(64) float stage[clip_chunk];
+  const void* x = staged(in, t, begin, n, stage);
+  void* y = element(out, t, begin);
+  const ScaleFn kernel = kernels[kernel_index(t)];
+  if (t == compute_dtype(t)) return kernel(x, number, y, n);
+  kernel(x, number, stage, n);
+  cast_kernel(DType::f32, t)(stage, nullptr, nullptr, y, n);
+}
+
+Gradients gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc) {
+  Gradients out;
+  for (const Parameter& p : parameters)
+    if (const Tensor g = p.grad(); g.defined()) {
+      if (!is_float(g.dtype())) fail<DTypeError>(loc, "{}: expected floating gradients, got {}", who, g.dtype());
+      out.owners.push_back(&p);
+      out.tensors.push_back(g.detach());
+    }
+  return out;
+}
+
+namespace {
 
 struct Chunk {
   size_t tensor;
@@ -32,47 +56,35 @@ Work split(std::span<const Meta> gradients) {
   Work w;
   for (const Meta& m : gradients) {
     const int64_t n = numel(m.shape);
-    for (int64_t i = 0; i < n; i += chunk)
-      w.chunks.push_back({w.dtypes.size(), i, std::min(chunk, n - i), w.total + i});
+    for (int64_t i = 0; i < n; i += clip_chunk)
+      w.chunks.push_back({w.dtypes.size(), i, std::min(clip_chunk, n - i), w.total + i});
     w.dtypes.push_back(m.dtype);
     w.total += n;
   }
   return w;
 }
-// fn(chunk, index) for all chunks, on as many threads as the elements are worth.
-template <class F>
-void each_chunk(const Work& w, const F& fn) {
-  parallel_for(w.total, grain, [&](int64_t begin, int64_t end) {
-    auto it = std::lower_bound(w.chunks.begin(), w.chunks.end(), begin,
-                               [](const Chunk& c, int64_t at) { return c.place < at; });
-    for (; it != w.chunks.end() && it->place < end; ++it) fn(*it, static_cast<size_t>(it - w.chunks.begin()));
-  });
-}
-void* element(void* base, DType t, int64_t i) {
-  return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(t));
-}
 
-double squares(const Work& w, const Chunk& c, const Run& run) {
-  const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
-  void* x = element(run.buffers[c.tensor], t, c.begin);
-  const SquaresFn kernel = Kernels::best().squares[kernel_index(t)];
-  if (t == compute) return kernel(x, c.count);
-  alignas(64) float staged[chunk];
-  cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
-  return kernel(staged, c.count);
+// A p-norm as a sum over elements (or their maximum) and what is done to it.
+double part_of_norm(const Work& w, const Chunk& c, const Run& run, double p) {
+  const DType t = w.dtypes[c.tensor];
+  const int k = kernel_index(t);
+  alignas(64) float stage[clip_chunk];
+  const void* x = staged(run.buffers[c.tensor], t, c.begin, c.count, stage);
+  const ClipKernels& kernels = ClipKernels::best();
+  if (p == 1) return kernels.absolutes[k](x, c.count);
+  if (p == 2) return kernels.squares[k](x, c.count);
+  if (std::isinf(p)) return kernels.largest[k](x, c.count);
+  double sum = 0;
+  for (int64_t i = 0; i < c.count; ++i)
+    sum += std::pow(std::abs(k == 1 ? static_cast<const double*>(x)[i] : static_cast<const float*>(x)[i]), p);
+  return sum;
 }
-
-// out[tensor] = fn(in[tensor], number), 16-bit dtypes by way of float32.
-void apply(const ScaleFn (&kernels)[2], const Work& w, const Chunk& c, void* in, void* out, double number) {
-  const DType t = w.dtypes[c.tensor], compute = compute_dtype(t);
-  void* x = element(in, t, c.begin);
-  void* y = element(out, t, c.begin);
-  const ScaleFn kernel = kernels[kernel_index(t)];
-  if (t == compute) return kernel(x, number, y, c.count);
-  alignas(64) float staged[chunk];
-  cast_kernel(t, compute)(x, nullptr, nullptr, staged, c.count);
-  kernel(staged, number, staged, c.count);
-  cast_kernel(compute, t)(staged, nullptr, nullptr, y, c.count);
+double norm_of(const double* parts, size_t n, double p) {
+  double total = 0;
+  for (size_t i = 0; i < n; ++i)
+    if (!std::isinf(p)) total += parts[i];
+    else if (!(parts[i] <= total) && !std::isnan(total)) total = parts[i];
+  return p == 2 ? std::sqrt(total) : p == 1 || std::isinf(p) ? total : std::pow(total, 1 / p);
 }
 
 Meta same_meta(const Tensor& t) {
@@ -83,7 +95,7 @@ Layout dense_layout(const Meta& m) { return is_dense(m.shape, m.strides) ? Layou
 // The gradients, then max_norm as a scalar, to the norm and the scaled gradients.
 class ClipNorm : public Op {
  public:
-  explicit ClipNorm(double limit) : limit_(limit) {}
+  ClipNorm(double limit, double p) : limit_(limit), p_(p) {}
   const char* name() const override { return "clip_grad_norm"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     std::vector<Meta> out(1, contiguous_meta(DType::f32, {}));
@@ -94,7 +106,7 @@ class ClipNorm : public Op {
     return out;
   }
   Layout layout(int, const Meta& m) const override { return dense_layout(m); }
-  std::vector<Word> scalars() const override { return {word(limit_)}; }
+  std::vector<Word> scalars() const override { return {word(limit_), word(p_)}; }
   bool differentiable() const override { return false; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     Work w = split(in);
@@ -105,20 +117,20 @@ class ClipNorm : public Op {
 
  private:
   static void body(const Work& w, DType norm_dtype, const Run& run) {
+    const double p = run.scalars[1].f;
     double* sums = static_cast<double*>(run.workspace);
-    each_chunk(w, [&](const Chunk& c, size_t i) { sums[i] = squares(w, c, run); });
-    double total = 0;
-    for (size_t i = 0; i < w.chunks.size(); ++i) total += sums[i];
-    const double norm = std::sqrt(total), wanted = run.scalars[0].f / (norm + 1e-6);
+    each_item(w.chunks, w.total, [&](const Chunk& c) { sums[&c - w.chunks.data()] = part_of_norm(w, c, run, p); });
+    const double norm = norm_of(sums, w.chunks.size(), p), wanted = run.scalars[0].f / (norm + 1e-6);
     const double factor = wanted > 1 ? 1 : wanted;  // NaN stays
     void* const* out = run.buffers + w.dtypes.size();
     if (norm_dtype == DType::f64) *static_cast<double*>(out[0]) = norm;
     else *static_cast<float*>(out[0]) = static_cast<float>(norm);
-    each_chunk(w, [&](const Chunk& c, size_t) {
-      apply(Kernels::best().scale, w, c, run.buffers[c.tensor], out[1 + c.tensor], factor);
+    each_item(w.chunks, w.total, [&](const Chunk& c) {
+      scale_chunk(ClipKernels::best().scale, w.dtypes[c.tensor], run.buffers[c.tensor], out[1 + c.tensor], c.begin,
+                  c.count, factor);
     });
   }
-  const double limit_;
+  const double limit_, p_;
 };
 
 class ClipValue : public Op {
@@ -135,9 +147,9 @@ class ClipValue : public Op {
   bool differentiable() const override { return false; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return make_ref<Plan>(name(), [w = split(in)](const Run& run) {
-      each_chunk(w, [&](const Chunk& c, size_t) {
-        apply(Kernels::best().clamp, w, c, run.buffers[c.tensor], run.buffers[w.dtypes.size() + c.tensor],
-              run.scalars[0].f);
+      each_item(w.chunks, w.total, [&](const Chunk& c) {
+        scale_chunk(ClipKernels::best().clamp, w.dtypes[c.tensor], run.buffers[c.tensor],
+                    run.buffers[w.dtypes.size() + c.tensor], c.begin, c.count, run.scalars[0].f);
       });
     });
   }
@@ -146,37 +158,31 @@ class ClipValue : public Op {
   const double limit_;
 };
 
-struct Gradients {
-  std::vector<const Parameter*> owners;
-  std::vector<Tensor> tensors;
-};
-Gradients gather(const char* who, const std::vector<Parameter>& parameters, double limit, Loc loc) {
+void check_limit(const char* who, double limit, Loc loc) {
   if (!(limit >= 0)) fail<ValueError>(loc, "{}: expected a limit of 0 or more, got {}", who, limit);
-  Gradients out;
-  for (const Parameter& p : parameters)
-    if (const Tensor g = p.grad(); g.defined()) {
-      if (!is_float(g.dtype())) fail<DTypeError>(loc, "{}: expected floating gradients, got {}", who, g.dtype());
-      out.owners.push_back(&p);
-      out.tensors.push_back(g.detach());
-    }
-  return out;
 }
 
 }  // namespace
 
-Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, Loc loc) {
+Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, const ClipNormOptions& o, Loc loc) {
   NoGrad guard;
-  const Gradients g = gather("clip_grad_norm", parameters, max_norm, loc);
+  check_limit("clip_grad_norm", max_norm, loc);
+  if (!(o.norm_type > 0)) fail<ValueError>(loc, "clip_grad_norm: expected norm_type above 0, got {}", o.norm_type);
+  const Gradients g = gradients_of("clip_grad_norm", parameters, loc);
   if (g.tensors.empty())
     return zeros({}, DType::f32, parameters.empty() ? default_device() : parameters[0].device(), loc);
-  const std::vector<Tensor> out = dispatch_multi(make_ref<ClipNorm>(max_norm), g.tensors, loc);
+  const std::vector<Tensor> out = dispatch_multi(make_ref<ClipNorm>(max_norm, o.norm_type), g.tensors, loc);
+  if (o.error_if_nonfinite)
+    if (const double norm = out[0].item(loc); !std::isfinite(norm))
+      fail<ValueError>(loc, "clip_grad_norm: expected a finite norm of the gradients, got {}", norm);
   for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i + 1], loc);
   return out[0];
 }
 
 void clip_grad_value(const std::vector<Parameter>& parameters, double max_value, Loc loc) {
   NoGrad guard;
-  const Gradients g = gather("clip_grad_value", parameters, max_value, loc);
+  check_limit("clip_grad_value", max_value, loc);
+  const Gradients g = gradients_of("clip_grad_value", parameters, loc);
   if (g.tensors.empty()) return;
   const std::vector<Tensor> out = dispatch_multi(make_ref<ClipValue>(max_value), g.tensors, loc);
   for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i], loc);

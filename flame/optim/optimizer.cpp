@@ -15,6 +15,20 @@
 
 namespace flame::optim {
 
+void check_number(const char* optimizer, const char* what, double number, Loc loc) {
+  if (!(number >= 0)) fail<ValueError>(loc, "{}: expected {} of 0 or more, got {}", optimizer, what, number);
+}
+void check_betas(const char* optimizer, const Hyper& h, Loc loc) {
+  if (!(h.beta1 >= 0 && h.beta1 < 1) || !(h.beta2 >= 0 && h.beta2 < 1))
+    fail<ValueError>(loc, "{}: expected betas in [0, 1), got {} and {}", optimizer, h.beta1, h.beta2);
+}
+void check_adam(const char* optimizer, const Hyper& h, Loc loc) {
+  check_number(optimizer, "lr", h.lr, loc);
+  check_betas(optimizer, h, loc);
+  check_number(optimizer, "eps", h.eps, loc);
+  check_number(optimizer, "weight_decay", h.weight_decay, loc);
+}
+
 Optimizer::Optimizer(Optimizer&&) noexcept = default;
 Optimizer& Optimizer::operator=(Optimizer&&) noexcept = default;
 Optimizer::~Optimizer() = default;
@@ -24,7 +38,7 @@ Optimizer::Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>&
   Core& c = *core_;
   std::unordered_set<const void*> seen;
   for (const auto& [parameters, hyper] : groups) {
-    rule.check(hyper, loc);
+    rule.check(rule.name, hyper, loc);
     for (const Parameter& p : parameters) {
       const size_t i = c.slots.size();
       if (!p.defined())
@@ -36,7 +50,7 @@ Optimizer::Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>&
       if (i > 0 && &p.device() != &c.slots[0].parameter.device())
         fail<DeviceError>(loc, "{}: expected parameters on one device, got {} and {}", rule.name,
                           c.slots[0].parameter.device().name(), p.device().name());
-      c.slots.push_back({.parameter = p, .group = c.groups.size()});
+      c.slots.push_back({.parameter = p, .group = c.groups.size(), .kinds = rule.moments(hyper, p.shape())});
     }
     c.groups.push_back(hyper);
   }
@@ -47,13 +61,16 @@ Optimizer::Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>&
     if (s.parameter.requires_grad()) c.make_moments(s, loc);
 }
 
-// Moments start at zero. A frozen parameter gets its own with its first gradient.
+// A frozen parameter gets its moments with its first gradient.
 void Core::make_moments(Slot& s, Loc loc) {
   const Value& p = s.parameter.value();
-  for (size_t k = 0; k < static_cast<size_t>(rule.moments(groups[s.group])); ++k) {
+  for (size_t k = 0; k < s.kinds.size(); ++k) {
     if (s.moments[k].defined()) continue;
-    const Tensor zero = zeros(p.shape, compute_dtype(p.dtype), *p.device, loc);
-    s.moments[k] = State(Tensor(converted(zero.value_ref(), zero.dtype(), p.strides)), loc);
+    const Moment& kind = s.kinds[k];
+    const Shape& shape = kind.shape ? *kind.shape : p.shape;
+    const Tensor start = full(shape, kind.start, compute_dtype(p.dtype), *p.device, loc);
+    const Strides strides = kind.shape ? contiguous_strides(shape) : p.strides;
+    s.moments[k] = State(Tensor(converted(start.value_ref(), start.dtype(), strides)), loc);
   }
 }
 
@@ -103,11 +120,12 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
     const Slot& s = slots[i];
     const Hyper& h = groups[s.group];
     present->push_back(i);
-    tensors.push_back({rule.kernel(h, compute_dtype(s.parameter.dtype())), s.parameter.dtype(),
-                       static_cast<DType>(entry % num_dtypes), s.parameter.numel(), rule.moments(h), i});
+    const Value& p = s.parameter.value();
+    tensors.push_back({rule.kernel(h, compute_dtype(p.dtype)), p.dtype, static_cast<DType>(entry % num_dtypes), p.shape,
+                       p.strides, static_cast<int>(s.kinds.size()), i});
   }
   if (plans.size() == most) plans.pop_back();
-  plans.insert(plans.begin(), {signature, std::move(present), update_plan(rule.name, tensors)});
+  plans.insert(plans.begin(), {signature, std::move(present), rule.plan(rule.name, tensors)});
   counters().plans_prepared += 1;
   return plans.front();
 }
@@ -223,7 +241,7 @@ void Optimizer::set_lr(size_t group, double lr, Loc loc) {
   check_group(*core_, group, loc);
   Hyper h = core_->groups[group];
   h.lr = lr;
-  core_->rule.check(h, loc);
+  core_->rule.check(core_->rule.name, h, loc);
   core_->groups[group] = h;
   core_->schedules[group] = {};
 }

@@ -25,6 +25,10 @@ struct Rule;   // an algorithm, see optimizer_internal.h
 struct Hyper;  // a group's numbers
 struct Core;
 
+// Every optimizer takes options `lr`, `weight_decay` and `maximize` (steps uphill), and keeps its moments in float32 for
+// parameters of 16 bits, in float64 for float64. Accumulating gradients needs no option: several backward() calls add up,
+// so k micro-batches, each with loss / k, and then one step() are one large batch.
+
 class Optimizer {
  public:
   Optimizer(Optimizer&&) noexcept;
@@ -57,6 +61,18 @@ class Optimizer {
 
  private:
   std::shared_ptr<Core> core_;  // shared with recorded steps, which may outlive the handle
+};
+
+// The optimizer of these options. Its errors: ValueError for options out of range, for an empty list, for a parameter that
+// is undefined or given twice; DeviceError for parameters of two devices.
+template <class O>
+class OptimizerOf : public Optimizer {
+ public:
+  using Options = O;
+  using Group = ParameterGroup<O>;
+  explicit OptimizerOf(std::vector<Parameter> parameters, const O& o = {}, Loc loc = Loc::current())
+      : OptimizerOf(std::vector<Group>{{std::move(parameters), o}}, loc) {}
+  explicit OptimizerOf(const std::vector<Group>& groups, Loc loc = Loc::current());
 };
 
 }  // namespace flame::optim

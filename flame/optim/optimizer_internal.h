@@ -1,35 +1,81 @@
 // Internal: an optimizer's algorithm as data, and the state of one optimizer.
 #pragma once
-#include <array>
+#include <optional>
 
 #include "flame/optim/optimizer.h"
 #include "flame/optim/update_internal.h"
 
 namespace flame::optim {
 
-// A group's numbers, in the order in which they are saved. SGD reads beta1 as momentum and beta2 as dampening.
+namespace flag {
+inline constexpr unsigned maximize = 1, decoupled = 2, nesterov = 4, amsgrad = 8, centered = 16, relative_step = 32,
+                          scale_parameter = 64;
+}
+
+// A group's numbers, in the order in which they are saved. Each algorithm gives them their meaning; a schedule moves
+// lr, and beta1 (SGD's and RMSprop's momentum).
 struct Hyper {
   double lr = 0, weight_decay = 0, beta1 = 0, beta2 = 0, eps = 0;
-  double flag = 0;  // Adam: decay is decoupled; SGD: nesterov
+  double extra[2] = {0, 0};
+  double flags = 0;
+  bool has(unsigned f) const { return (static_cast<unsigned>(flags) & f) != 0; }
 };
-inline constexpr int hyper_size = 6;
+inline constexpr int hyper_size = 8;
 static_assert(sizeof(Hyper) == hyper_size * sizeof(double));
 
-inline constexpr int max_moments = 2;
+inline double flags(std::initializer_list<std::pair<bool, unsigned>> list) {
+  unsigned all = 0;
+  for (const auto& [on, f] : list) all |= on ? f : 0;
+  return all;
+}
+
+// A tensor of state that a parameter has, float32 or float64.
+struct Moment {
+  const char* name;
+  std::optional<Shape> shape = {};  // none: the parameter's shape and layout; else contiguous
+  double start = 0;
+};
 
 struct Rule {
   const char* name;
-  std::array<const char*, max_moments> moment_names;
-  int (*moments)(const Hyper&);                                         // how many a parameter of the group has
-  UpdateFn (*kernel)(const Hyper&, DType compute);                      // float32 or float64
+  std::vector<Moment> (*moments)(const Hyper&, const Shape& parameter);
+  UpdateFn (*kernel)(const Hyper&, DType compute);                      // null if the plan has its own
   void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);  // step counts from 1
-  void (*check)(const Hyper&, Loc loc);
+  void (*check)(const char* name, const Hyper&, Loc loc);
+  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors) = update_plan;
 };
 
-// One parameter. Moments are float32, or float64 for a float64 parameter, in the parameter's layout.
+// What the options of an optimizer stand for: `static constexpr Rule rule` and `static Hyper hyper(const Options&)`.
+template <class Options>
+struct Algorithm;
+
+template <class Options>
+OptimizerOf<Options>::OptimizerOf(const std::vector<Group>& groups, Loc loc)
+    : Optimizer(
+          Algorithm<Options>::rule,
+          [&] {
+            std::vector<ParameterGroup<Hyper>> out;
+            for (const Group& g : groups) out.push_back({g.parameters, Algorithm<Options>::hyper(g.options)});
+            return out;
+          }(),
+          loc) {}
+
+// Parts of Rule::check; each throws ValueError.
+void check_number(const char* optimizer, const char* what, double number, Loc loc);  // 0 or more
+void check_betas(const char* optimizer, const Hyper& h, Loc loc);                    // both in [0, 1)
+void check_adam(const char* optimizer, const Hyper& h, Loc loc);                     // lr, betas, eps, weight_decay
+
+// The three arguments that all kernels share.
+inline void prepare_common(const Hyper& h, UpdateArguments& a) {
+  const bool decoupled = h.has(flag::decoupled);
+  a = {h.has(flag::maximize) ? -1.0 : 1.0, decoupled ? 1 - h.lr * h.weight_decay : 1, decoupled ? 0 : h.weight_decay};
+}
+
+// One parameter. Moments are float32, or float64 for a float64 parameter.
 struct Slot {
   Parameter parameter;
   size_t group;
+  std::vector<Moment> kinds;
   int64_t steps = 0;
   std::array<State, max_moments> moments = {};
 };

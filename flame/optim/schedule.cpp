@@ -6,6 +6,7 @@
 #include <numbers>
 
 #include "flame/core/format.h"
+#include "flame/optim/schedule_internal.h"
 
 namespace flame::optim {
 namespace {
@@ -14,13 +15,6 @@ namespace {
 double between(Anneal how, double first, double last, double part) {
   if (how == Anneal::linear) return (last - first) * part + first;
   return last + (first - last) / 2 * (std::cos(std::numbers::pi * part) + 1);
-}
-
-void check_rate(const char* who, const char* what, double rate, Loc loc) {
-  if (!(rate >= 0) || std::isinf(rate)) fail<ValueError>(loc, "{}: expected {} of 0 or more, got {}", who, what, rate);
-}
-void check_steps(const char* who, int64_t steps, Loc loc) {
-  if (steps < 1) fail<ValueError>(loc, "{}: expected 1 step or more, got {}", who, steps);
 }
 
 // OneCycleLR's two phases end at the (fractional) steps pct_start * total - 1 and total - 1.
@@ -33,7 +27,18 @@ double one_cycle(const OneCycle& o, int64_t step, double first, double peak, dou
 
 }  // namespace
 
-void ConstantLR::check(Loc loc) const { check_rate("ConstantLR", "lr", lr, loc); }
+void check_rate(const char* who, const char* what, double rate, Loc loc) {
+  if (!(rate >= 0) || std::isinf(rate)) fail<ValueError>(loc, "{}: expected {} of 0 or more, got {}", who, what, rate);
+}
+void check_steps(const char* who, int64_t steps, Loc loc) {
+  if (steps < 1) fail<ValueError>(loc, "{}: expected 1 step or more, got {}", who, steps);
+}
+
+void ConstantLR::check(Loc loc) const {
+  check_rate("ConstantLR", "lr", lr, loc);
+  check_rate("ConstantLR", "factor", factor, loc);
+  if (steps < 0) fail<ValueError>(loc, "ConstantLR: expected 0 steps or more, got {}", steps);
+}
 
 double CosineAnnealing::at(int64_t step) const {
   const double part = static_cast<double>(std::min(step, steps)) / static_cast<double>(steps);

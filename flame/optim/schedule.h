@@ -1,5 +1,6 @@
 // Learning-rate schedules: values whose rate is a pure function of the number of steps taken, so that a checkpoint
-// needs nothing but the step. The numbers are those of torch.optim.lr_scheduler.
+// needs nothing but the step. The numbers are those of torch.optim.lr_scheduler; where PyTorch starts from the
+// optimizer's rate, a schedule has its own `lr`. More are in schedules.h; plateau.h has the one that needs a metric.
 #pragma once
 #include <concepts>
 #include <functional>
@@ -34,9 +35,12 @@ class Schedule {
   std::function<std::optional<double>(int64_t)> momentum_;
 };
 
+// lr * factor for the first `steps` steps, then lr: with the defaults always lr.
 struct ConstantLR {
   double lr;
-  double at(int64_t) const { return lr; }
+  double factor = 1.0;
+  int64_t steps = 0;
+  double at(int64_t step) const { return step < steps ? lr * factor : lr; }
   void check(Loc loc) const;
 };
 

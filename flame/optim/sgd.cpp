@@ -7,41 +7,47 @@
 namespace flame::optim {
 namespace {
 
-int moments(const Hyper& h) { return h.beta1 != 0 ? 1 : 0; }
+std::vector<Moment> moments(const Hyper& h, const Shape&) {
+  if (h.beta1 == 0) return {};
+  return {{"momentum_buffer"}};
+}
 UpdateFn kernel(const Hyper& h, DType compute) {
   const Kernels& k = Kernels::best();
-  return (moments(h) ? k.sgd_momentum : k.sgd)[kernel_index(compute)];
+  return (h.beta1 == 0 ? k.sgd : k.sgd_momentum)[kernel_index(compute)];
 }
 
 void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
-  const bool first = step == 1, nesterov = h.flag != 0;
-  a = {h.weight_decay,        h.lr, first ? 0 : h.beta1, first ? 1 : 1 - h.beta2, nesterov ? 1.0 : 0.0,
-       nesterov ? h.beta1 : 1};
+  const bool first = step == 1, nesterov = h.has(flag::nesterov);
+  prepare_common(h, a);
+  a[3] = h.lr;
+  a[4] = first ? 0 : h.beta1;
+  a[5] = first ? 1 : 1 - h.beta2;
+  a[6] = nesterov ? 1 : 0;
+  a[7] = nesterov ? h.beta1 : 1;
 }
 
-void check(const Hyper& h, Loc loc) {
-  if (!(h.lr >= 0)) fail<ValueError>(loc, "SGD: expected lr of 0 or more, got {}", h.lr);
-  if (!(h.beta1 >= 0)) fail<ValueError>(loc, "SGD: expected momentum of 0 or more, got {}", h.beta1);
-  if (!(h.weight_decay >= 0)) fail<ValueError>(loc, "SGD: expected weight_decay of 0 or more, got {}", h.weight_decay);
-  if (h.flag != 0 && (h.beta1 <= 0 || h.beta2 != 0))
+void check(const char* name, const Hyper& h, Loc loc) {
+  check_number(name, "lr", h.lr, loc);
+  check_number(name, "momentum", h.beta1, loc);
+  check_number(name, "weight_decay", h.weight_decay, loc);
+  if (h.has(flag::nesterov) && (h.beta1 <= 0 || h.beta2 != 0))
     fail<ValueError>(loc, "SGD: nesterov expected momentum above 0 and no dampening, got momentum {} and dampening {}",
                      h.beta1, h.beta2);
 }
 
-constexpr Rule rule{"SGD", {"momentum_buffer", ""}, moments, kernel, prepare, check};
-
-std::vector<ParameterGroup<Hyper>> hypers(const std::vector<SGD::Group>& groups) {
-  std::vector<ParameterGroup<Hyper>> out;
-  out.reserve(groups.size());
-  for (const auto& [parameters, o] : groups)
-    out.push_back({parameters, {o.lr, o.weight_decay, o.momentum, o.dampening, 0, o.nesterov ? 1.0 : 0.0}});
-  return out;
-}
-
 }  // namespace
 
-SGD::SGD(const std::vector<Group>& groups, Loc loc) : Optimizer(rule, hypers(groups), loc) {}
-SGD::SGD(std::vector<Parameter> parameters, const Options& o, Loc loc)
-    : SGD(std::vector<Group>{{std::move(parameters), o}}, loc) {}
+template <>
+struct Algorithm<SGDOptions> {
+  static constexpr Rule rule{"SGD", moments, kernel, prepare, check};
+  static Hyper hyper(const SGDOptions& o) {
+    return {.lr = o.lr,
+            .weight_decay = o.weight_decay,
+            .beta1 = o.momentum,
+            .beta2 = o.dampening,
+            .flags = flags({{o.maximize, flag::maximize}, {o.nesterov, flag::nesterov}})};
+  }
+};
+template class OptimizerOf<SGDOptions>;
 
 }  // namespace flame::optim

@@ -10,13 +10,9 @@ struct SGDOptions {
   double dampening = 0;
   double weight_decay = 0;  // g += weight_decay * p
   bool nesterov = false;    // p -= lr * (g + momentum * buffer); needs momentum, and no dampening
+  bool maximize = false;
 };
-class SGD : public Optimizer {
- public:
-  using Options = SGDOptions;
-  using Group = ParameterGroup<Options>;
-  explicit SGD(std::vector<Parameter> parameters, const Options& o = {}, Loc loc = Loc::current());
-  explicit SGD(const std::vector<Group>& groups, Loc loc = Loc::current());
-};
+extern template class OptimizerOf<SGDOptions>;
+using SGD = OptimizerOf<SGDOptions>;
 
 }  // namespace flame::optim

@@ -9,7 +9,7 @@ namespace flame::optim {
 namespace {
 
 std::string moment_name(const Core& c, size_t slot, size_t k) {
-  return fmt::format("{}.{}", slot, c.rule.moment_names[k]);
+  return fmt::format("{}.{}", slot, c.slots[slot].kinds[k].name);
 }
 
 using Entries = std::map<std::string, Tensor>;
@@ -36,10 +36,11 @@ std::vector<MomentLoad> match_moments(const Core& c, Entries& entries, const std
   std::vector<MomentLoad> out;
   for (size_t i = 0; i < c.slots.size(); ++i) {
     const Slot& s = c.slots[i];
-    for (size_t k = 0; k < static_cast<size_t>(c.rule.moments(c.groups[s.group])); ++k) {
+    for (size_t k = 0; k < s.kinds.size(); ++k) {
       const std::string name = moment_name(c, i, k);
       if (steps[i + 1] == 0 && !entries.count(name)) continue;
-      Tensor t = take(entries, c, name, compute_dtype(s.parameter.dtype()), s.parameter.shape(), loc);
+      Tensor t = take(entries, c, name, compute_dtype(s.parameter.dtype()),
+                      s.kinds[k].shape.value_or(s.parameter.shape()), loc);
       out.push_back({i, k, t.to(s.parameter.device(), loc)});
     }
   }
@@ -59,7 +60,7 @@ std::vector<std::pair<std::string, Tensor>> Optimizer::state_dict() const {
   out.emplace_back("steps", Tensor::from(steps, {static_cast<int64_t>(steps.size())}, cpu()));
   out.emplace_back("options", Tensor::from(options, {groups, hyper_size}, cpu()));
   for (size_t i = 0; i < c.slots.size(); ++i)
-    for (size_t k = 0; k < max_moments; ++k)
+    for (size_t k = 0; k < c.slots[i].kinds.size(); ++k)
       if (c.slots[i].moments[k].defined()) out.emplace_back(moment_name(c, i, k), c.slots[i].moments[k].tensor());
   return out;
 }
@@ -77,8 +78,9 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& li
   std::vector<Hyper> hypers(c.groups.size());
   std::memcpy(static_cast<void*>(hypers.data()), numbers.data(), numbers.size() * sizeof(double));
   for (size_t g = 0; g < hypers.size(); ++g) {
-    c.rule.check(hypers[g], loc);
-    if (c.rule.moments(hypers[g]) != c.rule.moments(c.groups[g]) || hypers[g].flag != c.groups[g].flag)
+    c.rule.check(c.rule.name, hypers[g], loc);
+    if (c.rule.moments(hypers[g], {}).size() != c.rule.moments(c.groups[g], {}).size() ||
+        hypers[g].flags != c.groups[g].flags)
       fail<ValueError>(loc, "{}: load_state expected options of the same variant for group {}, got another",
                        c.rule.name, g);
   }

@@ -1,17 +1,15 @@
 // One plan that updates many tensors: threads share the elements of all of them, whatever their sizes.
-#include <algorithm>
-
-#include "flame/device/cpu/parallel.h"
-#include "flame/fuse/kernels.h"
 #include "flame/optim/update_internal.h"
+
+#include "flame/fuse/kernels.h"
 
 namespace flame::optim {
 namespace {
 
-constexpr int64_t grain = 32768;  // elements worth a thread
-constexpr int64_t stage = 1024;   // elements converted at a time, in L1
+constexpr int64_t stage = 1024;  // elements converted at a time, in L1
 
 struct Placed : UpdateTensor {
+  int64_t numel;
   size_t gradient_buffer, parameter_buffer;
 };
 
@@ -19,26 +17,26 @@ struct Placed : UpdateTensor {
 void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
   const UpdateArguments& a = static_cast<const UpdateArguments*>(run.scalars[0].p)[t.block];
   const DType compute = compute_dtype(t.parameter);
-  const auto at = [](void* base, DType type, int64_t i) {
-    return static_cast<char*>(base) + i * static_cast<int64_t>(size_of(type));
-  };
   void* p = run.buffers[t.parameter_buffer];
   void* g = run.buffers[t.gradient_buffer];
-  const auto moment = [&](int k, int64_t i) -> void* {
-    return k < t.moments ? at(run.buffers[t.parameter_buffer + 1 + static_cast<size_t>(k)], compute, i) : nullptr;
+  std::array<void*, max_moments> moments{};
+  const auto moments_at = [&](int64_t i) {
+    for (size_t k = 0; k < static_cast<size_t>(t.moments); ++k)
+      moments[k] = element(run.buffers[t.parameter_buffer + 1 + k], compute, i);
+    return moments.data();
   };
   if (t.parameter == compute && t.gradient == compute)
-    return t.kernel(a, at(p, compute, begin), at(g, compute, begin), moment(0, begin), moment(1, begin), end - begin);
+    return t.kernel(a, element(p, compute, begin), element(g, compute, begin), moments_at(begin), end - begin);
 
   const BlockFn load_p = cast_kernel(t.parameter, compute), load_g = cast_kernel(t.gradient, compute);
   const BlockFn store_p = cast_kernel(compute, t.parameter);
   alignas(64) double p_stage[stage], g_stage[stage];
   for (int64_t i = begin; i < end; i += stage) {
     const int64_t n = std::min(stage, end - i);
-    load_p(at(p, t.parameter, i), nullptr, nullptr, p_stage, n);
-    load_g(at(g, t.gradient, i), nullptr, nullptr, g_stage, n);
-    t.kernel(a, p_stage, g_stage, moment(0, i), moment(1, i), n);
-    store_p(p_stage, nullptr, nullptr, at(p, t.parameter, i), n);
+    load_p(element(p, t.parameter, i), nullptr, nullptr, p_stage, n);
+    load_g(element(g, t.gradient, i), nullptr, nullptr, g_stage, n);
+    t.kernel(a, p_stage, g_stage, moments_at(i), n);
+    store_p(p_stage, nullptr, nullptr, element(p, t.parameter, i), n);
   }
 }
 
@@ -50,11 +48,12 @@ Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors
   int64_t total = 0;
   size_t buffer = tensors.size();
   for (const UpdateTensor& t : tensors) {
-    if (t.numel > 0) {
-      placed.push_back({t, static_cast<size_t>(&t - tensors.data()), buffer});
+    const int64_t n = numel(t.shape);
+    if (n > 0) {
+      placed.push_back({t, n, static_cast<size_t>(&t - tensors.data()), buffer});
       starts.push_back(total);
     }
-    total += t.numel;
+    total += n;
     buffer += 1 + static_cast<size_t>(t.moments);
   }
   return make_ref<Plan>(name, [placed = std::move(placed), starts = std::move(starts), total](const Run& run) {

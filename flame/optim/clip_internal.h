@@ -1,0 +1,34 @@
+// Internal: what the ops that clip gradients share: loops over chunks of many tensors, and their kernels.
+#pragma once
+#include <vector>
+
+#include "flame/optim/update_internal.h"
+#include "flame/tensor/op.h"
+
+namespace flame::optim {
+
+// The sum of |x|, x^2, or the largest |x| (NaN if there is one), in an order that depends on n alone.
+using NormFn = double (*)(const void* x, int64_t n);
+using ScaleFn = void (*)(const void* x, double number, void* out, int64_t n);
+struct ClipKernels {
+  NormFn absolutes[2], squares[2], largest[2];
+  ScaleFn scale[2];  // out = x * number
+  ScaleFn clamp[2];  // out = x within +-number; NaN stays
+  static const ClipKernels& best();
+};
+
+inline constexpr int64_t clip_chunk = 4096;  // elements summed or scaled at a time, never across tensors
+
+// x[0, n) of a buffer in the dtype of the kernels, 16-bit dtypes by way of `stage` (clip_chunk elements).
+const void* staged(void* buffer, DType t, int64_t begin, int64_t n, float* stage);
+// out = kernel(in, number), n elements from `begin` of each.
+void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int64_t begin, int64_t n, double number);
+
+struct Gradients {
+  std::vector<const Parameter*> owners;
+  std::vector<Tensor> tensors;
+};
+// Those there are; DTypeError unless floating.
+Gradients gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc);
+
+}  // namespace flame::optim
