@@ -1,4 +1,4 @@
-// Graph nodes: life and death, leaves, modes, and the Tensor and Parameter methods that speak of gradients.
+// Graph nodes: life and death, leaves, and the Tensor and Parameter methods that speak of gradients.
 #include "flame/autograd/node.h"
 
 #include "flame/autograd/autograd.h"
@@ -10,7 +10,6 @@ namespace flame {
 
 namespace {
 std::atomic<uint64_t> next_sequence{1};
-thread_local bool grad_on = true;
 }  // namespace
 
 void retain_node(Node* n) { n->retain(); }
@@ -33,18 +32,6 @@ void Node::dispose() {
     delete n;
   }
   queue = nullptr;
-}
-
-bool grad_enabled() { return grad_on; }
-void set_grad_enabled(bool on) { grad_on = on; }
-NoGrad::NoGrad() : before_(grad_on) { grad_on = false; }
-NoGrad::~NoGrad() { grad_on = before_; }
-
-bool any_requires_grad(std::span<const Tensor> in) {
-  if (!grad_on) return false;
-  for (const Tensor& t : in)
-    if (t.requires_grad()) return true;
-  return false;
 }
 
 void LeafNode::backward(BackwardContext& v) {

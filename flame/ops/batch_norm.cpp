@@ -3,6 +3,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
@@ -28,10 +29,13 @@ Tensor blended(const State& running, const Tensor& fresh, double momentum, Loc l
   const Tensor old = running.tensor().detach().to(fresh.dtype(), loc);
   return (old * (1 - momentum) + fresh.reshape(old.shape(), loc) * momentum).to(running.dtype(), loc);
 }
-// Both are computed before either is written, so that running out of memory leaves both as they were.
+// Both are computed, and parted from who shares them, before either is written, so that running out of memory leaves both
+// as they were.
 void write_both(const State& mean, const Tensor& new_mean, const State& var, const Tensor& new_var, Loc loc) {
   if (new_mean.defined()) materialize(new_mean.value());
   if (new_var.defined()) materialize(new_var.value());
+  if (new_mean.defined()) mean.begin_write(loc);
+  if (new_var.defined()) var.begin_write(loc);
   if (new_mean.defined()) mean.assign(new_mean, loc);
   if (new_var.defined()) var.assign(new_var, loc);
 }
@@ -40,6 +44,11 @@ void write_both(const State& mean, const Tensor& new_mean, const State& var, con
 
 Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                   const Tensor& bias, const BatchNormOptions& o, Loc loc) {
+  check_inputs("batch_norm", {&x}, {&weight, &bias}, loc);
+  for (const State* s : {&running_mean, &running_var})
+    if (s->defined() && &s->device() != &x.device())
+      fail<DeviceError>(loc, "batch_norm: expected running statistics on {}, got them on {}", x.device().name(),
+                        s->device().name());
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "batch_norm: expected a floating dtype, got {}", x.dtype());
   if (x.rank() < 2) fail<ShapeError>(loc, "batch_norm: expected an input [N, C, ...], got {}", x.shape());
   const int64_t channels = x.shape()[1];

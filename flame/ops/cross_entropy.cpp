@@ -6,6 +6,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -69,6 +70,7 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   Classes c;
   c.axis = x.rank() == 1 ? 0 : 1;
   c.count = x.shape()[c.axis];
+  if (c.count == 0) fail<ShapeError>(loc, "{}: expected at least one class, got an input of shape {}", op, x.shape());
   if (target.dtype() != DType::i64 && target.dtype() != DType::i32)
     fail<DTypeError>(loc, "{}: expected targets of int64 or int32, or probabilities; got {}", op, target.dtype());
   Shape expected = x.shape();
@@ -158,6 +160,8 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
                      target.shape());
   const int axis = logits.rank() == 1 ? 0 : 1;
   const int64_t classes = logits.shape()[axis];
+  if (classes == 0)
+    fail<ShapeError>(loc, "cross_entropy: expected at least one class, got an input of shape {}", logits.shape());
   const DType wide = compute_dtype_of(logits.dtype());
   Tensor t = target.to(wide, loc);
   if (o.label_smoothing > 0)
@@ -176,6 +180,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  check_inputs("cross_entropy", {&logits, &target}, {&o.weight}, loc);
   check_input("cross_entropy", logits, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
     fail<ValueError>(loc, "cross_entropy: expected a label smoothing in [0, 1], got {}", o.label_smoothing);
@@ -184,6 +189,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntr
 }
 
 Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
+  check_inputs("nll_loss", {&x, &target}, {&o.weight}, loc);
   check_input("nll_loss", x, loc);
   const Classes c = check("nll_loss", x, target, o.weight, o.ignore_index, loc);
   const Tensor hit = hits(x.shape(), c);
@@ -205,6 +211,9 @@ Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, 
 
 namespace {
 Tensor difference(const char* op, const Tensor& a, const Tensor& b, Loc loc) {
+  check_inputs(op, {&a, &b}, loc);
+  if (!is_float(promote(a.dtype(), b.dtype())))
+    fail<DTypeError>(loc, "{}: expected a floating dtype, got {} and {}", op, a.dtype(), b.dtype());
   if (a.shape() != b.shape())
     fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", op, a.shape(), b.shape());
   return sub(a, b, loc);
@@ -219,9 +228,15 @@ Tensor l1_loss(const Tensor& prediction, const Tensor& target, Reduction r, Loc 
 }
 
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o, Loc loc) {
+  check_inputs("bce_with_logits", {&logits, &target}, {&o.weight, &o.pos_weight}, loc);
   check_input("bce_with_logits", logits.rank() ? logits : logits.reshape({1}, loc), loc);
   if (logits.shape() != target.shape())
     fail<ShapeError>(loc, "bce_with_logits: expected equal shapes, got {} and {}", logits.shape(), target.shape());
+  for (const Tensor* w : {&o.weight, &o.pos_weight})
+    if (Shape joined;
+        w->defined() && !(broadcast_shapes(logits.shape(), w->shape(), joined) && joined == logits.shape()))
+      fail<ShapeError>(loc, "bce_with_logits: expected a {} that broadcasts to {}, got {}",
+                       w == &o.weight ? "weight" : "pos_weight", logits.shape(), w->shape());
   const DType wide = compute_dtype_of(logits.dtype());
   const Tensor x = logits.to(wide, loc), t = target.to(wide, loc);
   Tensor rest = softplus(neg(x, loc), loc);  // -log(sigmoid(x))

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
@@ -192,12 +193,14 @@ int checked_axis(const char* op, const Tensor& x, int64_t axis, const Tensor& in
 }  // namespace
 
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  check_inputs("gather", {&x, &index}, loc);
   const int a = checked_axis("gather", x, axis, index, loc);
   return dispatch_checked(make_ref<Gather>(a), {x, checked_index("gather", index, loc)}, "gather", a, x.shape()[a],
                           loc);
 }
 
 Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, Loc loc) {
+  check_inputs("scatter_add", {&x, &index, &src}, loc);
   const int a = checked_axis("scatter_add", x, axis, index, loc);
   if (src.shape() != index.shape())
     fail<ShapeError>(loc, "scatter_add: expected src of the index's shape {}, got {}", index.shape(), src.shape());
@@ -207,6 +210,7 @@ Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Ten
 }
 
 Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  check_inputs("index_select", {&x, &index}, loc);
   const int a = normalize_axis("index_select", axis, x.rank(), loc);
   if (index.rank() != 1) fail<ShapeError>(loc, "index_select: expected an index of rank 1, got {}", index.shape());
   Shape ones = Dims::filled(x.rank(), 1), out = x.shape();
@@ -216,6 +220,8 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc)
 }
 
 Tensor embedding(const Tensor& weight, const Tensor& index, Loc loc) {
+  check_inputs("embedding", {&weight, &index}, loc);
+  check_room("embedding", index, loc);
   if (weight.rank() != 2) fail<ShapeError>(loc, "embedding: expected a weight of rank 2, got {}", weight.shape());
   const int64_t width = weight.shape()[1];
   const Tensor rows =

@@ -2,6 +2,7 @@
 #include "flame/ops/layer_norm.h"
 
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/samples_internal.h"
 
@@ -9,6 +10,7 @@ namespace flame {
 
 Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps,
                   Loc loc) {
+  check_inputs("layer_norm", {&x}, {&weight, &bias}, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "layer_norm: expected a floating dtype, got {}", x.dtype());
   const int first = x.rank() - normalized.rank();
   bool fits = first >= 0 && !normalized.empty();

@@ -3,7 +3,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
-#include "flame/tensor/internal.h"
+#include "flame/tensor/segment.h"
 
 namespace flame {
 
@@ -89,11 +89,31 @@ Value& State::value() const {
 
 Tensor State::tensor() const {
   value();
+  if (SegmentScope::active()) return SegmentScope::read(cell_, Tensor(cell_->value, cell_->leaf));
   return Tensor(cell_->value, cell_->leaf);
 }
 
+namespace {
+
+// The writes of a second run go to a copy that this run alone sees.
+Value& write_aside(Segment& s, const Ref<StateCell>& c, Loc loc) {
+  const Tensor* seen = s.find(*c);
+  const Tensor old = seen ? *seen : Tensor(c->value, c->leaf);
+  materialize(old.value());
+  const Value& own = *c->value;
+  Ref<Value> copy = make_ref<Value>(*own.device, own.dtype, own.shape, own.strides);
+  const size_t bytes = static_cast<size_t>(flame::numel(own.shape)) * size_of(own.dtype);
+  copy->storage = make_ref<Storage>(*own.device, bytes, loc);
+  copy_bytes(*own.device, old.value().buffer(), copy->buffer(), static_cast<int64_t>(bytes), loc);
+  s.set(c, Tensor(copy, c->leaf));
+  return *copy;
+}
+
+}  // namespace
+
 Value& State::begin_write(Loc loc) const {
   value();
+  if (Segment* s = SegmentScope::second_run()) return write_aside(*s, cell_, loc);
   const auto part_sharers = [](StateCell& c, Loc where) {
     if (!shared(c)) return;
     note_flush("a state is written");
@@ -113,6 +133,7 @@ void State::assign(const Tensor& t, Loc loc) const {
   if (from.device != own.device)
     fail<DeviceError>(loc, "assign: expected a tensor on {}, got one on {}", own.device->name(), from.device->name());
   Ref<Value> dense = converted(t.value_ref(), own.dtype, own.strides);
+  if (Segment* s = SegmentScope::second_run()) return s->set(cell_, Tensor(dense, cell_->leaf));
   materialize(*dense);
   Value& target = begin_write(loc);
   if (dense->storage.get() == target.storage.get()) return;  // assigned to itself
