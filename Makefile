@@ -6,7 +6,7 @@ PYTHON ?= python3
 export GOMP_SPINCOUNT ?= 10000
 CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
 
-.PHONY: quickstart test check-all bench golden-check build-report format clean deps test-deps configure
+.PHONY: quickstart test check-all bench docs golden-check build-report format clean deps test-deps configure
 
 # Trains a small network on Fashion-MNIST and leaves its results in runs/.
 quickstart: configure
@@ -32,6 +32,11 @@ golden-check:
 	@mkdir -p build
 	$(PYTHON) tools/golden_optim.py build/golden-optim.json
 	cmp build/golden-optim.json tests/golden/optim.json
+
+# docs/ops.md, from the registry.
+docs: configure
+	$(call CMAKE_BUILD,build,--target op_reference)
+	cp build/docs/ops.md docs/ops.md
 
 build-report: configure
 	tools/build-report

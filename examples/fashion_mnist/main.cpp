@@ -12,20 +12,10 @@ using namespace flame;
 
 namespace {
 
-Device& pick_device(const std::string& wish) {
-  if (wish == "cpu") return cpu();
-  try {
-    return device("cuda:0");
-  } catch (const DeviceError&) {
-    if (wish == "cuda") throw;
-    return cpu();
-  }
-}
-
 // The objects whose state a checkpoint holds, and the loop over them.
 class Run {
  public:
-  Run(const Options& options, const train::RunFolder& folder, const data::ImageSets& images)
+  Run(Options& options, const train::RunFolder& folder, const data::ImageSets& images)
       : options_(options),
         folder_(folder),
         test_(images.test),
@@ -49,7 +39,7 @@ class Run {
   void evaluate();
   void save();
 
-  const Options& options_;
+  Options& options_;
   const train::RunFolder& folder_;
   const data::TensorDataset test_;
   const int64_t training_images_;
@@ -87,7 +77,7 @@ void Run::resume(const io::Checkpoint& c) {
 
 void Run::save() {
   metrics_->flush();
-  train::save_run(folder_.checkpoint(), net_, optimizer_, {step_, loader_.state(), options_.settings()});
+  train::save_run(folder_.checkpoint(), net_, optimizer_, {step_, loader_.state(), options_.settings().text()});
 }
 
 bool Run::train(const train::Interrupt& interrupt) {
@@ -165,7 +155,7 @@ int run(Options options, const char* program) {
       throw IoError("nothing to resume: no checkpoint in '" + folder.path() + "'", Loc::current());
     checkpoint = io::load_checkpoint(folder.checkpoint(), cpu());
     if (!checkpoint->note.empty()) fmt::print("note: {}\n", checkpoint->note);
-    options.adopt(train::run_position(*checkpoint).settings);
+    options.settings().adopt(train::run_position(*checkpoint).settings, options.given);
   }
   if (options.threads > 0) set_num_threads(options.threads);
   options.threads = num_threads();

@@ -1,61 +1,7 @@
 // Command line parsing by CLI11, kept out of main.cpp.
 #include "options.h"
 
-#include <flame/core/format.h>
-
 #include <CLI/CLI.hpp>
-#include <charconv>
-
-namespace {
-
-// The shortest text that reads back as the same number.
-template <class T>
-std::string text_of(T v) {
-  return fmt::format("{}", v);
-}
-template <class T>
-T number_of(const std::string& name, const std::string& text) {
-  T v{};
-  const auto r = std::from_chars(text.data(), text.data() + text.size(), v);
-  if (r.ec != std::errc() || r.ptr != text.data() + text.size())
-    flame::fail<flame::FormatError>(flame::Loc::current(), "the checkpoint's setting {} is '{}', expected a number",
-                                    name, text);
-  return v;
-}
-
-}  // namespace
-
-std::map<std::string, std::string> Options::settings() const {
-  return {{"epochs", text_of(epochs)}, {"batch", text_of(batch)}, {"lr", text_of(lr)},
-          {"seed", text_of(seed)},     {"limit", text_of(limit)}, {"threads", text_of(threads)}};
-}
-
-void Options::adopt(const std::map<std::string, std::string>& saved) {
-  const std::map<std::string, std::string> mine = settings();
-  for (const auto& [name, value] : mine) {
-    const auto it = saved.find(name);
-    if (it == saved.end())
-      flame::fail<flame::FormatError>(flame::Loc::current(), "the checkpoint has no setting {}: not of this program",
-                                      name);
-    if (given[name] && name != "threads" && it->second != value)
-      flame::fail<flame::ValueError>(flame::Loc::current(), "--resume: the run was begun with --{} {}, got {}", name,
-                                     it->second, value);
-  }
-  epochs = number_of<int64_t>("epochs", saved.at("epochs"));
-  batch = number_of<int64_t>("batch", saved.at("batch"));
-  lr = number_of<double>("lr", saved.at("lr"));
-  seed = number_of<uint64_t>("seed", saved.at("seed"));
-  limit = number_of<int64_t>("limit", saved.at("limit"));
-  const int before = number_of<int>("threads", saved.at("threads"));
-  if (!given["threads"]) threads = before;
-  else if (threads != before)
-    fmt::print("note: the run was begun with {} threads; another number may change last bits\n", before);
-}
-
-std::string plain(const std::exception& e) {
-  const std::string text = e.what();
-  return text.substr(0, text.rfind(" (at "));
-}
 
 Options parse_options(int argc, char** argv) {
   Options o;
@@ -88,6 +34,6 @@ Options parse_options(int argc, char** argv) {
     fmt::print(stderr, "fashion_mnist: {} (see --help)\n", e.what());
     std::exit(2);
   }
-  for (const auto& [name, value] : o.settings()) o.given[name] = app.count("--" + name) > 0;
+  for (const auto& [name, value] : o.settings().text()) o.given[name] = app.count("--" + name) > 0;
   return o;
 }

@@ -1,9 +1,10 @@
 // The flags of the program, and how a resumed run gets those it was begun with.
 #pragma once
 #include <cstdint>
-#include <exception>
 #include <map>
 #include <string>
+
+#include "../common/settings.h"
 
 struct Options {
   std::string device = "auto";
@@ -18,14 +19,17 @@ struct Options {
   std::string forget;                 // for tests of --resume: a part of the checkpoint to leave out
   std::map<std::string, bool> given;  // of the flags that decide the result: whether the user wrote them
 
-  // What decides the result, as text for the checkpoint.
-  std::map<std::string, std::string> settings() const;
-  // Takes the settings of a checkpoint; ValueError if a flag was given that differs from them (but --threads may).
-  void adopt(const std::map<std::string, std::string>& settings);
+  // What decides the result.
+  Settings settings() {
+    return Settings()
+        .add("epochs", epochs)
+        .add("batch", batch)
+        .add("lr", lr)
+        .add("seed", seed)
+        .add("limit", limit)
+        .add("threads", threads, true);
+  }
 };
-
-// An error's text without the place in the source, which only programmers want.
-std::string plain(const std::exception& e);
 
 // Exits the process after --help (status 0) and after a mistake (a line on stderr, status 2).
 Options parse_options(int argc, char** argv);

@@ -132,14 +132,14 @@ class Worker {
       if (st != 0) return false;
     return true;
   }
-  // Asks for the next tile's inputs while this one is computed, a part a step, so that the requests never queue up.
+  // Asks for the inputs of four tiles ahead while this one is computed, a part a step, so that requests never queue up.
   // An address past the end is only a hint.
   void prefetch(const Tile& t, int64_t part, int64_t parts) const {
     for (int i : moving_) {
       const BlockSlot& s = c_.slots[static_cast<size_t>(i)];
       if (s.kind != BlockSlot::Kind::leaf || s.row) continue;
       const int64_t lines = (t.n * s.size + 63) / 64;
-      const char* next = at_[static_cast<size_t>(i)] + t.n * s.size;
+      const char* next = at_[static_cast<size_t>(i)] + 4 * t.n * s.size;
       for (int64_t b = lines * part / parts; b < lines * (part + 1) / parts; ++b) __builtin_prefetch(next + b * 64);
     }
   }

@@ -109,7 +109,8 @@ struct RegisterRows {
                                 std::vector<SampleCase> all = samples_of(code, t);
                                 if (rows[code].arity > 1) all.push_back(with_numbers(code, t));
                                 return all;
-                              }});
+                              },
+                              .source = "flame/fuse/pointwise.def"});
     }
   }
 } const register_rows;

@@ -74,7 +74,7 @@ std::vector<SampleCase> samples_of(const Row& row, DType t) {
 struct RegisterRows {
   RegisterRows() {
     for (const Row& row : rows)
-      Registry::global().add(
+      RegisterOp(
           {row.name, row.signature, row.formula, row.differentiable, [&row](DType t) { return samples_of(row, t); }});
   }
 } const register_rows;

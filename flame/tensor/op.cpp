@@ -23,6 +23,14 @@ void Registry::add(OpEntry e) {
   if (find(e.name)) fail<ValueError>(Loc::current(), "registry: '{}' is registered twice", e.name);
   entries_.push_back(std::move(e));
 }
+RegisterOp::RegisterOp(OpEntry e, Loc where) {
+  const std::string_view file = where.file_name();
+  const size_t root = file.rfind("flame/ops/");
+  if (e.source.empty()) e.source = file.substr(root == std::string_view::npos ? 0 : root);
+  if (const size_t beside = e.source.find("_samples.cpp"); beside != std::string::npos)  // a file of samples alone
+    e.source.replace(beside, std::string::npos, ".cpp");
+  Registry::global().add(std::move(e));
+}
 const OpEntry* Registry::find(std::string_view name) const {
   for (const OpEntry& e : entries_)
     if (e.name == name) return &e;

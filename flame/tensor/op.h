@@ -66,6 +66,7 @@ struct OpEntry {
   bool differentiable = true;
   // Test inputs for a floating dtype, deterministic; strided, broadcast, empty and ragged ones included.
   std::function<std::vector<SampleCase>(DType)> samples;
+  std::string source = {};  // the file that holds it all, from the repository's root; found by RegisterOp
 };
 class Registry {
  public:
@@ -78,7 +79,7 @@ class Registry {
   std::vector<OpEntry> entries_;
 };
 struct RegisterOp {
-  explicit RegisterOp(OpEntry e) { Registry::global().add(std::move(e)); }
+  explicit RegisterOp(OpEntry e, Loc where = Loc::current());
 };
 
 }  // namespace flame

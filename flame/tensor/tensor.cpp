@@ -183,4 +183,35 @@ std::string Tensor::to_string() const {
   return out + fmt::format(" {} {}", dtype(), shape());
 }
 
+namespace {
+// Without running or copying anything: what a debugger may ask for in any state of the program.
+std::string described(const Value& v) {
+  std::string out = fmt::format("{} {} on {}: ", v.dtype, v.shape, v.device->name());
+  if (!v.storage) return out + "pending";
+  if (!v.device->host_accessible()) return out + "in memory that the host cannot read";
+  const int64_t count = flame::numel(v.shape), shown = std::min<int64_t>(count, 8);
+  const char* base = static_cast<const char*>(v.storage->data());
+  for (int64_t i = 0; i < shown; ++i) {
+    int64_t offset = v.offset, rest = i;
+    for (int axis = v.shape.rank() - 1; axis >= 0; --axis) {
+      offset += rest % v.shape[axis] * v.strides[axis];
+      rest /= v.shape[axis];
+    }
+    const char* element = base + offset * static_cast<int64_t>(size_of(v.dtype));
+    out += (i ? ", " : "[") + format_element(element, v.dtype);
+  }
+  return out + (count == 0 ? "[]" : shown < count ? ", ...]" : "]");
+}
+}  // namespace
+
 }  // namespace flame
+
+// For tools/gdb_printers.py, which calls them by name.
+extern "C" [[gnu::used]] const char* flame_describe_value(const flame::Value* v) {
+  static thread_local std::string text;
+  text = flame::described(*v);
+  return text.c_str();
+}
+extern "C" [[gnu::used]] const char* flame_describe_state(const flame::StateCell* cell) {
+  return flame_describe_value(cell->value.get());
+}
