@@ -2,10 +2,7 @@
 #pragma once
 #include <functional>
 
-#include "flame/autograd/checkpoint.h"
 #include "flame/autograd/modes.h"
-#include "flame/autograd/saved.h"
-#include "flame/device/device_scope.h"
 #include "flame/tensor/tensor.h"
 
 namespace flame {

@@ -18,7 +18,8 @@ namespace flame {
 // (also if the scopes around have ended), and what is written (the running statistics of a batch norm) goes to a copy that
 // is dropped. Anything else fn depends on is the caller's affair, such as train or eval mode: if the second run does not
 // save tensors of the same shapes and dtypes in the same order, backward throws AutogradError at the call's line.
-// Where no graph is built, this is fn(inputs) alone.
+// fn is kept as long as the graph: what it captures by reference must live until then. Where no graph is built, this is
+// fn(inputs) alone.
 std::vector<Tensor> checkpoint(std::function<std::vector<Tensor>(const std::vector<Tensor>&)> fn,
                                const std::vector<Tensor>& inputs, Loc loc = Loc::current());
 

@@ -5,6 +5,7 @@
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
+#include "flame/tensor/undo.h"
 
 namespace flame {
 
@@ -43,6 +44,7 @@ void LeafNode::backward(BackwardContext& v) {
     r->guard(this, "which gradients are set", [self, set = grad().defined()] { return self->grad().defined() == set; });
   }
   const Tensor kept = v.create_graph ? g : g.detach();
+  note_for_undo();
   Tensor before;  // dies after the lock is gone: its graph may hold objects of the user's
   const std::lock_guard lock(mutex_);
   before = grad_;
@@ -52,7 +54,16 @@ Tensor LeafNode::grad() const {
   const std::lock_guard lock(mutex_);
   return grad_;
 }
+void LeafNode::note_for_undo() {
+  UndoScope::before_change(this, [this] {
+    return [self = Ref<LeafNode>(this), old = grad()]() mutable {
+      const std::lock_guard lock(self->mutex_);
+      std::swap(self->grad_, old);
+    };
+  });
+}
 void LeafNode::set_grad(Tensor g) {
+  note_for_undo();
   const std::lock_guard lock(mutex_);
   std::swap(grad_, g);  // the old one dies with the argument, after the lock is gone
 }

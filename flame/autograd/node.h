@@ -95,6 +95,7 @@ class LeafNode final : public Node {
   const Shape shape;
 
  private:
+  void note_for_undo();
   mutable std::mutex mutex_;  // threads may run backward over graphs that share a leaf
   Tensor grad_;
 };

@@ -6,6 +6,7 @@
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/segment.h"
+#include "flame/tensor/undo.h"
 
 namespace flame {
 
@@ -53,8 +54,16 @@ GeneratorState Generator::state() const {
 
 void Generator::set_state(const GeneratorState& state, Loc loc) {
   if (Recorder::current()) fail<RecordError>(loc, "generator: seeded inside a recorded step; seed it before");
-  if (Segment* s = SegmentScope::second_run()) draws_of(*s, shared_, state).state = state;
-  else shared_->state = state;
+  if (Segment* s = SegmentScope::second_run()) {
+    draws_of(*s, shared_, state).state = state;
+    return;
+  }
+  note_for_undo();
+  shared_->state = state;
+}
+
+void Generator::note_for_undo() const {
+  UndoScope::before_change(shared_.get(), [this] { return [s = shared_, old = shared_->state] { s->state = old; }; });
 }
 
 Generator::Call Generator::next_call() {
@@ -64,6 +73,7 @@ Generator::Call Generator::next_call() {
     SegmentScope::note(d);
     return second_call(d, s.block);
   }
+  note_for_undo();
   Recorder* r = Recorder::current();
   if (!r) {
     SegmentScope::note({.generator = shared_, .state = s.state});

@@ -35,6 +35,7 @@ class Generator {
 
  private:
   struct Shared;
+  void note_for_undo() const;
   std::shared_ptr<Shared> shared_;
 };
 

@@ -4,6 +4,7 @@
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/segment.h"
+#include "flame/tensor/undo.h"
 
 namespace flame {
 
@@ -109,6 +110,18 @@ Value& write_aside(Segment& s, const Ref<StateCell>& c, Loc loc) {
   return *copy;
 }
 
+// The old bytes, on the host: a copy by a launch would belong to the step that is being recorded.
+std::function<void()> restorer(const Ref<StateCell>& c) {
+  Storage& s = *c->value->storage;
+  s.device().synchronize();
+  std::vector<char> old(s.bytes());
+  s.device().copy_to_host(old.data(), s.data(), s.bytes());
+  return [c, old = std::move(old)] {
+    Storage& s = *c->value->storage;
+    s.device().copy_from_host(s.data(), old.data(), old.size());
+  };
+}
+
 }  // namespace
 
 Value& State::begin_write(Loc loc) const {
@@ -123,6 +136,7 @@ Value& State::begin_write(Loc loc) const {
   if (Recorder* r = Recorder::current())
     r->before_replay(cell_.get(), [cell = cell_, part_sharers, loc] { part_sharers(*cell, loc); });
   part_sharers(*cell_, loc);
+  UndoScope::before_change(cell_.get(), [this] { return restorer(cell_); });
   return *cell_->value;
 }
 
