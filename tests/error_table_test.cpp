@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdio>
+#include <map>
 #include <set>
 
 #include "flame/tensor/op.h"
@@ -18,6 +19,7 @@ TEST(ErrorTable, EveryMistakeIsTypedAndNamed) {
   for (const ErrorCase& c : error_cases()) {
     if (!chosen(c.op)) continue;
     const size_t allocated = memory_stats().allocated;
+    const GeneratorState drawn = default_generator().state();
     try {
       c.call();
       ADD_FAILURE() << c.op << ": nothing was thrown, expected: " << c.message;
@@ -29,9 +31,15 @@ TEST(ErrorTable, EveryMistakeIsTypedAndNamed) {
       EXPECT_NE(std::string(e.where().file_name()).find("tests/"), std::string::npos)
           << c.op << ": not the caller's line: " << m;
     }
+    EXPECT_EQ(default_generator().state(), drawn) << c.op << ": a number was drawn before: " << c.message;
     EXPECT_EQ(memory_stats().allocated, allocated) << c.op << ": memory is still held after: " << c.message;
   }
-  std::printf("%zu mistakes\n", error_cases().size());
+  constexpr const char* kinds[] = {"rank", "shape", "dtype", "device", "axis", "index", "emptiness", "option"};
+  std::map<Mistake, std::set<std::string>> ops;
+  for (const ErrorCase& c : error_cases()) ops[c.mistake].insert(c.op);
+  std::printf("%zu mistakes; ops by kind:", error_cases().size());
+  for (const auto& [kind, names] : ops) std::printf(" %s %zu", kinds[static_cast<int>(kind)], names.size());
+  std::printf("\n");
   EXPECT_GT(error_cases().size(), 0u);
 }
 

@@ -90,6 +90,89 @@ TEST_F(FailingAllocations, OfATrainingStepChangeNothing) {
   EXPECT_EQ(shaken.state(), expected);
 }
 
+// A step with all that keeps something: running statistics, random numbers, segments that run again, clipped gradients
+// that add to those of a step before.
+struct DeepNet : nn::Module {
+  nn::Conv2d conv{*this, "conv", {.in = 1, .out = 4, .kernel = 3, .padding = 1}};
+  nn::BatchNorm2d norm{*this, "norm", {.channels = 4}};
+  nn::Linear first{*this, "first", {.in = 4 * 3 * 3, .out = 12}};
+  nn::Linear second{*this, "second", {.in = 12, .out = 12}};
+  nn::Linear head{*this, "head", {.in = 12, .out = 3}};
+  Tensor forward(const Tensor& x) {
+    const auto picture = [this](const Tensor& t) { return max_pool2d(relu(norm(conv(t))), {.kernel = 2}); };
+    const auto inner = [this](const Tensor& t) { return t + dropout(gelu(second(t)), 0.2); };
+    const auto outer = [this, inner](const Tensor& t) { return checkpoint(inner, dropout(gelu(first(t)), 0.2)); };
+    return head(checkpoint(outer, checkpoint(picture, x).flatten(1)));
+  }
+};
+struct DeepTrainer {
+  Generator generator{7};
+  std::unique_ptr<DeepNet> net;
+  std::unique_ptr<optim::AdamW> opt;
+  Tensor x = batch({3, 1, 6, 6}, 1), y = Tensor::from(std::vector<int64_t>{0, 2, 1}, {3});
+  DeepTrainer() {
+    const GeneratorScope scope(generator);
+    net = std::make_unique<DeepNet>();
+    opt = std::make_unique<optim::AdamW>(net->parameters(), optim::AdamWOptions{.lr = 0.01});
+  }
+  void step() {
+    const GeneratorScope scope(generator);
+    attempt([&] {
+      backward(cross_entropy(net->forward(x), y));
+      optim::clip_grad_norm(net->parameters(), 1);
+      opt->step();
+    });
+  }
+  // Everything that a step may change: States, generators, gradients.
+  std::vector<std::vector<double>> state() const {
+    std::vector<std::vector<double>> out;
+    for (const auto& [name, s] : net->state_dict()) out.push_back(numbers(s.tensor()));
+    for (const auto& [name, t] : opt->state_dict()) out.push_back(numbers(t));
+    for (const Parameter& p : net->parameters())
+      out.push_back(p.grad().defined() ? numbers(p.grad()) : std::vector<double>{});
+    const GeneratorState g = generator.state();
+    out.push_back({static_cast<double>(g.seed), static_cast<double>(g.offset)});
+    return out;
+  }
+};
+
+TEST_F(FailingAllocations, OfAStepWithEverythingChangeNothing) {
+  for (const bool accumulated : {false, true}) {
+    DeepTrainer calm, shaken;
+    for (DeepTrainer* t : {&calm, &shaken}) {
+      if (accumulated) {  // gradients of another batch are there already
+        const GeneratorScope scope(t->generator);
+        backward(cross_entropy(t->net->forward(batch({3, 1, 6, 6}, 2)), t->y));
+      }
+      flush_pending();
+      for (const Parameter& p : t->net->parameters())
+        if (p.grad().defined()) p.grad().data();
+    }
+    const auto before = shaken.state();
+    EXPECT_EQ(calm.state(), before);
+    calm.step();
+    const size_t baseline = memory_stats().allocated;
+    int failures = 0;
+    for (int64_t n = 1;; ++n) {
+      bool refused = false;
+      fail_allocation(n);
+      try {
+        shaken.step();
+      } catch (const OutOfMemory&) { refused = true; }
+      fail_allocation(0);
+      if (!refused) break;
+      ++failures;
+      flush_pending();
+      ASSERT_EQ(memory_stats().allocated, baseline) << "after allocation " << n << " failed";
+      ASSERT_EQ(shaken.state(), before) << "after allocation " << n << " failed";
+      ASSERT_LT(n, 2000);
+    }
+    std::printf("%d allocations of a step with everything failed in turn\n", failures);
+    EXPECT_GT(failures, 60);
+    EXPECT_EQ(shaken.state(), calm.state());
+  }
+}
+
 TEST_F(FailingAllocations, OfAnOptimizerStepChangeNothing) {
   Trainer calm, shaken;
   for (Trainer* t : {&calm, &shaken}) {

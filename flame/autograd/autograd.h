@@ -2,6 +2,7 @@
 #pragma once
 #include <functional>
 
+#include "flame/autograd/modes.h"
 #include "flame/tensor/tensor.h"
 
 namespace flame {
@@ -24,24 +25,8 @@ struct GradOptions {
 std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs,
                          const GradOptions& options = {}, Loc loc = Loc::current());
 
-// While one lives, ops on this thread build no graph.
-class NoGrad {
- public:
-  NoGrad();
-  ~NoGrad();
-  NoGrad(const NoGrad&) = delete;
-  NoGrad& operator=(const NoGrad&) = delete;
-
- private:
-  bool before_;
-};
-template <class F>
-decltype(auto) no_grad(F&& fn) {
-  NoGrad guard;
-  return fn();
-}
-
-// While one lives, backward on this thread throws AutogradError at the first NaN or Inf, naming op and forward line.
+// While one lives, backward on this thread throws AutogradError at the first NaN or Inf in a gradient that reaches an op
+// or leaves it, naming op and forward line.
 class AnomalyMode {
  public:
   AnomalyMode();

@@ -29,17 +29,17 @@ void check_given(const Node& n, size_t input, const Meta& m, const Tensor& g) {
 class OpNode final : public Node {
  public:
   OpNode(Ref<Op> op, std::span<const Tensor> in, Loc loc, uint32_t outputs, Device& d)
-      : Node(op->name(), loc, outputs), op_(std::move(op)), device_(d) {
+      : Node(op->name(), loc, outputs), op_(std::move(op)), device_(d), inputs_(in.size()), outputs_(outputs) {
     for (size_t i = 0; i < in.size(); ++i) {
       input_metas_.push_back(in[i].defined() ? in[i].value().meta() : Meta{});
-      inputs_.push_back(op_->saves_input(static_cast<int>(i)) ? in[i] : Tensor());
+      if (in[i].defined() && op_->saves_input(static_cast<int>(i))) inputs_[i].save(in[i].value_ref());
       next.push_back(in[i].defined() ? in[i].edge() : GradEdge());
     }
   }
   void save_outputs(const std::vector<Tensor>& out) {
     for (size_t i = 0; i < out.size(); ++i) {
       output_metas_.push_back(out[i].value().meta());
-      outputs_.push_back(op_->saves_output(static_cast<int>(i)) ? out[i].detach() : Tensor());
+      if (op_->saves_output(static_cast<int>(i))) outputs_[i].save(out[i].value_ref());
     }
   }
   void backward(BackwardContext& c) override {
@@ -49,8 +49,8 @@ class OpNode final : public Node {
   }
   void release_saved() override {
     released_ = true;
-    inputs_.clear();
-    outputs_.clear();
+    for (SavedValue& v : inputs_) v.reset();
+    for (SavedValue& v : outputs_) v.reset();
   }
 
  private:
@@ -59,13 +59,9 @@ class OpNode final : public Node {
    public:
     Call(OpNode& node, BackwardContext& c) : node_(node), context_(c) {}
     bool needs(int i) const override { return context_.needs(node_, at(i)); }
-    Tensor input(int i) const override {
-      if (node_.released_) fail_freed(node_);
-      return node_.inputs_[at(i)];
-    }
+    Tensor input(int i) const override { return Tensor(value(node_.inputs_[at(i)]), node_.next[at(i)]); }
     Tensor output(int i) const override {
-      if (node_.released_) fail_freed(node_);
-      return Tensor(node_.outputs_[at(i)].value_ref(), GradEdge(&node_, static_cast<uint32_t>(i)));
+      return Tensor(value(node_.outputs_[at(i)]), GradEdge(&node_, static_cast<uint32_t>(i)));
     }
     const Meta& input_meta(int i) const override { return node_.input_metas_[at(i)]; }
     const Meta& output_meta(int i) const override { return node_.output_metas_[at(i)]; }
@@ -85,12 +81,21 @@ class OpNode final : public Node {
    private:
     OpNode& node_;
     BackwardContext& context_;
+    mutable std::vector<std::pair<const SavedValue*, Ref<Value>>>
+        unpacked_;  // once a run, however often it is asked for
+    Ref<Value> value(const SavedValue& v) const {
+      if (node_.released_) fail_freed(node_);
+      if (!v.is_packed()) return v.get(node_);
+      for (const auto& [which, known] : unpacked_)
+        if (which == &v) return known;
+      return unpacked_.emplace_back(&v, v.get(node_)).second;
+    }
     static size_t at(int i) { return static_cast<size_t>(i); }
   };
 
   Ref<Op> op_;
   Device& device_;
-  std::vector<Tensor> inputs_, outputs_;
+  std::vector<SavedValue> inputs_, outputs_;
   std::vector<Meta> input_metas_, output_metas_;
   bool released_ = false;
 };
@@ -190,27 +195,30 @@ namespace {
 class RuleNode final : public Node {
  public:
   RuleNode(const char* name, Loc loc, std::span<const Tensor> in, const std::vector<Tensor>& out,
-           std::vector<Tensor> saved, Rule rule)
-      : Node(name, loc, static_cast<uint32_t>(out.size())),
-        device_(out[0].device()),
-        rule_(std::move(rule)),
-        saved_(std::move(saved)) {
+           const std::vector<Tensor>& saved, Rule rule)
+      : Node(name, loc, static_cast<uint32_t>(out.size())), device_(out[0].device()), rule_(std::move(rule)) {
     for (const Tensor& t : in) {
       next.push_back(t.defined() ? t.edge() : GradEdge());
       input_metas_.push_back(t.defined() ? t.value().meta() : Meta{});
     }
     for (const Tensor& t : out) output_metas_.push_back(t.value().meta());
-    for (size_t i = 0; i < saved_.size(); ++i)
+    for (const Tensor& t : saved) {
+      Saved& s = saved_.emplace_back();
+      if (!t.defined()) continue;
+      s.value.save(t.value_ref());
+      s.edge = t.edge();
       for (size_t k = 0; k < out.size(); ++k)
-        if (saved_[i].defined() && !saved_[i].edge() && is_float(out[k].dtype()) &&
-            saved_[i].value_ref() == out[k].value_ref())
-          own_.emplace_back(i, static_cast<uint32_t>(k));
+        if (!t.edge() && is_float(out[k].dtype()) && t.value_ref() == out[k].value_ref()) s.own = static_cast<int>(k);
+    }
   }
   void backward(BackwardContext& c) override {
     if (released_) fail_freed(*this);
-    CustomContext now{saved_, {}, {}, c.create_graph};
-    if (c.create_graph)
-      for (const auto& [i, k] : own_) now.saved[i] = Tensor(saved_[i].value_ref(), GradEdge(this, k));
+    CustomContext now{{}, {}, {}, c.create_graph};
+    for (const Saved& s : saved_) {
+      const bool own = c.create_graph && s.own >= 0;
+      now.saved.push_back(
+          s.value ? Tensor(s.value.get(*this), own ? GradEdge(this, static_cast<uint32_t>(s.own)) : s.edge) : Tensor());
+    }
     for (size_t i = 0; i < output_metas_.size(); ++i)
       now.grads.push_back(c.grads[i].defined() ? c.grads[i] : filled(output_metas_[i], device_, 0));
     for (size_t i = 0; i < next.size(); ++i) now.needs.push_back(c.needs(*this, i));
@@ -229,9 +237,12 @@ class RuleNode final : public Node {
  private:
   Device& device_;
   Rule rule_;
-  std::vector<Tensor> saved_;
-  std::vector<std::pair<size_t, uint32_t>>
-      own_;  // saved tensors that are outputs; held without edge, or they were a cycle
+  struct Saved {
+    SavedValue value;
+    GradEdge edge;
+    int own = -1;  // which output it is; held without edge, or it were a cycle
+  };
+  std::vector<Saved> saved_;
   std::vector<Meta> input_metas_, output_metas_;
   bool released_ = false;
 };
@@ -239,9 +250,9 @@ class RuleNode final : public Node {
 }  // namespace
 
 std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,
-                              std::vector<Tensor> saved, Rule rule, Loc loc) {
+                              const std::vector<Tensor>& saved, Rule rule, Loc loc) {
   if (!any_requires_grad(in)) return out;
-  const Ref<Node> node(new RuleNode(name, loc, in, out, std::move(saved), std::move(rule)));
+  const Ref<Node> node(new RuleNode(name, loc, in, out, saved, std::move(rule)));
   for (size_t i = 0; i < out.size(); ++i)
     if (is_float(out[i].dtype())) out[i] = Tensor(out[i].value_ref(), GradEdge(node.get(), static_cast<uint32_t>(i)));
   return out;
@@ -251,9 +262,8 @@ std::vector<Tensor> apply(const Function& f, const std::vector<Tensor>& inputs, 
   auto context = std::make_shared<FunctionContext>();
   std::vector<Tensor> out = no_grad([&] { return f.forward(*context, inputs); });
   if (out.empty()) fail<ValueError>(loc, "{}: expected at least one output, got none", f.name);
-  std::vector<Tensor> saved = context->saved;
   return with_rule(
-      f.name, inputs, std::move(out), std::move(saved),
+      f.name, inputs, std::move(out), context->saved,
       [backward = f.backward](const CustomContext& c) { return backward(FunctionContext{c.saved}, c.grads); }, loc);
 }
 

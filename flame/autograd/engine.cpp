@@ -15,17 +15,6 @@ namespace {
 thread_local bool anomaly = false;
 std::atomic<uint64_t> next_run{1};
 
-class GradMode {
- public:
-  explicit GradMode(bool on) : before_(grad_enabled()) { set_grad_enabled(on); }
-  ~GradMode() { set_grad_enabled(before_); }
-  GradMode(const GradMode&) = delete;
-  GradMode& operator=(const GradMode&) = delete;
-
- private:
-  bool before_;
-};
-
 bool all_finite(const Tensor& g) {
   if (!is_float(g.dtype()) || g.numel() == 0) return true;
   Ref<Value> ok = pend_pointwise(Code::isfinite, DType::boolean, g.shape(), {Operand(g)}, g.device());
@@ -58,7 +47,8 @@ class Engine {
   void seed(const Tensor& output, const Tensor& gradient) { push(output.edge(), gradient); }
 
   void run() {
-    GradMode mode(context_.create_graph);
+    const GradMode mode(context_.create_graph);
+    const BackwardPass pass(run_);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end());
       const auto [sequence, slot] = heap_.back();
@@ -158,6 +148,7 @@ class Engine {
     std::swap(c.grads, entries_[slot].grads);
     free_.push_back(slot);
     if (!node->hooks.empty()) run_hooks(*node);
+    if (anomaly) check_incoming(*node);
     if (wanted_ && !capture(*node)) return c.grads.clear();
     c.given.assign(node->next.size(), Tensor());
     node->backward(c);
@@ -172,6 +163,15 @@ class Engine {
     }
     c.given.clear();
     if (!retain_) node->release_saved();
+  }
+
+  // Seeds, sums and what hooks gave; what rules gave was checked when they gave it.
+  void check_incoming(const Node& n) const {
+    for (size_t i = 0; i < context_.grads.size(); ++i)
+      if (context_.grads[i].defined() && !all_finite(context_.grads[i]))
+        fail<AutogradError>(n.where,
+                            "backward of {}: the incoming gradient of output {} has NaN or Inf; its forward call was",
+                            n.name, i);
   }
 
   // A hook may register more, which moves the others; those run from the next pass on.
@@ -219,7 +219,15 @@ Tensor seed_gradient(const char* op, const Tensor& output, const Tensor& given, 
 AnomalyMode::AnomalyMode() : before_(anomaly) { anomaly = true; }
 AnomalyMode::~AnomalyMode() { anomaly = before_; }
 
+namespace {
+void check_mode(const char* op, bool create_graph, Loc loc) {
+  if (create_graph && InferenceMode::enabled())
+    fail<AutogradError>(loc, "{}: create_graph builds a graph, which an InferenceMode forbids", op);
+}
+}  // namespace
+
 void backward(const Tensor& output, const BackwardOptions& o, Loc loc) {
+  check_mode("backward", o.create_graph, loc);
   const Tensor g = seed_gradient("backward", output, o.gradient, loc);
   Engine engine(o.retain_graph || o.create_graph, o.create_graph);
   engine.seed(output, g);
@@ -228,6 +236,7 @@ void backward(const Tensor& output, const BackwardOptions& o, Loc loc) {
 
 std::vector<Tensor> grad(const std::vector<Tensor>& outputs, const std::vector<Tensor>& inputs, const GradOptions& o,
                          Loc loc) {
+  check_mode("grad", o.create_graph, loc);
   if (!o.grad_outputs.empty() && o.grad_outputs.size() != outputs.size())
     fail<ValueError>(loc, "grad: expected {} grad_outputs, got {}", outputs.size(), o.grad_outputs.size());
   std::vector<Wanted> wanted;

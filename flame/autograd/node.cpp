@@ -1,16 +1,16 @@
-// Graph nodes: life and death, leaves, modes, and the Tensor and Parameter methods that speak of gradients.
+// Graph nodes: life and death, leaves, and the Tensor and Parameter methods that speak of gradients.
 #include "flame/autograd/node.h"
 
 #include "flame/autograd/autograd.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
+#include "flame/tensor/undo.h"
 
 namespace flame {
 
 namespace {
 std::atomic<uint64_t> next_sequence{1};
-thread_local bool grad_on = true;
 }  // namespace
 
 void retain_node(Node* n) { n->retain(); }
@@ -35,18 +35,6 @@ void Node::dispose() {
   queue = nullptr;
 }
 
-bool grad_enabled() { return grad_on; }
-void set_grad_enabled(bool on) { grad_on = on; }
-NoGrad::NoGrad() : before_(grad_on) { grad_on = false; }
-NoGrad::~NoGrad() { grad_on = before_; }
-
-bool any_requires_grad(std::span<const Tensor> in) {
-  if (!grad_on) return false;
-  for (const Tensor& t : in)
-    if (t.requires_grad()) return true;
-  return false;
-}
-
 void LeafNode::backward(BackwardContext& v) {
   const Tensor& g = v.grads[0];
   if (g.shape() != shape)
@@ -56,6 +44,7 @@ void LeafNode::backward(BackwardContext& v) {
     r->guard(this, "which gradients are set", [self, set = grad().defined()] { return self->grad().defined() == set; });
   }
   const Tensor kept = v.create_graph ? g : g.detach();
+  note_for_undo();
   Tensor before;  // dies after the lock is gone: its graph may hold objects of the user's
   const std::lock_guard lock(mutex_);
   before = grad_;
@@ -65,7 +54,16 @@ Tensor LeafNode::grad() const {
   const std::lock_guard lock(mutex_);
   return grad_;
 }
+void LeafNode::note_for_undo() {
+  UndoScope::before_change(this, [this] {
+    return [self = Ref<LeafNode>(this), old = grad()]() mutable {
+      const std::lock_guard lock(self->mutex_);
+      std::swap(self->grad_, old);
+    };
+  });
+}
 void LeafNode::set_grad(Tensor g) {
+  note_for_undo();
   const std::lock_guard lock(mutex_);
   std::swap(grad_, g);  // the old one dies with the argument, after the lock is gone
 }

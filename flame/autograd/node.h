@@ -1,10 +1,14 @@
 // Internal: steps of the backward graph, and the one place where opaque ops are dispatched.
 #pragma once
+#include <any>
 #include <atomic>
 #include <functional>
+#include <memory>
 #include <mutex>
 
 #include "flame/autograd/marks.h"
+#include "flame/autograd/modes.h"
+#include "flame/autograd/saved.h"
 #include "flame/tensor/op.h"
 
 namespace flame {
@@ -36,6 +40,50 @@ class Node : public RefCounted {
   void dispose() override;  // iterative, so that a chain of a million nodes needs no deep stack
 };
 
+// A value that a node keeps for its backward, packed if a SavedTensorHooksScope is around. Holds no edge.
+class SavedValue {
+ public:
+  void save(const Ref<Value>& v) {
+    if (const auto& hooks = SavedTensorHooksScope::current()) pack(v, hooks);
+    else value_ = v;
+  }
+  explicit operator bool() const { return value_ || packed_; }
+  bool is_packed() const { return packed_ != nullptr; }
+  Ref<Value> get(const Node& n) const { return packed_ ? unpack(n) : value_; }
+  void reset() {
+    value_.reset();
+    packed_.reset();
+  }
+
+ private:
+  struct Packed {
+    std::shared_ptr<const SavedTensorHooks> hooks;
+    std::any what;
+    DType dtype;
+    Shape shape;
+    Device* device;
+  };
+  Ref<Value> value_;
+  std::unique_ptr<Packed> packed_;
+  void pack(const Ref<Value>& v, const std::shared_ptr<const SavedTensorHooks>& hooks);
+  Ref<Value> unpack(const Node& n) const;
+};
+
+// A backward pass that runs on this thread.
+class BackwardPass {
+ public:
+  explicit BackwardPass(uint64_t id);
+  ~BackwardPass();
+  BackwardPass(const BackwardPass&) = delete;
+  BackwardPass& operator=(const BackwardPass&) = delete;
+  static BackwardPass* current();  // the innermost, or null
+  const uint64_t id;
+  std::vector<std::function<void()>> at_end;
+
+ private:
+  BackwardPass* const before_;
+};
+
 // A tensor that the user or a Parameter asked gradients of.
 class LeafNode final : public Node {
  public:
@@ -47,6 +95,7 @@ class LeafNode final : public Node {
   const Shape shape;
 
  private:
+  void note_for_undo();
   mutable std::mutex mutex_;  // threads may run backward over graphs that share a leaf
   Tensor grad_;
 };
@@ -72,10 +121,6 @@ Tensor add(const Tensor& a, const Tensor& b, Loc loc);
 // A tensor of one number, pending until read.
 Tensor filled(const Meta& m, Device& d, double value);
 
-// Thread-local modes.
-bool grad_enabled();
-void set_grad_enabled(bool on);
-
 // Runs `op` on `in`: infers, materialises, prepares or finds the plan, allocates, launches, and records the gradient.
 std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
 Tensor dispatch(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc);
@@ -92,7 +137,7 @@ struct CustomContext {
 };
 using Rule = std::function<std::vector<Tensor>(const CustomContext&)>;  // one gradient per input, undefined = none
 std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,
-                              std::vector<Tensor> saved, Rule rule, Loc loc);
+                              const std::vector<Tensor>& saved, Rule rule, Loc loc);
 
 // True if a graph is to be built for these inputs.
 bool any_requires_grad(std::span<const Tensor> in);

@@ -10,6 +10,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cpu/cpu_device.h"
+#include "flame/device/device_scope.h"
 #include "flame/device/recorder.h"
 
 namespace flame {
@@ -27,6 +28,7 @@ Stats stats() {
 namespace {
 std::atomic<uint64_t> next_storage_id{1};
 thread_local Recorder* recorder = nullptr;
+thread_local Device* scoped_device = nullptr;
 }  // namespace
 
 Storage::Storage(Device& device, size_t bytes, Loc where)
@@ -195,10 +197,13 @@ Device& cpu() {
   return *d;
 }
 Device& default_device() {
+  if (scoped_device) return *scoped_device;
   Device* d = list().chosen.load(std::memory_order_acquire);
   return d ? *d : cpu();
 }
 void set_default_device(Device& d) { list().chosen.store(&d, std::memory_order_release); }
+DeviceScope::DeviceScope(Device& d) : before_(std::exchange(scoped_device, &d)) {}
+DeviceScope::~DeviceScope() { scoped_device = before_; }
 Device& device(std::string_view name) {
   if (name == "cpu") return cpu();
   std::lock_guard lock(list().mutex);

@@ -2,6 +2,7 @@
 #include "flame/ops/batch_norm.h"
 
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
@@ -9,6 +10,11 @@
 namespace flame {
 Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                   const Tensor& bias, const BatchNormOptions& o, Loc loc) {
+  check_inputs("batch_norm", {&x}, {&weight, &bias}, loc);
+  for (const State* s : {&running_mean, &running_var})
+    if (s->defined() && &s->device() != &x.device())
+      fail<DeviceError>(loc, "batch_norm: expected running statistics on {}, got them on {}", x.device().name(),
+                        s->device().name());
   check_channels("batch_norm", x, running_mean, running_var, weight, bias, loc);
   if (!o.momentum && !o.batches.defined())
     fail<ValueError>(loc, "batch_norm: expected a momentum, or a state that counts batches, got neither");

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
@@ -160,6 +161,7 @@ Shape output_shape(const Conv2dOptions& o, const Shape& x, const Shape& w, Loc l
 
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options, Loc loc) {
   check_options(options, loc);
+  check_inputs("conv2d", {&x, &weight}, {&bias}, loc);
   const Shape y = output_shape(options, x.shape(), weight.shape(), loc);
   if (bias.defined() && bias.shape() != Shape{weight.shape()[0]})
     fail<ShapeError>(loc, "conv2d: expected a bias of shape [{}], got {}", weight.shape()[0], bias.shape());

@@ -2,6 +2,7 @@
 #include "flame/ops/dropout.h"
 
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 
@@ -9,6 +10,7 @@ namespace flame {
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator* generator, Loc loc) {
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "dropout: expected a probability in [0, 1], got {}", p);
+  check_defined("dropout", x, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "dropout: expected a floating dtype, got {}", x.dtype());
   if (!training || p == 0) return x;
   const Tensor keep = bernoulli(x.shape(), 1 - p, {.device = &x.device(), .generator = generator}, loc);

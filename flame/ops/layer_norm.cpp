@@ -2,6 +2,7 @@
 #include "flame/ops/layer_norm.h"
 
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/samples_internal.h"
 
@@ -9,6 +10,7 @@ namespace flame {
 
 Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps,
                   Loc loc) {
+  check_inputs("layer_norm", {&x}, {&weight, &bias}, loc);
   const Dims axes = last_axes("layer_norm", x, normalized, loc);
   for (const Tensor* p : {&weight, &bias})
     if (p->defined() && p->shape() != normalized)

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -57,6 +58,7 @@ class Linear final : public Op {
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, Loc loc) {
+  check_inputs("linear", {&x, &weight}, {&bias}, loc);
   if (weight.rank() != 2) fail<ShapeError>(loc, "linear: expected a weight of rank 2, got {}", weight.shape());
   if (x.rank() == 0 || x.shape().back() != weight.shape()[1])
     fail<ShapeError>(loc, "linear: expected x [..., {}] for weight {}, got {}", weight.shape()[1], weight.shape(),

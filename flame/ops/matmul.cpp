@@ -3,6 +3,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 
@@ -40,6 +41,7 @@ class MatMul final : public Op {
 };
 
 void check(const Tensor& a, const Tensor& b, Loc loc) {
+  check_inputs("matmul", {&a, &b}, loc);
   const Shape &s = a.shape(), &t = b.shape();
   if (s.rank() == 0 || t.rank() == 0)
     fail<ShapeError>(loc, "matmul: expected rank 1 or more, got shapes {} and {}", s, t);

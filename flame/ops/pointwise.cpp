@@ -113,12 +113,12 @@ class PointwiseNode final : public Node {
     }
     for (size_t i = 0; i < n; ++i) {
       if (const Tensor* t = in[i]->tensor()) {
-        if (saved >> i & 1) values_[i] = t->value_ref();
+        if (saved >> i & 1) values_[i].save(t->value_ref());
       } else {
         scalars_[i] = in[i]->scalar();
       }
     }
-    if (saved >> 3 & 1) values_[3] = y;
+    if (saved >> 3 & 1) values_[3].save(y);
     saved_ = saved;
   }
 
@@ -133,19 +133,20 @@ class PointwiseNode final : public Node {
     const std::array<Tensor, 3> t = {input(0, v.create_graph), input(1, v.create_graph), input(2, v.create_graph)};
     const RuleArg a = arg(t, 0), b = arg(t, 1), c = arg(t, 2);
     // Its own output hangs on this node only by value, so that there is no cycle.
-    const Tensor y = values_[3] ? Tensor(values_[3], v.create_graph ? GradEdge(this, 0) : GradEdge()) : Tensor();
+    const Tensor y =
+        values_[3] ? Tensor(values_[3].get(*this), v.create_graph ? GradEdge(this, 0) : GradEdge()) : Tensor();
     for (size_t i = 0; i < next.size(); ++i)
       if (v.needs(*this, i)) v.given[i] = to_origin(row_.rule(static_cast<int>(i), g, a, b, c, y), i);
   }
   void release_saved() override {
-    for (Ref<Value>& v : values_) v.reset();
+    for (SavedValue& v : values_) v.reset();
     released_ = true;
   }
 
  private:
   const Row& row_;
   Device& device_;
-  std::array<Ref<Value>, 4> values_;  // a, b, c, y
+  std::array<SavedValue, 4> values_;  // a, b, c, y
   std::array<Scalar, 3> scalars_{0.0, 0.0, 0.0};
   struct Origin {
     bool noted = false;
@@ -159,7 +160,7 @@ class PointwiseNode final : public Node {
 
   Tensor input(size_t i, bool with_edge) const {
     if (!values_[i]) return {};
-    Tensor t(values_[i], with_edge ? next[i] : GradEdge());
+    Tensor t(values_[i].get(*this), with_edge ? next[i] : GradEdge());
     return t.dtype() == compute_ || (row_.in == In::select && i == 0) ? t : t.to(compute_, where);
   }
   RuleArg arg(const std::array<Tensor, 3>& t, size_t i) const {

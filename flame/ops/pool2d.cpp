@@ -6,6 +6,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/pool_kernel.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
@@ -180,6 +181,7 @@ void check_options(const char* op, const PoolAttributes& a, Loc loc) {
 }
 
 Shape output_shape(const char* op, const PoolAttributes& a, const Tensor& x, bool ceil_mode, Loc loc) {
+  check_defined(op, x, loc);
   if (x.rank() != 4) fail<ShapeError>(loc, "{}: expected x [N, C, H, W], got {}", op, x.shape());
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
   Shape y = x.shape();

@@ -1,4 +1,4 @@
-// Generators, and the kernels that turn Philox blocks into tensors. A draw reads no tensor, so it ends no island.
+// The kernels that turn Philox blocks into tensors. A draw reads no tensor, so it ends no island.
 #include "flame/ops/random.h"
 
 #include <algorithm>
@@ -10,68 +10,12 @@
 #include "flame/core/format.h"
 #include "flame/core/philox.h"
 #include "flame/device/cpu/parallel.h"
-#include "flame/device/recorder.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/normal_internal.h"
 #include "flame/ops/philox_internal.h"
 #include "flame/ops/pointwise.h"
 
 namespace flame {
-
-// Outside recordings a call's number is in block.base. Inside one, base stays at the step's first call, and each call adds
-// its place in the step; before a replay a hook moves base on, so that the same launches draw the next step's numbers.
-struct Generator::Shared {
-  Block block{0, 0};
-  GeneratorState state;
-  const Recorder* recorder = nullptr;  // the recording that `calls` belongs to; first_id, since addresses come again
-  uint64_t recording = 0;
-  std::shared_ptr<uint64_t> calls;  // in one step
-};
-
-Generator::Generator(uint64_t seed) : shared_(std::make_shared<Shared>()) { shared_->state.seed = seed; }
-
-GeneratorState Generator::state() const { return shared_->state; }
-
-void Generator::set_state(const GeneratorState& s, Loc loc) {
-  if (Recorder::current()) fail<RecordError>(loc, "generator: seeded inside a recorded step; seed it before");
-  shared_->state = s;
-}
-
-Generator::Call Generator::next_call() {
-  Shared& s = *shared_;
-  Recorder* r = Recorder::current();
-  if (!r) {
-    s.recorder = nullptr;
-    s.block = {s.state.seed, s.state.offset++};
-    return {&s.block, 0};
-  }
-  if (s.recorder != r || s.recording != r->first_id) {
-    s.recorder = r;
-    s.recording = r->first_id;
-    s.block = {s.state.seed, s.state.offset};
-    s.calls = std::make_shared<uint64_t>(0);
-    r->on_replay(
-        [shared = shared_, calls = s.calls] {
-          shared->block = {shared->state.seed, shared->state.offset};
-          shared->state.offset += *calls;
-        },
-        [shared = shared_, calls = s.calls] { shared->state.offset -= *calls; });
-  }
-  ++s.state.offset;
-  return {&s.block, static_cast<int64_t>((*s.calls)++)};
-}
-
-namespace {
-Generator& process_generator() {
-  static Generator g;
-  return g;
-}
-thread_local Generator* scoped = nullptr;
-}  // namespace
-
-Generator& default_generator() { return scoped ? *scoped : process_generator(); }
-void manual_seed(uint64_t seed, Loc loc) { default_generator().manual_seed(seed, loc); }
-GeneratorScope::GeneratorScope(const Generator& g) : generator_(g), before_(std::exchange(scoped, &generator_)) {}
-GeneratorScope::~GeneratorScope() { scoped = before_; }
 
 namespace {
 
@@ -231,9 +175,9 @@ class Random final : public Op {
   std::vector<Word> own_;
 };
 
-Tensor draw(Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::vector<Word> own, Loc loc) {
-  for (int64_t n : shape)
-    if (n < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more, got {}", names[static_cast<int>(kind)], shape);
+Tensor draw(const char* op, Kind kind, const Shape& shape, DType t, const RandomOptions& o, std::vector<Word> own,
+            Loc loc) {
+  check_sizes(op, shape, loc);
   const Generator::Call call = (o.generator ? *o.generator : default_generator()).next_call();
   Device& d = o.device ? *o.device : default_device();
   return dispatch(make_ref<Random>(kind, contiguous_meta(t, shape), d, call, std::move(own)), {}, loc);
@@ -248,22 +192,22 @@ DType need_float(const char* op, DType t, Loc loc) {
 
 Tensor uniform(const Shape& shape, double low, double high, const RandomOptions& o, Loc loc) {
   if (!(low <= high)) fail<ValueError>(loc, "uniform: expected low <= high, got {} and {}", low, high);
-  return draw(Kind::uniform, shape, need_float("uniform", o.dtype.value_or(DType::f32), loc), o,
+  return draw("uniform", Kind::uniform, shape, need_float("uniform", o.dtype.value_or(DType::f32), loc), o,
               {word(low), word(high - low)}, loc);
 }
 Tensor rand(const Shape& shape, const RandomOptions& o, Loc loc) {
-  return draw(Kind::uniform, shape, need_float("rand", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)},
-              loc);
+  return draw("rand", Kind::uniform, shape, need_float("rand", o.dtype.value_or(DType::f32), loc), o,
+              {word(0.0), word(1.0)}, loc);
 }
 
 Tensor normal(const Shape& shape, double mean, double std, const RandomOptions& o, Loc loc) {
   if (!(std >= 0)) fail<ValueError>(loc, "normal: expected a standard deviation of 0 or more, got {}", std);
-  return draw(Kind::normal, shape, need_float("normal", o.dtype.value_or(DType::f32), loc), o, {word(mean), word(std)},
-              loc);
+  return draw("normal", Kind::normal, shape, need_float("normal", o.dtype.value_or(DType::f32), loc), o,
+              {word(mean), word(std)}, loc);
 }
 Tensor randn(const Shape& shape, const RandomOptions& o, Loc loc) {
-  return draw(Kind::normal, shape, need_float("randn", o.dtype.value_or(DType::f32), loc), o, {word(0.0), word(1.0)},
-              loc);
+  return draw("randn", Kind::normal, shape, need_float("randn", o.dtype.value_or(DType::f32), loc), o,
+              {word(0.0), word(1.0)}, loc);
 }
 
 namespace {
@@ -279,7 +223,7 @@ Tensor truncated_normal(const Shape& shape, const TruncatedNormalOptions& t, con
   if (!(t.std > 0)) fail<ValueError>(loc, "truncated_normal: expected a standard deviation above 0, got {}", t.std);
   if (!(t.a < t.b)) fail<ValueError>(loc, "truncated_normal: expected a < b, got {} and {}", t.a, t.b);
   const uint64_t low = places_below((t.a - t.mean) / t.std), high = places_below((t.b - t.mean) / t.std);
-  return draw(Kind::truncated, shape, need_float("truncated_normal", o.dtype.value_or(DType::f32), loc), o,
+  return draw("truncated_normal", Kind::truncated, shape, need_float("truncated_normal", o.dtype.value_or(DType::f32), loc), o,
               {word(t.mean), word(t.std), word(t.a), word(t.b), word(static_cast<int64_t>(low)),
                word(static_cast<int64_t>(high - low))},
               loc);
@@ -289,21 +233,23 @@ Tensor randint(int64_t low, int64_t high, const Shape& shape, const RandomOption
   if (low >= high) fail<ValueError>(loc, "randint: expected low < high, got {} and {}", low, high);
   const DType t = o.dtype.value_or(DType::i64);
   const auto range = static_cast<int64_t>(static_cast<uint64_t>(high) - static_cast<uint64_t>(low));
-  return draw(Kind::integers, shape, is_integer(t) ? t : DType::i64, o, {word(low), word(range)}, loc).to(t, loc);
+  return draw("randint", Kind::integers, shape, is_integer(t) ? t : DType::i64, o, {word(low), word(range)}, loc)
+      .to(t, loc);
 }
 
 Tensor randperm(int64_t n, const RandomOptions& o, Loc loc) {
   if (n < 0) fail<ValueError>(loc, "randperm: expected 0 or more elements, got {}", n);
-  return draw(Kind::permutation, {n}, DType::i64, o, {}, loc).to(o.dtype.value_or(DType::i64), loc);
+  return draw("randperm", Kind::permutation, {n}, DType::i64, o, {}, loc).to(o.dtype.value_or(DType::i64), loc);
 }
 
 Tensor bernoulli(const Shape& shape, double p, const RandomOptions& o, Loc loc) {
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "bernoulli: expected a probability in [0, 1], got {}", p);
   const auto threshold = static_cast<int64_t>(p * 0x1p32);
-  return draw(Kind::bernoulli, shape, DType::boolean, o, {word(threshold)}, loc)
+  return draw("bernoulli", Kind::bernoulli, shape, DType::boolean, o, {word(threshold)}, loc)
       .to(o.dtype.value_or(DType::boolean), loc);
 }
 Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
+  check_defined("bernoulli", p, loc);
   need_float("bernoulli", p.dtype(), loc);
   const DType t = p.dtype() == DType::f64 ? DType::f64 : DType::f32;
   const Tensor u = rand(p.shape(), {t, &p.device(), generator}, loc);

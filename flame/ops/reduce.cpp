@@ -64,8 +64,8 @@ class ReduceNode final : public Node {
   }
   void save(Saves what, const Tensor& x, const Ref<Value>& y) {
     saves_ = what;
-    if (what & input) x_ = x.value_ref();
-    if (what & output) y_ = y;
+    if (what & input) x_.save(x.value_ref());
+    if (what & output) y_.save(y);
   }
   void backward(BackwardContext& v) override {
     if (!v.grads[0].defined() || !v.needs(*this, 0)) return;
@@ -75,9 +75,10 @@ class ReduceNode final : public Node {
           name);
     RuleScope scope(where, device_, dtype_);
     const bool edges = v.create_graph;
-    const Tensor x = x_ ? widened(Tensor(x_, edges ? next[0] : GradEdge()), where) : Tensor();
+    const Tensor x = x_ ? widened(Tensor(x_.get(*this), edges ? next[0] : GradEdge()), where) : Tensor();
     const Tensor y =
-        y_ ? widened(Tensor(y_, edges ? GradEdge(this, 0) : GradEdge()).reshape(kept_, where), where) : Tensor();
+        y_ ? widened(Tensor(y_.get(*this), edges ? GradEdge(this, 0) : GradEdge()).reshape(kept_, where), where)
+           : Tensor();
     const Tensor g = widened(v.grads[0].reshape(kept_, where), where);
     const Tensor dx = rule_({g, x, y, shape_, axes_, number_});
     v.given[0] = dx.dtype() == dtype_ ? dx : dx.to(dtype_, where);
@@ -95,7 +96,7 @@ class ReduceNode final : public Node {
   Shape shape_, kept_;
   Dims axes_;
   double number_;
-  Ref<Value> x_, y_;
+  SavedValue x_, y_;
   Saves saves_ = nothing;
   bool released_ = false;
 };

@@ -1,9 +1,12 @@
 // softmax and log_softmax: one row pass of an island forward, one backward.
 #include "flame/ops/softmax.h"
 
+#include <algorithm>
+
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -12,8 +15,9 @@ namespace flame {
 namespace {
 
 int checked(const char* op, const Tensor& x, int64_t axis, Loc loc) {
+  check_defined(op, x, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
-  return normalize_axis(op, axis, x.rank(), loc);
+  return normalize_axis(op, axis, std::max(1, x.rank()), loc);  // a tensor without axes is a row of one
 }
 
 DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
@@ -21,8 +25,8 @@ DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
 }  // namespace
 
 Tensor softmax(const Tensor& x, int64_t axis, Loc loc) {
-  if (x.rank() == 0) return softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
   const int a = checked("softmax", x, axis, loc);
+  if (x.rank() == 0) return softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
   if (x.numel() == 0) return x;
   const DType t = x.dtype();
   const Tensor y = no_grad([&] {
@@ -38,8 +42,8 @@ Tensor softmax(const Tensor& x, int64_t axis, Loc loc) {
 }
 
 Tensor log_softmax(const Tensor& x, int64_t axis, Loc loc) {
-  if (x.rank() == 0) return log_softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
   const int a = checked("log_softmax", x, axis, loc);
+  if (x.rank() == 0) return log_softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
   if (x.numel() == 0) return x;
   const DType t = x.dtype();
   const Tensor y = no_grad([&] {

@@ -8,6 +8,7 @@
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"
@@ -159,6 +160,8 @@ Tensor sliced(const char* name, const Tensor& x, int axis, const Span& s, Loc lo
 }
 
 Tensor slice_scatter(const Tensor& piece, const Shape& shape, int64_t axis, int64_t start, int64_t step, Loc loc) {
+  check_defined("slice_scatter", piece, loc);
+  check_sizes("slice_scatter", shape, loc);
   const int a = normalize_axis("slice_scatter", axis, shape.rank(), loc);
   Shape rest = piece.shape();
   if (rest.rank() == shape.rank()) rest[a] = shape[a];
@@ -172,6 +175,7 @@ Tensor slice_scatter(const Tensor& piece, const Shape& shape, int64_t axis, int6
 }
 
 Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
+  check_defined("reshape", *this, loc);
   const Shape to = resolve("reshape", shape(), asked, loc);
   if (to == shape()) return *this;
   Ref<Value> out;
@@ -188,8 +192,10 @@ Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
+  check_defined("flatten", *this, loc);
+  const int axes = std::max(1, rank());  // a tensor without axes becomes one of one axis
+  const int a = normalize_axis("flatten", from, axes, loc), b = normalize_axis("flatten", to, axes, loc);
   if (rank() == 0) return reshape({1}, loc);
-  const int a = normalize_axis("flatten", from, rank(), loc), b = normalize_axis("flatten", to, rank(), loc);
   if (a > b) fail<ShapeError>(loc, "flatten: expected from <= to, got axes {} and {} of {}", a, b, shape());
   Shape s;
   for (int i = 0; i < rank(); ++i) {
@@ -214,6 +220,7 @@ Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
 }
 
 Tensor Tensor::permute(const Dims& order, Loc loc) const {
+  check_defined("permute", *this, loc);
   if (order.rank() != rank())
     fail<ShapeError>(loc, "permute: expected {} axes for shape {}, got {}", rank(), shape(), order);
   Shape s, back = order;
@@ -238,6 +245,7 @@ Tensor Tensor::permute(const Dims& order, Loc loc) const {
 }
 
 Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
+  check_defined("transpose", *this, loc);
   Dims order;
   for (int i = 0; i < rank(); ++i) order.push_back(i);
   const int from = normalize_axis("transpose", a, rank(), loc), to = normalize_axis("transpose", b, rank(), loc);
@@ -246,6 +254,7 @@ Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
 }
 
 Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
+  check_defined("movedim", x, loc);
   if (from.rank() != to.rank())
     fail<ShapeError>(loc, "movedim: expected as many places as axes, got axes {} and places {}", from, to);
   Dims order = Dims::filled(x.rank(), -1);
@@ -269,6 +278,7 @@ Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
 Tensor movedim(const Tensor& x, int64_t from, int64_t to, Loc loc) { return movedim(x, Dims{from}, Dims{to}, loc); }
 
 Tensor Tensor::expand(const Shape& asked, Loc loc) const {
+  check_defined("expand", *this, loc);
   Shape to = asked;
   const int shift = asked.rank() - rank();
   bool fits = shift >= 0;
@@ -294,6 +304,7 @@ Tensor Tensor::expand(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::squeeze(const Dims& axes, Loc loc) const {
+  check_defined("squeeze", *this, loc);
   unsigned gone = 0;
   for (int64_t axis : axes) {
     const int a = normalize_axis("squeeze", axis, rank(), loc);
@@ -313,6 +324,8 @@ Tensor Tensor::squeeze(Loc loc) const {
 }
 
 Tensor Tensor::unsqueeze(int64_t axis, Loc loc) const {
+  check_defined("unsqueeze", *this, loc);
+  check_room("unsqueeze", *this, loc);
   const int a = normalize_axis("unsqueeze", axis, rank() + 1, loc);
   Shape s = shape();
   s.insert(a, 1);
@@ -320,6 +333,7 @@ Tensor Tensor::unsqueeze(int64_t axis, Loc loc) const {
 }
 
 Tensor Tensor::narrow(int64_t axis, int64_t start, int64_t length, Loc loc) const {
+  check_defined("narrow", *this, loc);
   const int a = normalize_axis("narrow", axis, rank(), loc);
   const int64_t n = shape()[a], first = start < 0 ? start + n : start;
   if (first < 0 || length < 0 || first > n - length)
@@ -328,21 +342,27 @@ Tensor Tensor::narrow(int64_t axis, int64_t start, int64_t length, Loc loc) cons
 }
 
 Tensor Tensor::slice(int64_t axis, int64_t start, int64_t stop, int64_t step, Loc loc) const {
+  check_defined("slice", *this, loc);
   const int a = normalize_axis("slice", axis, rank(), loc);
   if (step == 0) fail<ValueError>(loc, "slice: expected a step other than 0");
   return sliced("slice", *this, a, resolved_slice(shape()[a], start, stop, step), loc);
 }
 
 Tensor flip(const Tensor& x, const Dims& axes, Loc loc) {
+  check_defined("flip", x, loc);
   Tensor out = x;
+  unsigned seen = 0;
   for (int64_t axis : axes) {
     const int a = normalize_axis("flip", axis, x.rank(), loc);
+    if (seen >> a & 1) fail<ValueError>(loc, "flip: axis {} is named twice in {}", axis, axes);
+    seen |= 1u << a;
     if (const int64_t n = x.shape()[a]; n > 1) out = sliced("flip", out, a, {n - 1, n, -1}, loc);
   }
   return out;
 }
 
 Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
+  check_defined("select", *this, loc);
   const int a = normalize_axis("select", axis, rank(), loc);
   const int64_t n = shape()[a], i = index < 0 ? index + n : index;
   if (i < 0 || i >= n) fail<IndexError>(loc, "select: index {} is out of range for axis {} of size {}", index, a, n);
@@ -350,12 +370,14 @@ Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
 }
 
 Tensor Tensor::contiguous(Loc loc) const {
+  check_defined("contiguous", *this, loc);
   if (is_contiguous(shape(), strides())) return *this;
   return with_opposite(
       "contiguous", *this, pend_copy(value_, dtype()), [](const Tensor& g) { return g; }, loc);
 }
 
 Tensor Tensor::to(DType t, Loc loc) const {
+  check_defined("to", *this, loc);
   if (t == dtype()) return *this;
   const Strides st = dense_strides_like(shape(), strides());
   Ref<Value> out = pend_copy(value_, t, &st);
@@ -365,6 +387,7 @@ Tensor Tensor::to(DType t, Loc loc) const {
 }
 
 Tensor Tensor::to(Device& d, Loc loc) const {
+  check_defined("to", *this, loc);
   Device& from = device();
   if (&d == &from) return *this;
   return with_opposite(

@@ -3,7 +3,8 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
-#include "flame/tensor/internal.h"
+#include "flame/tensor/segment.h"
+#include "flame/tensor/undo.h"
 
 namespace flame {
 
@@ -89,11 +90,43 @@ Value& State::value() const {
 
 Tensor State::tensor() const {
   value();
+  if (SegmentScope::active()) return SegmentScope::read(cell_, Tensor(cell_->value, cell_->leaf));
   return Tensor(cell_->value, cell_->leaf);
 }
 
+namespace {
+
+// The writes of a second run go to a copy that this run alone sees.
+Value& write_aside(Segment& s, const Ref<StateCell>& c, Loc loc) {
+  const Tensor* seen = s.find(*c);
+  const Tensor old = seen ? *seen : Tensor(c->value, c->leaf);
+  materialize(old.value());
+  const Value& own = *c->value;
+  Ref<Value> copy = make_ref<Value>(*own.device, own.dtype, own.shape, own.strides);
+  const size_t bytes = static_cast<size_t>(flame::numel(own.shape)) * size_of(own.dtype);
+  copy->storage = make_ref<Storage>(*own.device, bytes, loc);
+  copy_bytes(*own.device, old.value().buffer(), copy->buffer(), static_cast<int64_t>(bytes), loc);
+  s.set(c, Tensor(copy, c->leaf));
+  return *copy;
+}
+
+// The old bytes, on the host: a copy by a launch would belong to the step that is being recorded.
+std::function<void()> restorer(const Ref<StateCell>& c) {
+  Storage& s = *c->value->storage;
+  s.device().synchronize();
+  std::vector<char> old(s.bytes());
+  s.device().copy_to_host(old.data(), s.data(), s.bytes());
+  return [c, old = std::move(old)] {
+    Storage& s = *c->value->storage;
+    s.device().copy_from_host(s.data(), old.data(), old.size());
+  };
+}
+
+}  // namespace
+
 Value& State::begin_write(Loc loc) const {
   value();
+  if (Segment* s = SegmentScope::second_run()) return write_aside(*s, cell_, loc);
   const auto part_sharers = [](StateCell& c, Loc where) {
     if (!shared(c)) return;
     note_flush("a state is written");
@@ -103,6 +136,7 @@ Value& State::begin_write(Loc loc) const {
   if (Recorder* r = Recorder::current())
     r->before_replay(cell_.get(), [cell = cell_, part_sharers, loc] { part_sharers(*cell, loc); });
   part_sharers(*cell_, loc);
+  UndoScope::before_change(cell_.get(), [this] { return restorer(cell_); });
   return *cell_->value;
 }
 
@@ -113,6 +147,7 @@ void State::assign(const Tensor& t, Loc loc) const {
   if (from.device != own.device)
     fail<DeviceError>(loc, "assign: expected a tensor on {}, got one on {}", own.device->name(), from.device->name());
   Ref<Value> dense = converted(t.value_ref(), own.dtype, own.strides);
+  if (Segment* s = SegmentScope::second_run()) return s->set(cell_, Tensor(dense, cell_->leaf));
   materialize(*dense);
   Value& target = begin_write(loc);
   if (dense->storage.get() == target.storage.get()) return;  // assigned to itself

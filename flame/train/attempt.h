@@ -1,0 +1,22 @@
+// A piece of a step that happens as a whole or not at all.
+#pragma once
+#include <utility>
+
+#include "flame/tensor/undo.h"
+
+namespace flame {
+
+// fn(), and if it throws (out of memory, a NaN that anomaly mode found), everything it changed on this thread is as before:
+// States (the running statistics of a batch norm), generators, and the gradients of leaves. It can simply be tried again:
+//   attempt([&] { backward(loss_of(batch)); opt.step(); });
+// An optimizer's step is all or nothing by itself; it comes last, since its count of steps is not taken back. Keeps the old
+// gradients, and in host memory the old bytes of each State from its first write on: with the optimizer's step inside these
+// are the parameters and moments too. Around a recorded step, eager runs are covered; a replay allocates nothing.
+// Tensors that leave a failed attempt otherwise than as its result are not to be read if they are States it wrote.
+template <class F>
+decltype(auto) attempt(F&& fn) {
+  const UndoScope scope;
+  return std::forward<F>(fn)();
+}
+
+}  // namespace flame
