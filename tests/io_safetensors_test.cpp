@@ -7,9 +7,12 @@
 
 #include "flame/io/safetensors.h"
 #include "readers/reader.h"
+#include "support/named_tensors.h"
 
 using namespace flame;
 using namespace flame::io;
+using flame_test::expect_equal;
+using flame_test::samples;
 using flame_test::Scratch;
 using flame_test::write_plain;
 
@@ -18,32 +21,6 @@ namespace {
 std::string file_bytes(const std::string& json, const std::string& data = {}) {
   const uint64_t n = json.size();
   return std::string(reinterpret_cast<const char*>(&n), 8) + json + data;
-}
-
-std::vector<NamedTensor> samples() {
-  std::vector<NamedTensor> out;
-  std::mt19937 random(3);
-  for (const DType t : all_dtypes) {
-    for (const Shape& s : {Shape{}, Shape{0}, Shape{3}, Shape{2, 0, 4}, Shape{5, 7}, Shape{1, 2, 1, 3, 1, 2, 1, 2}}) {
-      std::string bytes(static_cast<size_t>(numel(s)) * size_of(t), '\0');
-      for (char& c : bytes) c = static_cast<char>(t == DType::boolean ? random() % 2 : random());
-      const auto count = static_cast<size_t>(numel(s));
-      out.emplace_back("layer." + std::string(name_of(t)) + to_string(s), Tensor::from_host(bytes.data(), count, t, s));
-    }
-  }
-  out.emplace_back("quote \" backslash \\ newline \n \xc3\xa4", Tensor::from<float>({1.5f}, {1}));
-  return out;
-}
-
-void expect_equal(const std::vector<NamedTensor>& a, const std::vector<NamedTensor>& b) {
-  ASSERT_EQ(a.size(), b.size());
-  for (const NamedTensor& x : a) {
-    const auto it = std::find_if(b.begin(), b.end(), [&](const NamedTensor& y) { return x.first == y.first; });
-    ASSERT_NE(it, b.end()) << x.first;
-    EXPECT_EQ(x.second.shape(), it->second.shape()) << x.first;
-    ASSERT_EQ(x.second.dtype(), it->second.dtype()) << x.first;
-    EXPECT_EQ(row_major_bytes(x.second, Loc::current()), row_major_bytes(it->second, Loc::current())) << x.first;
-  }
 }
 
 std::string error_of(const std::string& path) {

@@ -8,6 +8,7 @@
 #include <tuple>
 
 #include "flame/core/format.h"
+#include "flame/io/elements.h"
 
 namespace flame::io {
 namespace {
@@ -25,17 +26,6 @@ std::optional<DType> dtype_of_name(std::string_view name) {
   for (const auto& n : dtype_names)
     if (n.name == name) return n.dtype;
   return {};
-}
-
-// Bytes of `shape`, or nothing if the product of its sizes does not fit, even where another size is 0.
-std::optional<uint64_t> byte_size(DType t, const Shape& shape) {
-  uint64_t n = size_of(t);
-  bool empty = false;
-  for (const int64_t d : shape) {
-    if (d == 0) empty = true;
-    else if (__builtin_mul_overflow(n, static_cast<uint64_t>(d), &n) || n > uint64_t{1} << 62) return {};
-  }
-  return empty ? 0 : n;
 }
 
 class HeaderReader : public nlohmann::json::json_sax_t {
@@ -85,7 +75,7 @@ class HeaderReader : public nlohmann::json::json_sax_t {
       out.metadata.emplace(key_, v);
     } else if (where_ == Where::entry && key_ == "dtype") {
       const auto t = dtype_of_name(v);
-      if (!t) bad("tensor '{}' has dtype '{}', expected one of BOOL U8 I32 I64 F16 BF16 F32 F64", entry_.name, v);
+      if (!t) bad("tensor '{}' has dtype '{}', expected one of BOOL U8 I8 I32 I64 F16 BF16 F32 F64", entry_.name, v);
       entry_.dtype = *t;
     } else {
       refuse("a string");
@@ -152,7 +142,7 @@ class HeaderReader : public nlohmann::json::json_sax_t {
     entry_.end = offsets_[1];
     if (entry_.begin > entry_.end)
       bad("tensor '{}': data_offsets {}..{} run backwards", entry_.name, entry_.begin, entry_.end);
-    const auto bytes = byte_size(entry_.dtype, entry_.shape);
+    const auto bytes = byte_size(size_of(entry_.dtype), entry_.shape);
     if (!bytes) bad("tensor '{}': shape {} of {} is too large", entry_.name, entry_.shape, entry_.dtype);
     if (*bytes != entry_.end - entry_.begin)
       bad("tensor '{}': shape {} of {} takes {} bytes, but data_offsets {}..{} hold {}", entry_.name, entry_.shape,

@@ -57,14 +57,14 @@ inline Output run(const std::string& command) {
 
 // The tests' Python, if it has `package`; else empty.
 inline std::string python_with(const std::string& package) {
-  const auto repository = std::filesystem::path(__FILE__).parent_path().parent_path().parent_path();
+  const auto repository = std::filesystem::path(FLAME_SOURCE_DIR);
   const std::string python = (repository / ".deps/pytest-venv/bin/python").string();
   const std::string import = " -c 'import " + package + "'";
   if (std::filesystem::exists(python) && run(python + import).status == 0) return python;
   return {};
 }
 inline std::string reader(const std::string& script) {
-  return (std::filesystem::path(__FILE__).parent_path() / script).string();
+  return FLAME_SOURCE_DIR "/tests/readers/" + script;
 }
 
 }  // namespace flame_test

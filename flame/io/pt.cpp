@@ -1,0 +1,219 @@
+// The archive holds NAME/data.pkl, NAME/byteorder and one NAME/data/KEY for each storage. A storage is copied once; tensors
+// are views of it, whose reach is checked first.
+#include "flame/io/pt.h"
+
+#include <algorithm>
+#include <optional>
+
+#include "flame/core/format.h"
+#include "flame/io/elements.h"
+#include "flame/io/pickle.h"
+#include "flame/io/zip.h"
+
+namespace flame::io {
+namespace {
+
+using Kind = PickleValue::Kind;
+constexpr int max_depth = 64;
+constexpr size_t max_leaves = size_t{1} << 19, max_name_bytes = size_t{1} << 25;
+
+struct StorageClass {
+  std::string_view name;
+  Element element;
+};
+constexpr StorageClass classes[] = {{"torch BoolStorage", Element::boolean}, {"torch ByteStorage", Element::u8},
+                                    {"torch CharStorage", Element::i8},      {"torch ShortStorage", Element::i16},
+                                    {"torch IntStorage", Element::i32},      {"torch LongStorage", Element::i64},
+                                    {"torch HalfStorage", Element::f16},     {"torch BFloat16Storage", Element::bf16},
+                                    {"torch FloatStorage", Element::f32},    {"torch DoubleStorage", Element::f64}};
+
+// The highest element that a tensor reaches, or nothing if a product or sum does not fit.
+std::optional<uint64_t> last_element(uint64_t offset, const Shape& shape, const Strides& strides) {
+  uint64_t last = offset;
+  for (int i = 0; i < shape.rank(); ++i) {
+    uint64_t way;
+    if (__builtin_mul_overflow(static_cast<uint64_t>(shape[i] - 1), static_cast<uint64_t>(strides[i]), &way) ||
+        __builtin_add_overflow(last, way, &last))
+      return {};
+  }
+  return last;
+}
+
+class Reader {
+ public:
+  Reader(const std::string& path, Device& d, Loc loc) : path_(path), zip_(path, loc), device_(d), loc_(loc) {}
+
+  PtContents run() {
+    find_prefix();
+    if (const ZipEntry* order = zip_.find(prefix_ + "byteorder")) {
+      const ZipContent text = zip_.read(*order, loc_);
+      if (text.bytes() != "little" && text.bytes() != "big")
+        bad("byteorder is '{}', expected little or big", printable(text.bytes()));
+      swap_ = text.bytes() == "big";
+    }
+    const ZipContent bytes = zip_.read(*zip_.find(prefix_ + "data.pkl"), loc_);
+    pickle_ = read_pickle(bytes.bytes(), fmt::format("'{}': '{}data.pkl'", path_, prefix_), loc_);
+    visit("", pickle_.root, 0);
+    return std::move(out_);
+  }
+
+ private:
+  template <class... Args>
+  [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) {
+    fail<FormatError>(loc_, "'{}': {}", path_, fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void find_prefix() {
+    int found = 0;
+    bool script = false;
+    for (const ZipEntry& e : zip_.entries()) {
+      const size_t slash = e.name.find('/');
+      if (slash == std::string::npos) continue;
+      const std::string_view rest = std::string_view(e.name).substr(slash + 1);
+      script |= rest == "constants.pkl";
+      if (rest != "data.pkl") continue;
+      prefix_ = e.name.substr(0, slash + 1);
+      ++found;
+    }
+    if (script) bad("a TorchScript program, which is not read; save its state_dict() instead");
+    if (found != 1) bad("{} entries are named FOLDER/data.pkl, expected 1", found);
+  }
+
+  std::string joined(const std::string& name, const std::string& part) {
+    std::string out = name.empty() ? part : name + "." + part;
+    name_bytes_ += out.size();
+    if (name_bytes_ > max_name_bytes) bad("the names of its values take more than {} bytes", max_name_bytes);
+    return out;
+  }
+  std::string key_text(const PickleValue& key, const std::string& name) {
+    if (key.kind == Kind::string) return std::string(key.text);
+    if (key.kind == Kind::integer) return std::to_string(key.integer);
+    bad("a key in '{}' is neither a string nor an integer", printable(name));
+  }
+
+  void visit(const std::string& name, uint32_t at, int depth) {
+    if (depth > max_depth) bad("values nest more than {} deep", max_depth);
+    if (++visited_ > max_leaves) bad("more than {} values", max_leaves);
+    const PickleValue& v = pickle_[at];
+    switch (v.kind) {
+      case Kind::dict:
+        for (size_t i = 0; i < v.items.size(); i += 2)
+          visit(joined(name, key_text(pickle_[v.items[i]], name)), v.items[i + 1], depth + 1);
+        return;
+      case Kind::list:
+      case Kind::tuple:
+        for (size_t i = 0; i < v.items.size(); ++i) visit(joined(name, std::to_string(i)), v.items[i], depth + 1);
+        return;
+      case Kind::tensor: return keep(name, [&] { out_.tensors.emplace_back(name, tensor(name, v)); });
+      case Kind::none: return keep(name, [&] { out_.values[name] = std::monostate(); });
+      case Kind::boolean: return keep(name, [&] { out_.values[name] = v.integer != 0; });
+      case Kind::integer: return keep(name, [&] { out_.values[name] = v.integer; });
+      case Kind::number: return keep(name, [&] { out_.values[name] = v.number; });
+      case Kind::string: return keep(name, [&] { out_.values[name] = std::string(v.text); });
+      case Kind::global: bad("'{}' is the class '{}', no value", printable(name), v.text);
+      case Kind::storage: bad("'{}' is a storage, expected a tensor", printable(name));
+    }
+  }
+  template <class F>
+  void keep(const std::string& name, F&& put) {
+    if (!names_.emplace(name, 0).second) bad("two values have the name '{}'", printable(name));
+    put();
+  }
+
+  Dims dims(const std::string& name, const PickleValue& v) {
+    if (v.items.size() > static_cast<size_t>(max_rank))
+      bad("tensor '{}' has {} axes, expected at most {}", printable(name), v.items.size(), max_rank);
+    Dims out;
+    for (const uint32_t i : v.items) {
+      if (pickle_[i].integer < 0) bad("tensor '{}' has a size or stride {}", printable(name), pickle_[i].integer);
+      out.push_back(pickle_[i].integer);
+    }
+    return out;
+  }
+
+  Tensor tensor(const std::string& name, const PickleValue& v) {
+    const PickleValue& storage = pickle_[v.items[0]];
+    const int64_t offset = pickle_[v.items[1]].integer, count = pickle_[storage.items[2]].integer;
+    const Shape shape = dims(name, pickle_[v.items[2]]);
+    const Strides strides = dims(name, pickle_[v.items[3]]);
+    if (shape.rank() != strides.rank())
+      bad("tensor '{}' has {} sizes but {} strides", printable(name), shape.rank(), strides.rank());
+    const auto bytes = byte_size(8, shape);
+    if (!bytes || offset < 0 || count < 0)
+      bad("tensor '{}': shape {}, offset {} or storage of {} is out of range", printable(name), shape, offset, count);
+    if (*bytes > 0) {
+      const auto last = last_element(static_cast<uint64_t>(offset), shape, strides);
+      if (!last || *last >= static_cast<uint64_t>(count))
+        bad("tensor '{}': shape {} with strides {} at {} reaches beyond its storage of {} elements", printable(name),
+            shape, strides, offset, count);
+    }
+    const Value& whole = load(name, storage).value();
+    return Tensor(Value::view(whole, shape, strides, *bytes > 0 ? offset : 0));
+  }
+
+  // One tensor over all of a storage; the same one each time.
+  const Tensor& load(const std::string& name, const PickleValue& storage) {
+    const std::string key(pickle_[storage.items[1]].text);
+    const auto& kind = *std::find_if(std::begin(classes), std::end(classes),
+                                     [&](const StorageClass& c) { return c.name == pickle_[storage.items[0]].text; });
+    const auto count = static_cast<uint64_t>(pickle_[storage.items[2]].integer);
+    const auto it = storages_.find(key);
+    if (it != storages_.end()) {
+      if (it->second.element != kind.element || static_cast<uint64_t>(it->second.tensor.numel()) != count)
+        bad("tensor '{}' sees storage '{}' with another type or size", printable(name), printable(key));
+      return it->second.tensor;
+    }
+    const ZipEntry* e = zip_.find(prefix_ + "data/" + key);
+    if (!e) bad("tensor '{}': its storage '{}data/{}' is missing", printable(name), prefix_, printable(key));
+    if (e->size % size_of(kind.element) != 0 || e->size / size_of(kind.element) != count)
+      bad("tensor '{}': storage '{}' has {} bytes, expected {} elements of {}", printable(name), printable(e->name),
+          e->size, count, size_of(kind.element));
+    const ZipContent content = zip_.read(*e, loc_);
+    Tensor host = Tensor::empty({static_cast<int64_t>(count)}, dtype_of(kind.element), cpu(), loc_);
+    const Origin origin{fmt::format("'{}': '{}'", path_, printable(e->name)), 0};
+    convert_elements(host.data(), reinterpret_cast<const std::byte*>(content.bytes().data()), count, kind.element,
+                     swap_, origin, loc_);
+    Tensor there = &device_ == &cpu() ? host : host.to(device_, loc_);
+    there.data();  // materialises
+    return storages_.emplace(key, Loaded{kind.element, there}).first->second.tensor;
+  }
+
+  struct Loaded {
+    Element element;
+    Tensor tensor;
+  };
+
+  const std::string& path_;
+  ZipFile zip_;
+  Device& device_;
+  Loc loc_;
+  std::string prefix_;
+  bool swap_ = false;
+  Pickle pickle_;
+  size_t visited_ = 0, name_bytes_ = 0;
+  std::map<std::string, Loaded> storages_;
+  std::map<std::string, int> names_;
+  PtContents out_;
+};
+
+void check_magic(const std::string& path, Loc loc) {
+  const MappedFile file(path, loc);
+  const auto* p = reinterpret_cast<const unsigned char*>(file.data());
+  if (file.size() >= 2 && p[0] == 0x80 && p[1] <= 5)
+    fail<FormatError>(loc, "'{}': byte 0: a bare pickle, as PyTorch wrote it before 1.6; expected a zip file", path);
+}
+
+}  // namespace
+
+const Tensor& PtContents::tensor(std::string_view name, Loc loc) const {
+  for (const auto& [n, t] : tensors)
+    if (n == name) return t;
+  fail<FormatError>(loc, "the file has no tensor '{}'", name);
+}
+
+PtContents load_pt(const std::string& path, Device& d, Loc loc) {
+  check_magic(path, loc);
+  return Reader(path, d, loc).run();
+}
+
+}  // namespace flame::io
