@@ -10,6 +10,7 @@
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather.h"
+#include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/scan_internal.h"
 

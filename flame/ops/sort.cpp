@@ -7,6 +7,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather.h"
+#include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/sort_internal.h"
