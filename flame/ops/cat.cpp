@@ -5,6 +5,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 
@@ -73,9 +74,11 @@ int64_t count_of(const char* op, const Tensor& x, int64_t size, int axis, Loc lo
 
 Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   if (tensors.empty()) fail<ValueError>(loc, "cat: expected at least one tensor, got none");
+  check_defined("cat", tensors[0], loc);
   DType t = tensors[0].dtype();
   bool vectors = true;
   for (const Tensor& x : tensors) {
+    check_inputs("cat", {&tensors[0], &x}, loc);
     t = promote(t, x.dtype());
     if (x.rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
     vectors &= x.rank() == 1;
@@ -89,6 +92,8 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
 
 Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   if (tensors.empty()) fail<ValueError>(loc, "stack: expected at least one tensor, got none");
+  for (const Tensor& x : tensors) check_inputs("stack", {&tensors[0], &x}, loc);
+  check_room("stack", tensors[0], loc);
   const int a = normalize_axis("stack", axis, tensors[0].rank() + 1, loc);
   std::vector<Tensor> in;
   for (const Tensor& x : tensors) {
@@ -100,6 +105,7 @@ Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
 }
 
 std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) {
+  check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   const int64_t count = count_of("split", x, size, a, loc);
   std::vector<Tensor> out;
@@ -109,6 +115,7 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
 }
 
 std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
+  check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   int64_t total = 0;
   for (int64_t n : sizes) {
@@ -128,6 +135,7 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
 }
 
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {
+  check_defined("chunk", x, loc);
   if (count <= 0) fail<ValueError>(loc, "chunk: expected a count of 1 or more, got {}", count);
   const int a = normalize_axis("chunk", axis, x.rank(), loc);
   if (x.shape()[a] == 0) return std::vector<Tensor>(static_cast<size_t>(count), x);

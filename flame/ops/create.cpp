@@ -5,16 +5,12 @@
 
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
 namespace {
-
-void check_sizes(const char* op, const Shape& shape, Loc loc) {
-  for (int64_t n : shape)
-    if (n < 0) fail<ShapeError>(loc, "{}: expected sizes of 0 or more, got {}", op, shape);
-}
 
 Scalar converted(Scalar v, DType t) {
   if (t != DType::boolean) return v;
@@ -26,18 +22,36 @@ bool integral(Scalar v) { return v.kind != Scalar::Kind::floating; }
 
 }  // namespace
 
-Tensor full(const Shape& shape, Scalar value, DType dtype, Device& d, Loc loc) {
-  check_sizes("full", shape, loc);
+namespace {
+Tensor filled_as(const char* op, const Shape& shape, Scalar value, DType dtype, Device& d, Loc loc) {
+  check_sizes(op, shape, loc);
   return Tensor(pend_pointwise(Code::copy, dtype, shape, {converted(value, dtype)}, d));
 }
-Tensor zeros(const Shape& shape, DType dtype, Device& d, Loc loc) { return full(shape, 0, dtype, d, loc); }
-Tensor ones(const Shape& shape, DType dtype, Device& d, Loc loc) { return full(shape, 1, dtype, d, loc); }
-Tensor empty(const Shape& shape, DType dtype, Device& d, Loc loc) { return Tensor::empty(shape, dtype, d, loc); }
+Tensor filled_like(const char* op, const Tensor& x, Scalar value, Loc loc) {
+  check_defined(op, x, loc);
+  return filled_as(op, x.shape(), value, x.dtype(), x.device(), loc);
+}
+}  // namespace
 
-Tensor full_like(const Tensor& x, Scalar value, Loc loc) { return full(x.shape(), value, x.dtype(), x.device(), loc); }
-Tensor zeros_like(const Tensor& x, Loc loc) { return full_like(x, 0, loc); }
-Tensor ones_like(const Tensor& x, Loc loc) { return full_like(x, 1, loc); }
-Tensor empty_like(const Tensor& x, Loc loc) { return empty(x.shape(), x.dtype(), x.device(), loc); }
+Tensor full(const Shape& shape, Scalar value, DType dtype, Device& d, Loc loc) {
+  return filled_as("full", shape, value, dtype, d, loc);
+}
+Tensor zeros(const Shape& shape, DType dtype, Device& d, Loc loc) {
+  return filled_as("zeros", shape, 0, dtype, d, loc);
+}
+Tensor ones(const Shape& shape, DType dtype, Device& d, Loc loc) { return filled_as("ones", shape, 1, dtype, d, loc); }
+Tensor empty(const Shape& shape, DType dtype, Device& d, Loc loc) {
+  check_sizes("empty", shape, loc);
+  return Tensor::empty(shape, dtype, d, loc);
+}
+
+Tensor full_like(const Tensor& x, Scalar value, Loc loc) { return filled_like("full_like", x, value, loc); }
+Tensor zeros_like(const Tensor& x, Loc loc) { return filled_like("zeros_like", x, 0, loc); }
+Tensor ones_like(const Tensor& x, Loc loc) { return filled_like("ones_like", x, 1, loc); }
+Tensor empty_like(const Tensor& x, Loc loc) {
+  check_defined("empty_like", x, loc);
+  return empty(x.shape(), x.dtype(), x.device(), loc);
+}
 
 Tensor arange(Scalar start, Scalar stop, Scalar step, DType dtype, Device& d, Loc loc) {
   const double a = number(start), b = number(stop), s = number(step);

@@ -1,6 +1,7 @@
 // gather, and the ops that are gathers by an expanded index: take_along_dim, index_select and embedding.
 #include "flame/ops/gather.h"
 
+#include "flame/ops/check_internal.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
@@ -67,6 +68,7 @@ class Gather final : public Op {
 }  // namespace
 
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  check_inputs("gather", {&x, &index}, loc);
   if (x.rank() == 0 || index.rank() == 0)
     return gather(with_axis(x, loc), axis, with_axis(index, loc), loc).reshape(index.shape(), loc);
   const int a = checked_axis("gather", x, axis, index, loc);
@@ -74,6 +76,7 @@ Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
 }
 
 Tensor take_along_dim(const Tensor& x, const Tensor& index, std::optional<int64_t> axis, Loc loc) {
+  check_inputs("take_along_dim", {&x, &index}, loc);
   if (!axis) return take_along_dim(x.flatten(0, -1, loc), index.flatten(0, -1, loc), 0, loc);
   if (x.rank() != index.rank())
     fail<ShapeError>(loc, "take_along_dim: expected an index of x's rank {}, got {}", x.rank(), index.shape());
@@ -91,9 +94,10 @@ Tensor take_along_dim(const Tensor& x, const Tensor& index, std::optional<int64_
 }
 
 Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  check_inputs("index_select", {&x, &index}, loc);
   if (x.rank() == 0) return index_select(x.reshape({1}, loc), axis, index, loc).reshape({}, loc);
   const int a = normalize_axis("index_select", axis, x.rank(), loc);
-  if (index.rank() > 1) fail<ShapeError>(loc, "index_select: expected an index of rank 0 or 1, got {}", index.shape());
+  if (index.rank() > 1) fail<ShapeError>(loc, "index_select: expected an index of rank 1, got {}", index.shape());
   Shape ones = Dims::filled(x.rank(), 1), out = x.shape();
   ones[a] = out[a] = index.numel();
   const Tensor wide = checked_index("index_select", index, loc).reshape(ones, loc).expand(out, loc);
@@ -101,6 +105,8 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc)
 }
 
 Tensor embedding(const Tensor& weight, const Tensor& index, const EmbeddingOptions& o, Loc loc) {
+  check_inputs("embedding", {&weight, &index}, loc);
+  check_room("embedding", index, loc);
   if (weight.rank() != 2) fail<ShapeError>(loc, "embedding: expected a weight of rank 2, got {}", weight.shape());
   const int64_t rows = weight.shape()[0], width = weight.shape()[1];
   std::optional<int64_t> padding = o.padding_idx;

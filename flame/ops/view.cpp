@@ -8,6 +8,7 @@
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"
@@ -200,6 +201,7 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
 }
 
 Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
+  check_defined("unflatten", x, loc);
   const int a = normalize_axis("unflatten", axis, x.rank(), loc);
   const int64_t n = x.shape()[a];
   if (sizes.empty()) fail<ShapeError>(loc, "unflatten: expected at least one size, got none");
@@ -246,6 +248,7 @@ Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
 }
 
 Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
+  check_defined("movedim", x, loc);
   if (from.rank() != to.rank())
     fail<ShapeError>(loc, "movedim: expected as many places as axes, got axes {} and places {}", from, to);
   Dims order = Dims::filled(x.rank(), -1);
