@@ -64,9 +64,11 @@ TEST(Create, LinspaceEndsExactly) {
 TEST(Create, EyeAndOneHot) {
   EXPECT_EQ(eye(2, 3).to_vector<float>(), (std::vector<float>{1, 0, 0, 0, 1, 0}));
   EXPECT_EQ(eye(3, DType::i64).to_vector<int64_t>(), (std::vector<int64_t>{1, 0, 0, 0, 1, 0, 0, 0, 1}));
-  const Tensor i = Tensor::from(std::vector<int64_t>{2, 0, 7, -1}, {2, 2});
-  EXPECT_EQ(one_hot(i, 3).shape(), (Shape{2, 2, 3}));
-  EXPECT_EQ(one_hot(i, 3).to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0}));
+  const Tensor i = Tensor::from(std::vector<int64_t>{2, 0, 1, 2}, {2, 2});
+  EXPECT_EQ(one_hot(i, 4).shape(), (Shape{2, 2, 4}));
+  EXPECT_EQ(one_hot(i).to_vector<int64_t>(), (std::vector<int64_t>{0, 0, 1, 1, 0, 0, 0, 1, 0, 0, 0, 1}));
+  EXPECT_MESSAGE(IndexError, one_hot(i, 2), "one_hot: index 2 is out of range for axis 2 of size 2");
+  EXPECT_MESSAGE(IndexError, one_hot(i - 1, 2), "one_hot: index -1 is out of range");
   EXPECT_MESSAGE(DTypeError, one_hot(ones({2}), 3), "one_hot: expected integers, got float32");
 }
 

@@ -91,8 +91,8 @@ TEST(Gather, ErrorsNameTheIndex) {
   EXPECT_MESSAGE(DTypeError, gather(x, 0, x), "gather: expected an index of int64 or int32, got float32");
   EXPECT_MESSAGE(ShapeError, gather(x, 0, indices({0}, {1})),
                  "gather: index [1] does not fit into [3, 4] along axis 0");
-  EXPECT_MESSAGE(ShapeError, scatter_add(x, 0, indices({0}, {1, 1}), ones({2, 1})),
-                 "expected src of the index's shape [1, 1], got [2, 1]");
+  EXPECT_MESSAGE(ShapeError, scatter_add(x, 0, indices({0, 1}, {2, 1}), ones({1, 1})),
+                 "expected src at least as large as the index [2, 1], got [1, 1]");
 }
 
 }  // namespace

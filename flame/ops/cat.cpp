@@ -78,6 +78,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   DType t = tensors[0].dtype();
   bool vectors = true;
   for (const Tensor& x : tensors) {
+    check_inputs("cat", {&tensors[0], &x}, loc);
     t = promote(t, x.dtype());
     if (x.rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
     vectors &= x.rank() == 1;

@@ -5,6 +5,7 @@
 
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -73,6 +74,7 @@ class DiagonalScatter final : public Op {
 // x where keep(column - row, diagonal), else 0.
 Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), const Tensor& x, int64_t diagonal,
                 Loc loc) {
+  check_defined(op, x, loc);
   if (x.rank() < 2) fail<ShapeError>(loc, "{}: expected a rank of 2 or more, got shape {}", op, x.shape());
   const int r = x.rank() - 2, c = x.rank() - 1;
   const int64_t most = std::max(x.shape()[r], x.shape()[c]);  // beyond it nothing changes
@@ -85,7 +87,7 @@ Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), con
 }  // namespace
 
 Tensor diagonal(const Tensor& x, const DiagonalOptions& o, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "diagonal: the input is undefined");
+  check_defined("diagonal", x, loc);
   if (x.rank() < 2) fail<ShapeError>(loc, "diagonal: expected rank 2 or more, got shape {}", x.shape());
   const Line line("diagonal", x.shape(), o, loc);
   return with_opposite(
@@ -94,8 +96,8 @@ Tensor diagonal(const Tensor& x, const DiagonalOptions& o, Loc loc) {
 }
 
 Tensor diagonal_scatter(const Tensor& piece, const Shape& shape, const DiagonalOptions& o, Loc loc) {
-  for (int64_t n : shape)
-    if (n < 0) fail<ShapeError>(loc, "diagonal_scatter: expected sizes of 0 or more, got {}", shape);
+  check_defined("diagonal_scatter", piece, loc);
+  check_sizes("diagonal_scatter", shape, loc);
   const Line line("diagonal_scatter", shape, o, loc);
   if (piece.shape() != line.shape)
     fail<ShapeError>(loc, "diagonal_scatter: expected a piece of {} for {}, got {}", line.shape, shape, piece.shape());

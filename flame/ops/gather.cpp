@@ -76,6 +76,7 @@ Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
 }
 
 Tensor take_along_dim(const Tensor& x, const Tensor& index, std::optional<int64_t> axis, Loc loc) {
+  check_inputs("take_along_dim", {&x, &index}, loc);
   if (!axis) return take_along_dim(x.flatten(0, -1, loc), index.flatten(0, -1, loc), 0, loc);
   if (x.rank() != index.rank())
     fail<ShapeError>(loc, "take_along_dim: expected an index of x's rank {}, got {}", x.rank(), index.shape());
@@ -96,7 +97,7 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc)
   check_inputs("index_select", {&x, &index}, loc);
   if (x.rank() == 0) return index_select(x.reshape({1}, loc), axis, index, loc).reshape({}, loc);
   const int a = normalize_axis("index_select", axis, x.rank(), loc);
-  if (index.rank() > 1) fail<ShapeError>(loc, "index_select: expected an index of rank 0 or 1, got {}", index.shape());
+  if (index.rank() > 1) fail<ShapeError>(loc, "index_select: expected an index of rank 1, got {}", index.shape());
   Shape ones = Dims::filled(x.rank(), 1), out = x.shape();
   ones[a] = out[a] = index.numel();
   const Tensor wide = checked_index("index_select", index, loc).reshape(ones, loc).expand(out, loc);

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/index_internal.h"
@@ -25,8 +26,10 @@ struct Entry {
 class Selection {
  public:
   Selection(const char* op, const Tensor& x, std::span<const Index> at, Loc loc) : op_(op), x_(x), loc_(loc) {
+    check_defined(op, x, loc);
     int named = 0, dots = 0;
     for (const Index& i : at) {
+      if (const Tensor* t = std::get_if<Tensor>(&i.kind())) check_inputs(op, {&x, t}, loc);
       named += axes_named_by(i);
       dots += std::holds_alternative<Ellipsis>(i.kind());
     }
@@ -45,10 +48,10 @@ class Selection {
   const Shape& shape() const { return view_shape_; }
   const Dims names() const { return Dims(std::span<const int64_t>(names_)); }
   Tensor view() const { return region_view(op_, x_, region_, loc_).reshape(view_shape_, loc_); }
-  // x with the view's elements replaced.
-  Tensor with(const Tensor& view) const {
+  // x with the view's elements replaced; without a copy if they were computed from all of x.
+  Tensor with(const Tensor& view, bool computed) const {
     const Tensor value = view.reshape(region_.count, loc_);
-    return region_.whole(x_.shape()) ? value : region_put(op_, x_, region_, value, loc_);
+    return computed && region_.whole(x_.shape()) ? value : region_put(op_, x_, region_, value, loc_);
   }
 
  private:
@@ -105,9 +108,6 @@ class Selection {
   }
   void add(NewAxis, int) { new_axis_of_one(); }
   void add(const Tensor& t, int) {
-    if (&t.device() != &x_.device())
-      fail<DeviceError>(loc_, "{}: expected index tensors on {}, got one on {}", op_, x_.device().name(),
-                        t.device().name());
     if (t.dtype() != DType::boolean) {
       entries_.push_back({static_cast<int>(shape_.size()), checked_index(op_, t, loc_)});
       return keep({}, true);
@@ -237,23 +237,23 @@ Tensor Tensor::index(std::initializer_list<Index> at, Loc loc) const {
 }
 
 Tensor Tensor::set(std::span<const Index> at, const Arg& value, const SetOptions& o, Loc loc) const {
+  check_defined("set", *this, loc);
+  if (value.tensor()) check_inputs("set", {this, value.tensor()}, loc);
   if (o.accumulate && dtype() == DType::boolean) fail<DTypeError>(loc, "set: expected numbers to accumulate, got bool");
-  if (value.tensor() && &value.tensor()->device() != &device())
-    fail<DeviceError>(loc, "set: expected a value on {}, got one on {}", device().name(),
-                      value.tensor()->device().name());
   const Selection s("set", *this, at, loc);
   const Tensor v = value.tensor() ? value.tensor()->to(dtype(), loc)
                                   : full({}, as_dtype(value.scalar(), dtype()), dtype(), device(), loc);
   if (s.entries().empty()) {
     const Tensor wide = fitted(v, s.shape(), loc);
-    return s.with(o.accumulate ? add(s.view(), wide, loc) : wide);
+    return s.with(o.accumulate ? add(s.view(), wide, loc) : wide, o.accumulate);
   }
-  if (const Tensor masked = set_by_mask(s, v, o.accumulate, loc); masked.defined()) return s.with(masked);
+  if (const Tensor masked = set_by_mask(s, v, o.accumulate, loc); masked.defined()) return s.with(masked, true);
   const Advanced a("set", s, loc);
   const Tensor wide = fitted(v, a.result, loc).permute(inverse(a.back), loc);
   const Tensor view = s.view().permute(a.first, loc);
   return s.with(
-      index_put(a.list, o.accumulate ? PutMode::add : PutMode::assign, view, wide, loc).permute(inverse(a.first), loc));
+      index_put(a.list, o.accumulate ? PutMode::add : PutMode::assign, view, wide, loc).permute(inverse(a.first), loc),
+      true);
 }
 Tensor Tensor::set(std::initializer_list<Index> at, const Arg& value, const SetOptions& o, Loc loc) const {
   return set(std::span<const Index>(at.begin(), at.size()), value, o, loc);

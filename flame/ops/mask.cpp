@@ -3,6 +3,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/index_internal.h"
@@ -88,9 +89,13 @@ Scalar as_dtype(const Scalar& v, DType t) {
   return floating ? static_cast<int64_t>(v.value) : v.integral;
 }
 
-Tensor nonzero(const Tensor& x, Loc loc) { return places_of("nonzero", x, loc); }
+Tensor nonzero(const Tensor& x, Loc loc) {
+  check_defined("nonzero", x, loc);
+  return places_of("nonzero", x, loc);
+}
 
 Tensor masked_select(const Tensor& x, const Tensor& mask, Loc loc) {
+  check_inputs("masked_select", {&x, &mask}, loc);
   need_mask("masked_select", mask, loc);
   Shape shape;
   if (!broadcast_shapes(x.shape(), mask.shape(), shape))
@@ -106,6 +111,8 @@ Tensor masked_select(const Tensor& x, const Tensor& mask, Loc loc) {
 }
 
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Arg& value, Loc loc) {
+  check_inputs("masked_fill", {&x, &mask}, loc);
+  if (value.tensor()) check_inputs("masked_fill", {&x, value.tensor()}, loc);
   need_mask("masked_fill", mask, loc);
   if (value.tensor() && value.tensor()->rank() != 0)
     fail<ShapeError>(loc, "masked_fill: expected a number or a tensor of rank 0, got {}", value.tensor()->shape());

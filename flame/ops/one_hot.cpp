@@ -1,5 +1,6 @@
 // one_hot as one kernel, since a class that is none must be an error rather than a row of zeros.
 #include "flame/ops/create.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -48,15 +49,18 @@ class OneHot final : public Op {
 }  // namespace
 
 Tensor one_hot(const Tensor& index, int64_t classes, DType dtype, Loc loc) {
+  check_defined("one_hot", index, loc);
+  check_room("one_hot", index, loc);
   if (!is_integer(index.dtype())) fail<DTypeError>(loc, "one_hot: expected integers, got {}", index.dtype());
   if (classes < -1) fail<ValueError>(loc, "one_hot: expected 0 or more classes, or -1, got {}", classes);
-  if (index.rank() == max_rank)
-    fail<ShapeError>(loc, "one_hot: the classes of {} give a rank above the limit of {}", index.shape(), max_rank);
   int64_t count = classes;
   if (count == -1) {
     if (index.numel() == 0) fail<ShapeError>(loc, "one_hot: expected classes, since {} has no largest", index.shape());
     count = std::max<int64_t>(0, amax(index.to(DType::i64, loc), {}, false, loc).item<int64_t>(loc)) + 1;
   }
+  Shape shape = index.shape();
+  shape.push_back(count);
+  check_sizes("one_hot", shape, loc);
   return dispatch_checked(make_ref<OneHot>(count, dtype), {index.to(DType::i64, loc)}, loc);
 }
 

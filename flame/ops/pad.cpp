@@ -6,6 +6,7 @@
 
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view.h"
@@ -115,6 +116,7 @@ Tensor with_constant(const Tensor& x, const std::vector<Sides>& sides, Scalar va
     before[axis] = std::max<int64_t>(0, sides[i].before);
     shape[axis] += sides[i].before + sides[i].after;
   }
+  check_sizes("pad", shape, loc);
   if (shape == inner.shape()) return inner;
   return dispatch(make_ref<PadConstant>(shape, before, value), {inner}, loc);
 }
@@ -122,6 +124,7 @@ Tensor with_constant(const Tensor& x, const std::vector<Sides>& sides, Scalar va
 }  // namespace
 
 Tensor pad(const Tensor& x, const std::vector<int64_t>& sizes, const PadOptions& o, Loc loc) {
+  check_defined("pad", x, loc);
   if (sizes.size() % 2 != 0 || sizes.size() > 2 * static_cast<size_t>(x.rank()))
     fail<ShapeError>(loc, "pad: expected two sizes for each of at most {} axes, got {} sizes", x.rank(), sizes.size());
   std::vector<Sides> sides;

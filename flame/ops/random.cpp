@@ -10,6 +10,7 @@
 #include "flame/core/format.h"
 #include "flame/core/philox.h"
 #include "flame/device/cpu/parallel.h"
+#include "flame/device/recorder.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/normal_internal.h"
 #include "flame/ops/philox_internal.h"
@@ -257,14 +258,25 @@ Tensor bernoulli(const Tensor& p, Generator* generator, Loc loc) {
 }
 
 namespace {
-RandomOptions as(const Tensor& x, const RandomOptions& o) {
+RandomOptions as(const char* op, const Tensor& x, const RandomOptions& o, Loc loc) {
+  check_defined(op, x, loc);
   return {o.dtype.value_or(x.dtype()), o.device ? o.device : &x.device(), o.generator};
 }
 }  // namespace
-Tensor rand_like(const Tensor& x, const RandomOptions& o, Loc loc) { return rand(x.shape(), as(x, o), loc); }
-Tensor randn_like(const Tensor& x, const RandomOptions& o, Loc loc) { return randn(x.shape(), as(x, o), loc); }
+Tensor rand_like(const Tensor& x, const RandomOptions& o, Loc loc) {
+  const RandomOptions r = as("rand_like", x, o, loc);
+  need_float("rand_like", *r.dtype, loc);
+  return rand(x.shape(), r, loc);
+}
+Tensor randn_like(const Tensor& x, const RandomOptions& o, Loc loc) {
+  const RandomOptions r = as("randn_like", x, o, loc);
+  need_float("randn_like", *r.dtype, loc);
+  return randn(x.shape(), r, loc);
+}
 Tensor randint_like(const Tensor& x, int64_t low, int64_t high, const RandomOptions& o, Loc loc) {
-  return randint(low, high, x.shape(), as(x, o), loc);
+  const RandomOptions r = as("randint_like", x, o, loc);
+  if (low >= high) fail<ValueError>(loc, "randint_like: expected low < high, got {} and {}", low, high);
+  return randint(low, high, x.shape(), r, loc);
 }
 
 namespace {

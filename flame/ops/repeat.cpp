@@ -5,6 +5,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 
@@ -16,6 +17,11 @@ Tensor repeated(const char* op, const Tensor& x, const Dims& counts, Loc loc) {
     if (n < 0) fail<ShapeError>(loc, "{}: expected counts of 0 or more, got {}", op, counts);
   Shape ones = x.shape();
   while (ones.rank() < counts.rank()) ones.insert(0, 1);
+  Shape sizes = ones;
+  for (int i = 0; i < counts.rank(); ++i)
+    if (__builtin_mul_overflow(sizes[i], counts[i], &sizes[i]))
+      fail<ShapeError>(loc, "{}: {} times {} is too large", op, x.shape(), counts);
+  check_sizes(op, sizes, loc);
   Tensor out = x.reshape(ones, loc);
   // Each round puts an axis of size 1 before the axes that are repeated, as many as the rank allows, and copies once.
   for (int axis = 0; axis < counts.rank();) {
@@ -94,18 +100,21 @@ class Roll final : public Op {
 }  // namespace
 
 Tensor repeat(const Tensor& x, const Dims& counts, Loc loc) {
+  check_defined("repeat", x, loc);
   if (counts.rank() < x.rank())
     fail<ShapeError>(loc, "repeat: expected a count for each axis of {}, got {}", x.shape(), counts);
   return repeated("repeat", x, counts, loc);
 }
 
 Tensor tile(const Tensor& x, const Dims& counts, Loc loc) {
+  check_defined("tile", x, loc);
   Dims all = counts;
   while (all.rank() < x.rank()) all.insert(0, 1);
   return repeated("tile", x, all, loc);
 }
 
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes, Loc loc) {
+  check_defined("roll", x, loc);
   if (axes.empty()) {
     if (shifts.rank() != 1)
       fail<ValueError>(loc, "roll: expected one shift for the flattened tensor, got {}; or name the axes", shifts);

@@ -2,6 +2,7 @@
 #include "flame/ops/scatter.h"
 
 #include "flame/fuse/scalar_math.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/gather_internal.h"
@@ -156,7 +157,7 @@ struct Arguments {
         src(with_axis(from, loc)),
         axis(checked_axis(op, x, along, index, loc)) {
     if (src.dtype() != x.dtype())
-      fail<DTypeError>(loc, "{}: expected tensors of one dtype, got {} and {}", op, x.dtype(), src.dtype());
+      fail<DTypeError>(loc, "{}: expected numbers of one dtype, got {} and {}", op, x.dtype(), src.dtype());
     bool fits = src.rank() == index.rank();
     for (int i = 0; fits && i < index.rank(); ++i) fits = index.shape()[i] <= src.shape()[i];
     if (!fits)
@@ -165,10 +166,6 @@ struct Arguments {
     for (int i = 0; i < index.rank(); ++i) src = src.narrow(i, 0, index.shape()[i], loc);
   }
 };
-
-void need_numbers(const char* op, const Tensor& x, Loc loc) {
-  if (x.dtype() == DType::boolean) fail<DTypeError>(loc, "{}: expected numbers, got bool", op);
-}
 
 Tensor combined(const char* op, ScatterMode mode, const Arguments& a, Loc loc) {
   return dispatch_checked(make_ref<Scatter>(op, mode, a.x.shape(), a.axis),
@@ -185,7 +182,9 @@ Tensor scatter_zeros(const char* op, const Shape& shape, int axis, const Tensor&
 
 Tensor scatter_combined(const char* op, ScatterMode mode, const Tensor& x, int64_t axis, const Tensor& index,
                         const Tensor& src, Loc loc) {
-  if (mode != ScatterMode::assign) need_numbers(op, x, loc);
+  check_inputs(op, {&x, &index, &src}, loc);
+  if (mode != ScatterMode::assign && x.dtype() == DType::boolean)
+    fail<DTypeError>(loc, "{}: expected numbers, got bool", op);
   const Arguments a(op, x, axis, index, src, loc);
   const Tensor out = mode == ScatterMode::assign ? dispatch_checked(make_ref<Scatter>(op, mode, a.x.shape(), a.axis),
                                                                     {a.index, a.src, a.x}, loc)
@@ -194,6 +193,7 @@ Tensor scatter_combined(const char* op, ScatterMode mode, const Tensor& x, int64
 }
 
 Tensor scatter(const Tensor& x, int64_t axis, const Tensor& index, const Arg& src, Loc loc) {
+  check_inputs("scatter", {&x, &index}, loc);
   const Tensor from =
       src.tensor() ? *src.tensor() : full({}, src.scalar(), x.dtype(), x.device(), loc).expand(index.shape(), loc);
   return scatter_combined("scatter", ScatterMode::assign, x, axis, index, from, loc);

@@ -3,6 +3,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/mask.h"
@@ -84,6 +85,7 @@ Scalar identity(ScatterReduce r, DType t) {
 
 Tensor scatter_reduce(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, ScatterReduce reduce,
                       const ScatterReduceOptions& o, Loc loc) {
+  check_inputs("scatter_reduce", {&x, &index, &src}, loc);
   if (x.dtype() == DType::boolean) fail<DTypeError>(loc, "scatter_reduce: expected numbers, got bool");
   if (reduce == ScatterReduce::mean && !is_float(x.dtype()))
     fail<DTypeError>(loc, "scatter_reduce: expected a floating dtype for the mean, got {}", x.dtype());

@@ -206,6 +206,7 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
 }
 
 Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
+  check_defined("unflatten", x, loc);
   const int a = normalize_axis("unflatten", axis, x.rank(), loc);
   const int64_t n = x.shape()[a];
   if (sizes.empty()) fail<ShapeError>(loc, "unflatten: expected at least one size, got none");
