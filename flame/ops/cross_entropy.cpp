@@ -68,13 +68,13 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   Classes c;
   c.axis = x.rank() == 1 ? 0 : 1;
   c.count = x.shape()[c.axis];
+  if (c.count == 0) fail<ShapeError>(loc, "{}: expected at least one class, got an input of shape {}", op, x.shape());
   if (target.dtype() != DType::i64 && target.dtype() != DType::i32)
     fail<DTypeError>(loc, "{}: expected targets of int64 or int32, or probabilities; got {}", op, target.dtype());
   Shape expected = x.shape();
   expected.erase(c.axis);
   if (target.shape() != expected)
     fail<ShapeError>(loc, "{}: input {} needs targets of shape {}, got {}", op, x.shape(), expected, target.shape());
-  check_devices(op, {&x, &target, weight.defined() ? &weight : &x}, loc);
   const Tensor t = target.to(DType::i64, loc);
   check_classes(op, t, c.count, ignored, loc);
   c.target = t.unsqueeze(c.axis, loc);
@@ -153,9 +153,10 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
   if (target.shape() != logits.shape())
     fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(),
                      target.shape());
-  check_devices("cross_entropy", {&logits, &target, o.weight.defined() ? &o.weight : &logits}, loc);
   const int axis = logits.rank() == 1 ? 0 : 1;
   const int64_t classes = logits.shape()[axis];
+  if (classes == 0)
+    fail<ShapeError>(loc, "cross_entropy: expected at least one class, got an input of shape {}", logits.shape());
   const DType wide = compute_dtype_of(logits.dtype());
   Tensor t = target.to(wide, loc);
   if (o.label_smoothing > 0)
@@ -174,6 +175,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  check_inputs("cross_entropy", {&logits, &target}, {&o.weight}, loc);
   check_input("cross_entropy", logits, o.reduction, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
     fail<ValueError>(loc, "cross_entropy: expected a label smoothing in [0, 1], got {}", o.label_smoothing);
@@ -182,6 +184,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntr
 }
 
 Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
+  check_inputs("nll_loss", {&x, &target}, {&o.weight}, loc);
   check_input("nll_loss", x, o.reduction, loc);
   const Classes c = check("nll_loss", x, target, o.weight, o.ignore_index, loc);
   const Tensor hit = hits(x.shape(), c);
