@@ -294,5 +294,65 @@ TEST(Losses, BinaryCrossEntropyOverTheWholeRange) {
                  "bce_with_logits: expected equal shapes, got [2] and [3]");
 }
 
+// The elements and their sum forward, one launch backward, and nothing is kept but the inputs.
+TEST(Losses, FewLaunchesAndNothingKept) {
+  const auto loss = [](int i, const Tensor& x, const Tensor& t) {
+    switch (i) {
+      case 0: return mse_loss(x, t);
+      case 1: return smooth_l1_loss(x, t);
+      case 2: return huber_loss(x, t);
+      case 3: return bce_with_logits(x, t);
+      case 4: return bce(x, t);
+      default: return kl_div(x, t);
+    }
+  };
+  for (int i = 0; i < 6; ++i) {
+    Tensor x = rand({200, 300}), t = rand({200, 300});
+    x.requires_grad_();
+    x.data();
+    t.data();
+    Stats before = stats();
+    const size_t held = memory_stats().allocated;
+    const Tensor y = loss(i, x, t);
+    y.data();
+    EXPECT_LE(stats().launches - before.launches, 2u) << i;
+    EXPECT_LE(memory_stats().allocated - held, 4096u) << i;
+    const Tensor g = ones({});
+    g.data();
+    before = stats();
+    backward(y, {.gradient = g});
+    x.grad().data();
+    EXPECT_EQ(stats().launches - before.launches, 1u) << i;
+  }
+}
+
+TEST(Losses, SixteenBitIsComputedInFloat32) {
+  for (DType t : {DType::f16, DType::bf16}) {
+    const Tensor a = (rand({1000}) * 3).to(t), b = (rand({1000}) * 3).to(t);
+    const double wide = mse_loss(a.to(DType::f64), b.to(DType::f64)).item();
+    const Tensor loss = mse_loss(a, b);
+    EXPECT_EQ(loss.dtype(), t);
+    EXPECT_EQ(loss.item(), full({}, wide, DType::f64).to(t).item());
+  }
+}
+
+TEST(Losses, ProbabilitiesGetAGradient) {
+  const Tensor z = noise({3, 4}, 1), p = softmax(noise({3, 4}, 2)), w = rand({4}, {.dtype = DType::f64}) + 0.5;
+  const TensorFn fn = [&](const Inputs& in) {
+    return Inputs{cross_entropy(in[0], in[1], {.weight = w, .label_smoothing = 0.1})};
+  };
+  gradcheck(fn, {z, p});
+  gradgradcheck(fn, {z, p});
+}
+
+TEST(Losses, DistancesOfEqualVectorsHaveAGradient) {
+  Tensor a = ones({2, 3}, DType::f64).requires_grad_();
+  backward(sum(pairwise_distance(a, ones({2, 3}, DType::f64))));
+  for (double g : a.grad().to_vector<double>()) EXPECT_NEAR(g, 1 / std::sqrt(3.0), 1e-9);
+  a = zeros({2, 3}, DType::f64).requires_grad_();
+  backward(sum(cosine_similarity(a, ones({2, 3}, DType::f64))));
+  for (double g : a.grad().to_vector<double>()) EXPECT_TRUE(std::isfinite(g));
+}
+
 }  // namespace
 }  // namespace flame

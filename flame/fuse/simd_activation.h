@@ -49,7 +49,7 @@ HWY_INLINE V Logit(D d, V x) {
   } else {
     const V rest = hn::Sub(Const(d, 1), x);
     const auto middle = hn::Lt(hn::Abs(hn::Sub(x, Const(d, 0.5))), Const(d, 0.25));
-    const V near = Log1p(d, hn::Div(hn::Sub(x, rest), rest));
+    const V near = Log1p(d, hn::Div(hn::MulSub(x, Const(d, 2), Const(d, 1)), rest));
     return hn::IfThenElse(middle, near, Log(d, hn::Div(x, rest)));
   }
 }
@@ -84,10 +84,26 @@ HWY_INLINE V LogAddExp2(D d, V a, V b) {
   }
 }
 
-// `positive` for x > 0, else scale (e^exponent - 1). NaN stays.
+// scale x for x > 0, else negative_scale (e^(x / width) - 1). NaN stays.
 template <class D, class V>
-HWY_INLINE V ExponentialUnit(D d, V x, V positive, V exponent, V scale) {
-  return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), positive, hn::Mul(scale, Expm1(d, exponent)));
+HWY_INLINE V ExponentialUnit(D d, V x, V scale, V negative_scale, V width) {
+  if constexpr (is_f32<D>) {
+    return ViaDouble(
+        d, [](auto dd, auto... v) { return ExponentialUnit(dd, v...); }, x, scale, negative_scale, width);
+  } else {
+    const V negative = hn::Mul(negative_scale, Expm1(d, hn::Div(x, width)));
+    return hn::IfThenElse(hn::Gt(x, hn::Zero(d)), hn::Mul(scale, x), negative);
+  }
+}
+template <class D, class V>
+HWY_INLINE V Selu(D d, V x) {
+  if constexpr (is_f32<D>) {
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Selu(dd, v); }, x);
+  } else {
+    const V one = Const(d, 1);
+    return ExponentialUnit(d, x, Const(d, 1.05070098735548049342), Const(d, 1.75809934084737685994), one);
+  }
 }
 
 // x / (1 + e^-2u) with u = sqrt(2 / pi) (x + 0.044715 x^3).

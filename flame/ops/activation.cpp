@@ -17,6 +17,7 @@ Tensor gelu(const Tensor& x, Approximate approximate, Loc loc) {
 
 Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
   if (o.beta == 0) fail<ValueError>(loc, "softplus: expected a beta other than 0, got 0");
+  check_defined("softplus", x, loc);
   if (!is_float(x.dtype())) return softplus(x.to(DType::f32, loc), o, loc);
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   const Tensor y = no_grad([&] {
@@ -31,13 +32,12 @@ Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
 }
 
 Tensor prelu(const Tensor& x, const Tensor& weight, Loc loc) {
-  check_floating("prelu", x, loc);
-  check_floating("prelu", weight, loc);
+  check_inputs("prelu", {&x, &weight}, loc);
+  for (const Tensor* t : {&x, &weight}) check_floating("prelu", *t, loc);
   const int64_t channels = x.rank() > 1 ? x.shape()[1] : 1;
   if (weight.rank() > 1 || (weight.numel() != 1 && weight.numel() != channels))
     fail<ShapeError>(loc, "prelu: expected a weight of 1 or {} elements for an input {}, got {}", channels, x.shape(),
                      weight.shape());
-  check_devices("prelu", {&x, &weight}, loc);
   if (weight.numel() == 1) return leaky_relu(x, weight.reshape({}, loc).to(x.dtype(), loc), loc);
   Shape s = Dims::filled(x.rank(), 1);
   s[1] = channels;
@@ -64,6 +64,7 @@ Halves halves(const Tensor& x, const Gated& f, int axis) {
 }
 
 Tensor gated(const Gated& f, const Tensor& x, int64_t axis, Loc loc) {
+  check_defined(f.name, x, loc);
   if (!is_float(x.dtype())) return gated(f, x.to(DType::f32, loc), axis, loc);
   if (x.rank() == 0) fail<ShapeError>(loc, "{}: expected an input of rank 1 or more, got a 0-d one", f.name);
   const int along = normalize_axis(f.name, axis, x.rank(), loc);

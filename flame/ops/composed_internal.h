@@ -1,21 +1,13 @@
-// Internal: what composed ops check under their own name before they call others.
+// Internal: what composed ops check under their own name before they call others, and how losses are reduced.
 #pragma once
-#include <initializer_list>
-
-#include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/loss.h"
 
 namespace flame {
 
-inline void check_devices(const char* op, std::initializer_list<const Tensor*> in, Loc loc) {
-  for (const Tensor* t : in)
-    if (&t->device() != &(*in.begin())->device())
-      fail<DeviceError>(loc, "{}: expected all tensors on one device, got {} and {}", op,
-                        (*in.begin())->device().name(), t->device().name());
-}
-// The shape that the inputs, which are on one device, broadcast to. ShapeError if they do not fit.
+// The shape that defined inputs on one device broadcast to. ShapeError if they do not fit.
 inline Shape common_shape(const char* op, std::initializer_list<const Tensor*> in, Loc loc) {
-  check_devices(op, in, loc);
+  check_inputs(op, in, loc);
   Shape shape = (*in.begin())->shape();
   for (const Tensor* t : in) {
     Shape joined;
@@ -25,8 +17,15 @@ inline Shape common_shape(const char* op, std::initializer_list<const Tensor*> i
   }
   return shape;
 }
+// A factor of each element, or an undefined tensor.
+inline void check_factor(const char* op, const char* what, const Tensor& factor, const Shape& shape, Loc loc) {
+  Shape joined;
+  if (factor.defined() && !(broadcast_shapes(shape, factor.shape(), joined) && joined == shape))
+    fail<ShapeError>(loc, "{}: expected a {} that broadcasts to {}, got {}", op, what, shape, factor.shape());
+}
 
 inline void check_floating(const char* op, const Tensor& x, Loc loc) {
+  check_defined(op, x, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "{}: expected a floating dtype, got {}", op, x.dtype());
 }
 

@@ -76,7 +76,6 @@ Classes check(const char* op, const Tensor& x, const Tensor& target, const Tenso
   expected.erase(c.axis);
   if (target.shape() != expected)
     fail<ShapeError>(loc, "{}: input {} needs targets of shape {}, got {}", op, x.shape(), expected, target.shape());
-  check_devices(op, {&x, &target, weight.defined() ? &weight : &x}, loc);
   const Tensor t = target.to(DType::i64, loc);
   check_classes(op, t, c.count, ignored, loc);
   c.target = t.unsqueeze(c.axis, loc);
@@ -155,7 +154,6 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
   if (target.shape() != logits.shape())
     fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(),
                      target.shape());
-  check_devices("cross_entropy", {&logits, &target, o.weight.defined() ? &o.weight : &logits}, loc);
   const int axis = logits.rank() == 1 ? 0 : 1;
   const int64_t classes = logits.shape()[axis];
   if (classes == 0)

@@ -20,6 +20,7 @@ struct Types {
   DType out, wide;
 };
 Types types_of(const char* op, std::initializer_list<const Tensor*> in, Loc loc) {
+  check_inputs(op, in, loc);
   for (const Tensor* t : in) check_floating(op, *t, loc);
   DType out = (*in.begin())->dtype();
   for (const Tensor* t : in) out = promote(out, t->dtype());
@@ -63,8 +64,8 @@ Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& tar
                              Loc loc) {
   constexpr const char* name = "cosine_embedding_loss";
   check_reduction(name, o.reduction, loc);
+  check_inputs(name, {&a, &b, &target}, loc);
   const Types t = types_of(name, {&a, &b}, loc);
-  check_devices(name, {&a, &b, &target}, loc);
   if (a.shape() != b.shape() || a.rank() < 1 || a.rank() > 2)
     fail<ShapeError>(loc, "{}: expected two inputs [N, D] or [D], got {} and {}", name, a.shape(), b.shape());
   Shape rows = a.shape();

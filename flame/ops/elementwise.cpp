@@ -44,6 +44,7 @@ Tensor addcdiv(const Tensor& input, const Tensor& a, const Tensor& b, const Addc
 }
 
 Tensor nan_to_num(const Tensor& x, const NanToNumOptions& o, Loc loc) {
+  check_defined("nan_to_num", x, loc);
   if (!is_float(x.dtype())) return x;
   constexpr double inf = std::numeric_limits<double>::infinity();
   const double most = largest(x.dtype());
@@ -53,6 +54,7 @@ Tensor nan_to_num(const Tensor& x, const NanToNumOptions& o, Loc loc) {
 
 Tensor logit(const Tensor& x, double eps, Loc loc) {
   if (!(eps >= 0 && eps <= 0.5)) fail<ValueError>(loc, "logit: expected an eps in [0, 1/2], got {}", eps);
+  check_defined("logit", x, loc);
   const DType t = floating(x.dtype());
   return logit(clamp(x.to(compute_dtype_of(t), loc), eps, 1 - eps, loc), loc).to(t, loc);
 }

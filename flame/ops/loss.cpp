@@ -33,14 +33,13 @@ struct ElementLoss {
 };
 
 Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, Loc loc) {
+  check_inputs(f.name, {&x, &t}, {&f.weight}, loc);
   check_floating(f.name, x, loc);
   if (x.shape() != t.shape())
     fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", f.name, x.shape(), t.shape());
-  common_shape(f.name, {&x, &t}, loc);
+  check_factor(f.name, "weight", f.weight, x.shape(), loc);
   const DType out = is_float(t.dtype()) ? promote(x.dtype(), t.dtype()) : x.dtype(), wide = compute_dtype_of(out);
   const Tensor weight = f.weight.defined() ? f.weight.detach().to(wide, loc) : Tensor();
-  if (weight.defined() && common_shape(f.name, {&x, &weight}, loc) != x.shape())
-    fail<ShapeError>(loc, "{}: expected a weight that broadcasts to {}, got {}", f.name, x.shape(), weight.shape());
   const Tensor loss = no_grad([&] {
     const Tensor each = f.value(x.to(wide), t.to(wide));
     return reduced(weight.defined() ? each * weight : each, f.reduction, loc).to(out);
@@ -101,27 +100,24 @@ Tensor huber_loss(const Tensor& prediction, const Tensor& target, const HuberOpt
 
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o, Loc loc) {
   check_reduction("bce_with_logits", o.reduction, loc);
-  Tensor positive;
-  if (o.pos_weight.defined()) {
-    if (common_shape("bce_with_logits", {&logits, &o.pos_weight}, loc) != logits.shape())
-      fail<ShapeError>(loc, "bce_with_logits: expected a pos_weight that broadcasts to {}, got {}", logits.shape(),
-                       o.pos_weight.shape());
-    positive = o.pos_weight.detach().to(compute_dtype_of(logits.dtype()), loc);
-  }
-  // The factor of -ln sigmoid(x) = softplus(-x) is 1 for an unweighted pair.
-  const auto factor = [positive](const Tensor& t) { return positive.defined() ? (positive - 1) * t + 1 : Tensor(); };
-  const auto weighted = [factor](const Tensor& x, const Tensor& t) {
-    const Tensor f = factor(t);
-    return f.defined() ? x * f : x;
-  };
-  return evaluate({.name = "bce_with_logits",
-                   .value = [=](const Tensor& x, const Tensor& t) { return (1 - t) * x + weighted(softplus(-x), t); },
-                   .by_x = [=](const Tensor& x, const Tensor& t) { return (1 - t) - weighted(sigmoid(-x), t); },
-                   .by_t = [=](const Tensor& x,
-                               const Tensor&) { return positive.defined() ? (positive - 1) * softplus(-x) - x : -x; },
-                   .weight = o.weight,
-                   .reduction = o.reduction},
-                  logits, target, loc);
+  check_inputs("bce_with_logits", {&logits, &target}, {&o.weight, &o.pos_weight}, loc);
+  check_factor("bce_with_logits", "pos_weight", o.pos_weight, logits.shape(), loc);
+  Tensor ones;  // the weight of the target's ones
+  if (o.pos_weight.defined()) ones = o.pos_weight.detach().to(compute_dtype_of(logits.dtype()), loc);
+  const auto weighted = [ones](const Tensor& t) { return ones.defined() ? ones * t : t; };
+  // -ln sigmoid(x) is softplus(-x), and -ln(1 - sigmoid(x)) is that plus x.
+  return evaluate(
+      {.name = "bce_with_logits",
+       .value =
+           [=](const Tensor& x, const Tensor& t) {
+             const Tensor zero_part = (1 - t) * x, factor = ones.defined() ? (ones - 1) * t + 1 : Tensor();
+             return zero_part + (factor.defined() ? softplus(-x) * factor : softplus(-x));
+           },
+       .by_x = [=](const Tensor& x, const Tensor& t) { return (1 - t) * sigmoid(x) - weighted(t) * sigmoid(-x); },
+       .by_t = [=](const Tensor& x, const Tensor&) { return ones.defined() ? (ones - 1) * softplus(-x) - x : -x; },
+       .weight = o.weight,
+       .reduction = o.reduction},
+      logits, target, loc);
 }
 
 Tensor bce(const Tensor& probability, const Tensor& target, const BceOptions& o, Loc loc) {
@@ -181,11 +177,12 @@ Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor
                          Loc loc) {
   constexpr const char* name = "gaussian_nll_loss";
   check_reduction(name, o.reduction, loc);
+  check_inputs(name, {&input, &target, &variance}, loc);
   for (const Tensor* t : {&input, &target, &variance}) check_floating(name, *t, loc);
   if (!(o.eps > 0)) fail<ValueError>(loc, "{}: expected an eps above 0, got {}", name, o.eps);
-  if (input.shape() != target.shape() || common_shape(name, {&input, &target, &variance}, loc) != input.shape())
-    fail<ShapeError>(loc, "{}: expected equal shapes and a variance that broadcasts to them, got {}, {} and {}", name,
-                     input.shape(), target.shape(), variance.shape());
+  if (input.shape() != target.shape())
+    fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", name, input.shape(), target.shape());
+  check_factor(name, "variance", variance, input.shape(), loc);
   const DType out = promote(promote(input.dtype(), target.dtype()), variance.dtype()), wide = compute_dtype_of(out);
   const Tensor v = variance.to(wide, loc);
   // As in PyTorch, eps takes the place of a smaller variance as if by rounding.

@@ -34,7 +34,8 @@ struct BceOptions {
 };
 // Binary cross-entropy of sigmoid(logits) against targets in [0, 1], without overflow for any logit.
 Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOptions& o = {}, Loc loc = Loc::current());
-// -(t ln p + (1 - t) ln(1 - p)) for probabilities p; the logarithms are held at -100 or more, as in PyTorch.
+// -(t ln p + (1 - t) ln(1 - p)) for probabilities p; the logarithms are held at -100 or more, as in PyTorch. A p outside
+// [0, 1] gives NaN.
 Tensor bce(const Tensor& probability, const Tensor& target, const BceOptions& o = {}, Loc loc = Loc::current());
 
 struct KlDivOptions {

@@ -17,8 +17,8 @@ Tensor gelu_slope(const Tensor& x) {
 // gelu_tanh is x s(2u) with the sigmoid s, 2u = c (x + 0.044715 x^3) and c = 2 sqrt(2 / pi).
 Tensor gelu_tanh_slope(const Tensor& x) {
   constexpr double c = 1.59576912160573071176;
-  const Tensor square = x * x, s = sigmoid(x * (square * (c * 0.044715) + c));
-  return s + x * (square * (3 * c * 0.044715) + c) * (s * (1 - s));
+  const Tensor square = x * x, z = x * (square * (c * 0.044715) + c), s = sigmoid(z);
+  return s + x * (square * (3 * c * 0.044715) + c) * (s * sigmoid(-z));  // 1 - s would cancel
 }
 
 Tensor mish_slope(const Tensor& x) {
