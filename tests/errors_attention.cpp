@@ -5,7 +5,7 @@ namespace flame::test {
 namespace {
 
 Tensor f(const Shape& s) { return full(s, 0.5); }
-Tensor i(const Shape& s) { return full(s, 1); }
+Tensor i(const Shape& s) { return full(s, 1, DType::i64); }
 
 const AddErrors attention([] {
   const char* op = "scaled_dot_product_attention";
@@ -58,6 +58,19 @@ const AddErrors others([] {
     rms_norm(f({2, 4}), {4}, f({1}));
   });
   expect_error<DTypeError>("rms_norm", Mistake::dtype, "a floating dtype, got int64", [] { rms_norm(i({2, 4}), {4}); });
+
+  expect_error<ShapeError>("layer_norm", Mistake::shape, "last sizes are [3], got [2, 4]", [] {
+    layer_norm(f({2, 4}), {3});
+  });
+  expect_error<ShapeError>("layer_norm", Mistake::rank, "last sizes are [2, 4], got [4]", [] {
+    layer_norm(f({4}), {2, 4});
+  });
+  expect_error<ShapeError>("layer_norm", Mistake::shape, "a bias of shape [4], got [1]", [] {
+    layer_norm(f({2, 4}), {4}, {}, f({1}));
+  });
+  expect_error<DTypeError>("layer_norm", Mistake::dtype, "a floating dtype, got int64", [] {
+    layer_norm(i({2, 4}), {4});
+  });
 
   expect_error<ShapeError>("group_norm", Mistake::rank, "an input [N, C, ...], got [4]", [] { group_norm(f({4}), 2); });
   expect_error<ShapeError>("group_norm", Mistake::shape, "a weight of shape [4], got [2]", [] {

@@ -4,6 +4,7 @@
 #define HWY_TARGET_INCLUDE "flame/ops/attention_simd.cpp"
 #include "hwy/foreach_target.h"
 // foreach_target.h comes first
+#include <algorithm>
 #include <limits>
 
 #include "flame/fuse/simd_math.h"
@@ -66,13 +67,18 @@ void score_softmax(const ScoreTile& t, void* pmax, void* psum, void* pfactor) {
     hn::StoreU(factor, d, static_cast<T*>(pfactor) + v * S::lanes);
     sum[v] = hn::Mul(factor, hn::LoadU(d, static_cast<T*>(psum) + v * S::lanes));
   }
-  for (int64_t j = 0; j < t.keys; ++j)
+  constexpr int64_t run = 16;  // rows summed among themselves first, which keeps more digits
+  for (int64_t j0 = 0; j0 < t.keys; j0 += run)
     for (int v = 0; v < vectors; ++v) {
-      const int64_t i = j * S::columns + v * S::lanes;
-      auto p = Exp(d, hn::Sub(hn::LoadU(d, s + i), top[v]));
-      sum[v] = hn::Add(sum[v], p);
-      if (keep) p = hn::Mul(p, hn::LoadU(d, keep + i));
-      hn::StoreU(p, d, s + i);
+      auto part = hn::Zero(d);
+      for (int64_t j = j0; j < std::min(t.keys, j0 + run); ++j) {
+        const int64_t i = j * S::columns + v * S::lanes;
+        auto p = Exp(d, hn::Sub(hn::LoadU(d, s + i), top[v]));
+        part = hn::Add(part, p);
+        if (keep) p = hn::Mul(p, hn::LoadU(d, keep + i));
+        hn::StoreU(p, d, s + i);
+      }
+      sum[v] = hn::Add(sum[v], part);
     }
   for (int v = 0; v < vectors; ++v) hn::StoreU(sum[v], d, static_cast<T*>(psum) + v * S::lanes);
 }
