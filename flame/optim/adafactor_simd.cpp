@@ -1,4 +1,5 @@
-// Adafactor's loops over pieces of rows. Sums run in 128-bit lanes on every machine, so that their bits are the same.
+// Adafactor's loops over pieces of rows. Sums run in the same 256 bytes of partial sums on every machine, whatever the
+// width of its vectors, so that their bits are the same.
 #include "flame/optim/adafactor_internal.h"
 
 #undef HWY_TARGET_INCLUDE
@@ -11,20 +12,30 @@ HWY_BEFORE_NAMESPACE();
 namespace flame::optim::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
-// The sum of term(tag, i) over [0, n): four accumulators of 128 bits, then element by element.
+// The sum of term(tag, i) over [0, n). Partial sum j takes the elements whose place is j modulo their number; they are
+// halved onto each other in the end, and the last few elements are added one by one.
 template <class T, class Term>
 HWY_INLINE double sum(int64_t n, const Term& term) {
-  const hn::CappedTag<T, 16 / sizeof(T)> d;
+  constexpr int64_t parts = 256 / sizeof(T), few = 64 / sizeof(T);
+  const hn::CappedTag<T, few> d;
   const int64_t lanes = static_cast<int64_t>(hn::Lanes(d));
-  auto s0 = hn::Zero(d), s1 = s0, s2 = s0, s3 = s0;
+  double total = 0;
   int64_t i = 0;
-  for (; i + 4 * lanes <= n; i += 4 * lanes) {
-    s0 = hn::Add(s0, term(d, i));
-    s1 = hn::Add(s1, term(d, i + lanes));
-    s2 = hn::Add(s2, term(d, i + 2 * lanes));
-    s3 = hn::Add(s3, term(d, i + 3 * lanes));
+  if (n >= few) {
+    HWY_ALIGN T s[parts] = {};
+    const auto add = [&](int64_t count) HWY_ATTR {
+      for (int64_t j = 0; j < count; j += lanes) hn::Store(hn::Add(hn::Load(d, s + j), term(d, i + j)), d, s + j);
+      i += count;
+    };
+    while (i + parts <= n) add(parts);
+    while (i + few <= n) add(few);
+    for (int64_t half = parts / 2; half >= few; half /= 2)
+      for (int64_t j = 0; j < half; j += lanes)
+        hn::Store(hn::Add(hn::Load(d, s + j), hn::Load(d, s + j + half)), d, s + j);
+    for (int64_t half = few / 2; half >= 1; half /= 2)
+      for (int64_t j = 0; j < half; ++j) s[j] += s[j + half];
+    total = static_cast<double>(s[0]);
   }
-  double total = static_cast<double>(hn::GetLane(hn::SumOfLanes(d, hn::Add(hn::Add(s0, s1), hn::Add(s2, s3)))));
   for (; i < n; ++i) total += static_cast<double>(hn::GetLane(term(hn::CappedTag<T, 1>(), i)));
   return total;
 }
