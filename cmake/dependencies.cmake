@@ -5,9 +5,11 @@ find_package(ZLIB REQUIRED)
 find_package(fmt 9 REQUIRED)
 pkg_check_modules(hwy REQUIRED IMPORTED_TARGET libhwy)
 pkg_check_modules(spng REQUIRED IMPORTED_TARGET spng)
+pkg_check_modules(turbojpeg REQUIRED IMPORTED_TARGET libturbojpeg)
 
 add_library(flame_private INTERFACE)
-target_link_libraries(flame_private INTERFACE Threads::Threads ZLIB::ZLIB fmt::fmt PkgConfig::hwy PkgConfig::spng)
+target_link_libraries(flame_private INTERFACE Threads::Threads ZLIB::ZLIB fmt::fmt PkgConfig::hwy PkgConfig::spng
+                                              PkgConfig::turbojpeg)
 
 if(FLAME_WITH_OPENMP)
   find_package(OpenMP REQUIRED COMPONENTS CXX)

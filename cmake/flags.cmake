@@ -41,3 +41,12 @@ if(FLAME_SANITIZE)
     add_compile_definitions(FLAME_TSAN=1)
   endif()
 endif()
+
+# Coverage for libFuzzer in all of the library; its main() comes with each target.
+if(FLAME_FUZZ)
+  if(NOT CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+    message(FATAL_ERROR "FLAME_FUZZ needs Clang, the compiler is ${CMAKE_CXX_COMPILER_ID}: use the preset 'fuzz'")
+  endif()
+  add_compile_options(-fsanitize=fuzzer-no-link)
+  add_link_options(-fsanitize=fuzzer-no-link)
+endif()

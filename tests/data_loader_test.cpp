@@ -1,5 +1,6 @@
 // DataLoader: order, permutation, exact resume, throwing workers, and a thousand starts and stops without a hang.
 #include <gtest/gtest.h>
+#include <pthread.h>
 
 #include <atomic>
 #include <chrono>
@@ -212,6 +213,55 @@ TEST(DataLoader, AThousandStartsAndStops) {
       if (trial % 3 == 1) loader.next(b);
     } catch (const std::runtime_error&) {}
   }  // each destroyed wherever it stands
+}
+
+// A worker that throws while another is in a sample that takes long: the caller hears of it at once.
+TEST(DataLoader, AnErrorDoesNotWaitForOtherWorkers) {
+  class Stuck : public Dataset {
+   public:
+    int64_t size() const override { return 4; }
+    Sample get(int64_t i) const override {
+      if (i == 0) throw FormatError("sample 0 is damaged", Loc::current());
+      while (!release) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+      return {Tensor::from<int64_t>({i}, {})};
+    }
+    mutable std::atomic<bool> release{false};
+  };
+  auto dataset = std::make_shared<Stuck>();
+  DataLoader<1> loader{std::shared_ptr<const Dataset>(dataset), {.batch = 1, .workers = 3}};
+  Batch<1> b;
+  const auto start = std::chrono::steady_clock::now();
+  try {
+    loader.next(b);
+    ADD_FAILURE() << "the error is lost";
+  } catch (const FormatError& e) { EXPECT_NE(std::string(e.what()).find("sample 0 is damaged"), std::string::npos); }
+  EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+  dataset->release = true;
+}
+
+// A worker whose thread is ended from inside is an error, never a hang.
+TEST(DataLoader, ADyingWorkerIsAnError) {
+  class Dying : public Dataset {
+   public:
+    int64_t size() const override { return 100; }
+    Sample get(int64_t i) const override {
+      if (i == 30) pthread_exit(nullptr);
+      return {Tensor::from<int64_t>({i}, {})};
+    }
+  };
+  const int trials = std::getenv("FLAME_QUICK") ? 20 : std::getenv("FLAME_FULL") ? 1000 : 100;
+  for (int trial = 0; trial < trials; ++trial) {
+    DataLoader<1> loader{Dying(), {.batch = 10, .workers = 1 + trial % 4}};
+    Batch<1> b;
+    int64_t batches = 0;
+    const auto start = std::chrono::steady_clock::now();
+    try {
+      while (loader.next(b)) ++batches;
+      ADD_FAILURE() << "the error is lost";
+    } catch (const std::runtime_error& e) { EXPECT_STREQ(e.what(), "DataLoader: a worker's thread was ended"); }
+    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
+    EXPECT_EQ(batches, 3);
+  }
 }
 
 TEST(DataLoader, WorkersRunAtOnce) {

@@ -7,6 +7,7 @@
 #include "flame/data/idx_dataset.h"
 #include "flame/io/file.h"
 #include "flame/io/idx.h"
+#include "flame/io/safetensors.h"
 #include "readers/reader.h"
 
 using namespace flame;
@@ -63,6 +64,29 @@ TEST(Idx, PlainAndGzip) {
   EXPECT_EQ(read_idx(dir / "a").shape(), (Shape{0, 5}));
 }
 
+TEST(Idx, EveryElementType) {
+  const Scratch dir;
+  const auto read = [&](const std::string& data, unsigned char type, uint32_t count) {
+    for (const std::string& bytes : {idx_bytes({count}, data, type), gzip(idx_bytes({count}, data, type))})
+      write_plain(dir / (bytes[0] == 0 ? "plain" : "packed"), bytes);
+    const Tensor t = read_idx(dir / "plain"), packed = read_idx(dir / "packed");
+    EXPECT_EQ(row_major_bytes(t, Loc::current()), row_major_bytes(packed, Loc::current()));
+    return t;
+  };
+  EXPECT_EQ(read("\x80\x7f", 0x09, 2).to_vector<int8_t>(), (std::vector<int8_t>{-128, 127}));
+  EXPECT_EQ(read(std::string("\xff\xfe\0\3\x80\0", 6), 0x0b, 3).to_vector<int32_t>(),
+            (std::vector<int32_t>{-2, 3, -32768}));
+  EXPECT_EQ(read(std::string("\0\1\0\2\xff\xff\xff\xff", 8), 0x0c, 2).to_vector<int32_t>(),
+            (std::vector<int32_t>{65538, -1}));
+  EXPECT_EQ(read(std::string("\x3f\x80\0\0\xc0\x20\0\0", 8), 0x0d, 2).to_vector<float>(),
+            (std::vector<float>{1, -2.5}));
+  EXPECT_EQ(read(std::string("\x3f\xf0\0\0\0\0\0\0", 8), 0x0e, 1).to_vector<double>(), std::vector<double>{1});
+  std::string many;
+  for (int i = 0; i < 1000; ++i) many += {static_cast<char>(i >> 8), static_cast<char>(i)};
+  const auto v = read(many, 0x0b, 1000).to_vector<int32_t>();
+  for (int i = 0; i < 1000; ++i) ASSERT_EQ(v[static_cast<size_t>(i)], i);
+}
+
 TEST(Idx, BadFilesNameFileAndOffset) {
   const Scratch dir;
   const std::string good = idx_bytes({2, 3}, "abcdef"), packed = gzip(good);
@@ -75,11 +99,10 @@ TEST(Idx, BadFilesNameFileAndOffset) {
       {"", "byte 0: the file ends inside the 4-byte magic number"},
       {std::string("\0\0\10", 3), "byte 3: the file ends inside"},
       {"PNG..", "byte 0: magic number 50 4e 47 2e"},
-      {idx_bytes({6}, "abcdef", 0x0d), "byte 2: elements are float32, only uint8"},
-      {idx_bytes({6}, "abcdef", 0x09), "byte 2: elements are int8"},
-      {idx_bytes({6}, "abcdef", 0x0b), "byte 2: elements are int16"},
-      {idx_bytes({6}, "abcdef", 0x0c), "byte 2: elements are int32"},
-      {idx_bytes({6}, "abcdef", 0x0e), "byte 2: elements are float64"},
+      {idx_bytes({6}, "abcdef", 0x0d), "byte 4: sizes [6] ask for more bytes than the file can hold"},
+      {idx_bytes({1}, "abcdef", 0x0b), "byte 10: data goes on after the 2 bytes of sizes [1]"},
+      {idx_bytes({1u << 28, 1u << 28}, "abcdef", 0x0e), "more bytes than the file can hold"},
+      {idx_bytes({6}, "abcdef", 0x0a), "byte 2: unknown element type 0x0a"},
       {idx_bytes({6}, "abcdef", 0x10), "byte 2: unknown element type 0x10"},
       {idx_bytes({}, "a"), "byte 3: rank 0"},
       {idx_bytes({1, 1, 1, 1, 1, 1, 1, 1, 1}, "a"), "byte 3: rank 9"},
@@ -149,6 +172,8 @@ TEST(Idx, DatasetsOfFilesThatDoNotMatch) {
   EXPECT_THROW(data::idx_dataset(dir / "labels", dir / "labels"), FormatError);
   EXPECT_THROW(data::idx_dataset(dir / "images", dir / "images"), FormatError);
   EXPECT_THROW(data::idx_folder(dir.path()), IoError);
+  write_plain(dir / "labels", idx_bytes({2}, "ab", 9));
+  EXPECT_THROW(data::idx_dataset(dir / "images", dir / "labels"), FormatError);
   write_plain(dir / "labels", idx_bytes({2}, std::string("\3\xff", 2)));
   EXPECT_EQ(data::idx_dataset(dir / "images", dir / "labels").tensors()[1].to_vector<int64_t>(),
             (std::vector<int64_t>{3, 255}));

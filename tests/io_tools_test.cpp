@@ -28,7 +28,7 @@ TEST(AccuracyTool, CountsAndRefuses) {
       {"", "expected index,label,predicted", false},
       {header + "0,x,3,0.9\n", "invalid literal", false},
   };
-  const std::string tool = (std::filesystem::path(__FILE__).parent_path().parent_path() / "tools/accuracy.py").string();
+  const std::string tool = FLAME_SOURCE_DIR "/tools/accuracy.py";
   for (const auto& c : cases) {
     write_plain(dir / "predictions.csv", c.text);
     const auto out = flame_test::run("PYTHONDONTWRITEBYTECODE=1 python3 " + tool + " " + dir.path() + " --labels " +

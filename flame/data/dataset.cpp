@@ -26,11 +26,11 @@ Tensor host_copy_if_needed(const Tensor& t, Loc loc) {
 
 }  // namespace
 
-std::vector<Tensor> Dataset::get_batch(std::span<const int64_t> indices) const {
+std::vector<Tensor> Dataset::get_batch(std::span<const int64_t> indices, uint64_t epoch) const {
   std::vector<Tensor> out;
   Sample first;
   for (size_t i = 0; i < indices.size(); ++i) {
-    const Sample sample = get(indices[i]);
+    const Sample sample = get_in_epoch(indices[i], epoch);
     if (i == 0) {
       first = sample;
       for (const Tensor& t : sample)
@@ -89,7 +89,7 @@ Sample TensorDataset::get(int64_t index) const {
   return out;
 }
 
-std::vector<Tensor> TensorDataset::get_batch(std::span<const int64_t> indices) const {
+std::vector<Tensor> TensorDataset::get_batch(std::span<const int64_t> indices, uint64_t) const {
   std::vector<Tensor> out;
   for (size_t k = 0; k < sources_.size(); ++k)
     out.push_back(gather(k, indices, stacked_shape(static_cast<int64_t>(indices.size()), sources_[k].row_shape)));

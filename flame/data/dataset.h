@@ -15,9 +15,11 @@ class Dataset {
   virtual ~Dataset() = default;
   virtual int64_t size() const = 0;
   virtual Sample get(int64_t index) const = 0;
+  // The sample as it is in an epoch. Override it where samples are changed at random.
+  virtual Sample get_in_epoch(int64_t index, uint64_t) const { return get(index); }
   // Samples stacked along a new first axis; ShapeError or DTypeError if they differ. Override it where a whole batch
   // can be made faster than sample by sample.
-  virtual std::vector<Tensor> get_batch(std::span<const int64_t> indices) const;
+  virtual std::vector<Tensor> get_batch(std::span<const int64_t> indices, uint64_t epoch = 0) const;
 };
 
 // Tensors in memory whose first axis counts the samples. Copies share the bytes.
@@ -26,7 +28,7 @@ class TensorDataset final : public Dataset {
   explicit TensorDataset(std::vector<Tensor> tensors, Loc loc = Loc::current());
   int64_t size() const override { return size_; }
   Sample get(int64_t index) const override;
-  std::vector<Tensor> get_batch(std::span<const int64_t> indices) const override;
+  std::vector<Tensor> get_batch(std::span<const int64_t> indices, uint64_t epoch = 0) const override;
   const std::vector<Tensor>& tensors() const { return tensors_; }
 
  private:

@@ -2,6 +2,7 @@
 #include "flame/data/idx_dataset.h"
 
 #include <cstdlib>
+#include <utility>
 
 #include "flame/core/format.h"
 #include "flame/io/file.h"
@@ -11,6 +12,8 @@ namespace flame::data {
 
 TensorDataset idx_dataset(const std::string& images, const std::string& labels, Loc loc) {
   const Tensor pixels = io::read_idx(images, loc), bytes = io::read_idx(labels, loc);
+  for (const auto& [path, t] : {std::pair(&images, &pixels), std::pair(&labels, &bytes)})
+    if (t->dtype() != DType::u8) fail<FormatError>(loc, "'{}': elements are {}, expected uint8", *path, t->dtype());
   if (pixels.rank() != 3) fail<FormatError>(loc, "'{}': sizes {}, expected images of rank 3", images, pixels.shape());
   if (bytes.rank() != 1) fail<FormatError>(loc, "'{}': sizes {}, expected labels of rank 1", labels, bytes.shape());
   if (pixels.shape()[0] != bytes.shape()[0])

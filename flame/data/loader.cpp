@@ -2,12 +2,15 @@
 // One Epoch object is one run of threads: leaving early, an error or a new state simply destroys it.
 #include "flame/data/loader.h"
 
+#include <cxxabi.h>
+
 #include <algorithm>
 #include <condition_variable>
 #include <exception>
 #include <mutex>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <thread>
 
 #include "flame/core/format.h"
@@ -37,7 +40,7 @@ class BatchStream::Epoch {
  public:
   Epoch(const Dataset& dataset, const LoaderOptions& options, int64_t size, int64_t first, int64_t batches,
         uint64_t epoch)
-      : dataset_(dataset), batch_(options.batch), batches_(batches), taken_(first), given_(first) {
+      : dataset_(dataset), batch_(options.batch), batches_(batches), epoch_(epoch), taken_(first), given_(first) {
     if (options.shuffle) {
       order_ = permutation(options.seed, epoch, size);
     } else {
@@ -57,6 +60,15 @@ class BatchStream::Epoch {
   ~Epoch() { stop(); }
   Epoch(const Epoch&) = delete;
   Epoch& operator=(const Epoch&) = delete;
+
+  // Workers end after the sample in hand; the destructor waits for that.
+  void ask_to_stop() {
+    {
+      const std::lock_guard lock(mutex_);
+      stopping_ = true;
+    }
+    room_.notify_all();
+  }
 
   std::vector<Tensor> next() {
     if (slots_.empty()) return make(given_++);
@@ -82,7 +94,7 @@ class BatchStream::Epoch {
   std::vector<Tensor> make(int64_t number) const {
     const auto from = static_cast<size_t>(number * batch_);
     const std::span<const int64_t> all(order_);
-    return dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)));
+    return dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)), epoch_);
   }
 
   void work() {
@@ -99,27 +111,32 @@ class BatchStream::Epoch {
       Result result;
       try {
         result.tensors = make(number);
+      } catch (const abi::__forced_unwind&) {  // the thread is being ended, by pthread_exit or pthread_cancel
+        result.error = std::make_exception_ptr(std::runtime_error("DataLoader: a worker's thread was ended"));
+        hand_over(number, std::move(result));
+        throw;
       } catch (...) { result.error = std::current_exception(); }
-      {
-        const std::lock_guard lock(mutex_);
-        slots_[static_cast<size_t>(number) % slots_.size()] = std::move(result);
-      }
-      ready_.notify_one();
+      hand_over(number, std::move(result));
     }
   }
 
-  void stop() {
+  void hand_over(int64_t number, Result result) {
     {
       const std::lock_guard lock(mutex_);
-      stopping_ = true;
+      slots_[static_cast<size_t>(number) % slots_.size()] = std::move(result);
     }
-    room_.notify_all();
+    ready_.notify_one();
+  }
+
+  void stop() {
+    ask_to_stop();
     for (auto& t : workers_) t.join();
     workers_.clear();
   }
 
   const Dataset& dataset_;
   const int64_t batch_, batches_;
+  const uint64_t epoch_;
   std::vector<int64_t> order_;
   std::mutex mutex_;
   std::condition_variable ready_, room_;
@@ -154,7 +171,8 @@ bool BatchStream::next(std::vector<Tensor>& out) {
   try {
     out = running_->next();
   } catch (...) {
-    running_.reset();
+    running_->ask_to_stop();
+    stopping_ = std::move(running_);  // waits for an earlier one, but the error does not wait for other workers
     throw;
   }
   ++state_.position;

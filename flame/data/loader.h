@@ -36,7 +36,7 @@ class BatchStream {
   BatchStream(std::shared_ptr<const Dataset> dataset, const LoaderOptions& options, Loc loc);
   ~BatchStream();
   // The next batch of the epoch; false at its end, after which the next epoch begins. What a worker throws arrives
-  // here, in the batch's turn; the call after that tries the same batch again.
+  // here, in the batch's turn, whatever other workers still do; the call after that tries the same batch again.
   bool next(std::vector<Tensor>& out);
   int64_t batches() const { return batches_; }
   LoaderState state() const { return state_; }
@@ -48,7 +48,7 @@ class BatchStream {
   LoaderOptions options_;
   int64_t size_, batches_;
   LoaderState state_;
-  std::unique_ptr<Epoch> running_;
+  std::unique_ptr<Epoch> running_, stopping_;  // the one that threw ends in its own time
 };
 
 [[noreturn]] void fail_batch_width(size_t got, size_t expected, Loc loc);

@@ -1,5 +1,5 @@
-// Export: one heap block holds the structure, its shape and strides, and a handle on the tensor. Import: a Storage whose
-// release calls the producer's deleter.
+// Export: one heap block holds the structure, its shape and strides, and a handle on the tensor. Import: a Storage
+// whose release calls the producer's deleter.
 #include "flame/io/dlpack.h"
 
 #include <algorithm>
@@ -8,7 +8,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 namespace flame::io {
 

@@ -1,5 +1,5 @@
 // One loop for each pair of types; bytes are turned by reversing, which compilers make one instruction.
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 #include <algorithm>
 #include <array>

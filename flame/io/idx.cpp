@@ -5,8 +5,10 @@
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "flame/core/format.h"
+#include "flame/io/elements_internal.h"
 #include "flame/io/file.h"
 
 namespace flame::io {
@@ -76,35 +78,40 @@ class Source {
   size_t left_ = 0, plain_at_ = 0;
 };
 
-const char* element_name(int code) {
+std::optional<Element> element_of(int code) {
   switch (code) {
-    case 0x09: return "int8";
-    case 0x0b: return "int16";
-    case 0x0c: return "int32";
-    case 0x0d: return "float32";
-    case 0x0e: return "float64";
-    default: return nullptr;
+    case 0x08: return Element::u8;
+    case 0x09: return Element::i8;
+    case 0x0b: return Element::i16;
+    case 0x0c: return Element::i32;
+    case 0x0d: return Element::f32;
+    case 0x0e: return Element::f64;
+    default: return {};
   }
 }
 
-// The sizes, checked so far that the tensor can be allocated.
-Shape read_header(Source& source, const std::string& path, Loc loc) {
+struct Header {
+  Element element;
+  Shape shape;
+};
+
+// Type and sizes, checked so far that the tensor can be allocated.
+Header read_header(Source& source, const std::string& path, Loc loc) {
   unsigned char magic[4];
   if (const size_t n = source.read(magic, 4); n < 4)
     fail<FormatError>(loc, "'{}': byte {}: the file ends inside the 4-byte magic number", path, n);
   if (magic[0] != 0 || magic[1] != 0)
-    fail<FormatError>(loc, "'{}': byte 0: magic number {:02x} {:02x} {:02x} {:02x}, expected 00 00 08 and a rank", path,
-                      magic[0], magic[1], magic[2], magic[3]);
-  if (magic[2] != 0x08) {
-    const char* name = element_name(magic[2]);
-    if (name) fail<FormatError>(loc, "'{}': byte 2: elements are {}, only uint8 is read", path, name);
-    fail<FormatError>(loc, "'{}': byte 2: unknown element type {:#04x}, expected 0x08 (uint8)", path, magic[2]);
-  }
+    fail<FormatError>(loc, "'{}': byte 0: magic number {:02x} {:02x} {:02x} {:02x}, expected 00 00, a type and a rank",
+                      path, magic[0], magic[1], magic[2], magic[3]);
+  const auto element = element_of(magic[2]);
+  if (!element)
+    fail<FormatError>(loc, "'{}': byte 2: unknown element type {:#04x}, expected 0x08 to 0x0e without 0x0a", path,
+                      magic[2]);
   const int rank = magic[3];
   if (rank < 1 || rank > max_rank)
     fail<FormatError>(loc, "'{}': byte 3: rank {}, expected 1 to {}", path, rank, max_rank);
   Shape shape;
-  uint64_t total = 1;
+  uint64_t total = size_of(*element);
   for (int axis = 0; axis < rank; ++axis) {
     unsigned char b[4];
     if (const size_t n = source.read(b, 4); n < 4)
@@ -116,7 +123,7 @@ Shape read_header(Source& source, const std::string& path, Loc loc) {
       fail<FormatError>(loc, "'{}': byte {}: sizes {} ask for more bytes than the file can hold", path, 4 + 4 * axis,
                         shape);
   }
-  return shape;
+  return {*element, shape};
 }
 
 }  // namespace
@@ -124,16 +131,21 @@ Shape read_header(Source& source, const std::string& path, Loc loc) {
 Tensor read_idx(const std::string& path, Loc loc) {
   const MappedFile file(path, loc);
   Source source(file, loc);
-  const Shape shape = read_header(source, path, loc);
-  Tensor out = Tensor::empty(shape, DType::u8, cpu(), loc);
-  const size_t expected = static_cast<size_t>(numel(shape)), start = 4 + 4 * static_cast<size_t>(shape.rank());
-  if (const size_t n = source.read(out.data(), expected); n < expected)
+  const auto [element, shape] = read_header(source, path, loc);
+  Tensor out = Tensor::empty(shape, dtype_of(element), cpu(), loc);
+  // What is not as wide as its dtype is read into the back of the tensor and widened from there to the front.
+  const size_t count = static_cast<size_t>(numel(shape)), expected = count * size_of(element);
+  const size_t start = 4 + 4 * static_cast<size_t>(shape.rank());
+  auto* first = static_cast<std::byte*>(out.data());
+  std::byte* raw = first + count * size_of(out.dtype()) - expected;
+  if (const size_t n = source.read(raw, expected); n < expected)
     fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start + n, shape,
                       start + expected);
   unsigned char beyond;  // reading on also makes zlib check its checksum
   if (source.read(&beyond, 1) > 0)
-    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} elements of sizes {}", path, start + expected,
+    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} bytes of sizes {}", path, start + expected,
                       expected, shape);
+  if (size_of(element) > 1) convert_elements(first, raw, count, element, true, {path, start}, loc);
   return out;
 }
 

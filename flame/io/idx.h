@@ -1,4 +1,4 @@
-// IDX files, plain or gzip'd: the format of MNIST and its relatives (big-endian sizes, then bytes).
+// IDX files, plain or gzip'd: the format of MNIST and its relatives (big-endian sizes and elements).
 #pragma once
 #include <string>
 
@@ -6,8 +6,8 @@
 
 namespace flame::io {
 
-// A uint8 tensor on the CPU. FormatError naming file and offset for anything but a whole, undamaged IDX file of
-// unsigned bytes; IoError if it cannot be opened.
+// A tensor on the CPU: uint8, int8, int32, float32 or float64 as in the file, int16 widened to int32. FormatError
+// naming file and offset for anything but a whole, undamaged IDX file; IoError if it cannot be opened.
 Tensor read_idx(const std::string& path, Loc loc = Loc::current());
 
 }  // namespace flame::io

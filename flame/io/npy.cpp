@@ -8,7 +8,7 @@
 #include <set>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 #include "flame/io/zip.h"
 
 namespace flame::io {

@@ -1,12 +1,13 @@
-// A stack machine after CPython's Lib/pickletools.py. REDUCE and BUILD call nothing: they build one of four known things.
-#include "flame/io/pickle.h"
+// A stack machine after CPython's Lib/pickletools.py. REDUCE and BUILD call nothing: they build one of four known
+// things.
+#include "flame/io/pickle_internal.h"
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 namespace flame::io {
 namespace {

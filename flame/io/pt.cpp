@@ -1,13 +1,13 @@
-// The archive holds NAME/data.pkl, NAME/byteorder and one NAME/data/KEY for each storage. A storage is copied once; tensors
-// are views of it, whose reach is checked first.
+// The archive holds NAME/data.pkl, NAME/byteorder and one NAME/data/KEY for each storage. A storage is copied once;
+// tensors are views of it, whose reach is checked first.
 #include "flame/io/pt.h"
 
 #include <algorithm>
 #include <optional>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
-#include "flame/io/pickle.h"
+#include "flame/io/elements_internal.h"
+#include "flame/io/pickle_internal.h"
 #include "flame/io/zip.h"
 
 namespace flame::io {

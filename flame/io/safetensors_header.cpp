@@ -8,7 +8,7 @@
 #include <tuple>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 namespace flame::io {
 namespace {

@@ -5,7 +5,7 @@
 #include <set>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 namespace flame::io {
 namespace {

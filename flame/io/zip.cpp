@@ -7,7 +7,7 @@
 #include <cstring>
 
 #include "flame/core/format.h"
-#include "flame/io/elements.h"
+#include "flame/io/elements_internal.h"
 
 namespace flame::io {
 namespace {

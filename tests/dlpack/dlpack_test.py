@@ -33,6 +33,10 @@ LEGACY, VERSIONED, USED_LEGACY, USED_VERSIONED = (ctypes.create_string_buffer(n)
 VALUES = [[0, 3], [1, 4], [2, 5]]
 
 
+def expected(dtype):
+    return [[min(v, 1) for v in row] for row in VALUES] if dtype == "bool" else VALUES
+
+
 def exported(dtype, copy=False, legacy=False):
     pointer = library.probe_export(NAMES.index(dtype), copy, legacy)
     return python.PyCapsule_New(pointer, ctypes.cast(LEGACY if legacy else VERSIONED, ctypes.c_char_p), None)
@@ -69,7 +73,7 @@ class Dlpack(unittest.TestCase):
                 with self.subTest(name, copy=copy):
                     a = np.from_dlpack(Producer(exported(name, copy)))
                     self.assertEqual(str(a.dtype), name)
-                    self.assertEqual(a.astype(int).tolist(), [[bool(v) for v in r] for r in VALUES] if name == "bool" else VALUES)
+                    self.assertEqual(a.astype(int).tolist(), expected(name))
                     self.assertEqual(a.flags.writeable, copy)
                     self.assertEqual(a.flags.c_contiguous, copy)
                     self.assertEqual(library.probe_living(), 0 if copy else 1)
@@ -86,7 +90,9 @@ class Dlpack(unittest.TestCase):
             for view in (a, a.T, a[1:, ::2], a[::-1, ::-1], a[2, 3], a[:0]):
                 for legacy in (False, True):
                     before = sys.getrefcount(a)
-                    capsule = np.asarray(view).__dlpack__() if legacy else np.asarray(view).__dlpack__(max_version=(1, 0))
+                    whole = np.asarray(view)
+                    capsule = whole.__dlpack__() if legacy else whole.__dlpack__(max_version=(1, 0))
+                    del whole
                     text = imported(capsule, legacy)
                     numbers = "".join(f" {int(v)}" for v in np.asarray(view).flatten())
                     self.assertEqual(text, f"{name} {list(np.shape(view))}{numbers}")
@@ -106,7 +112,7 @@ class Dlpack(unittest.TestCase):
                 t = torch.from_dlpack(exported(name, legacy=legacy))
                 self.assertEqual(str(t.dtype), f"torch.{name}")
                 self.assertEqual(t.stride(), (2, 1) if legacy else (1, 3))
-                self.assertEqual(t.to(torch.int64).tolist(), [[min(v, 1) for v in r] for r in VALUES] if name == "bool" else VALUES)
+                self.assertEqual(t.to(torch.int64).tolist(), expected(name))
                 del t
                 self.assertEqual(library.probe_living(), 0)
                 kept = torch.arange(6).reshape(2, 3).to(getattr(torch, name))

@@ -1,5 +1,6 @@
-// Element types that files of several formats hold, and the way from their bytes to a dtype. Integers that FLAME lacks
-// are widened to the narrowest dtype that holds all their values: int16 and uint16 to int32, uint32 to int64.
+// Internal: element types that files of several formats hold, and the way from their bytes to a dtype. Integers that
+// FLAME lacks are widened to the narrowest dtype that holds all their values: int16 and uint16 to int32, uint32 to
+// int64.
 #pragma once
 #include <cstddef>
 #include <cstdint>

@@ -1,5 +1,5 @@
-// Internal: reads the pickle of a PyTorch file without executing anything. It knows the opcodes that torch.save writes and
-// the few globals that tensors need; every other opcode or global is refused by name.
+// Internal: reads the pickle of a PyTorch file without executing anything. It knows the opcodes that torch.save writes
+// and the few globals that tensors need; every other opcode or global is refused by name.
 #pragma once
 #include <cstdint>
 #include <deque>
