@@ -17,8 +17,10 @@ using GoldenFn = std::function<std::vector<Tensor>(const std::vector<Tensor>&, c
 inline const Json& golden_cases() {
   static const Json all = [] {
     Json cases = Json::array();
-    for (const auto& file : std::filesystem::directory_iterator(FLAME_SOURCE_DIR "/tests/golden/ops"))
-      for (Json& c : Json::parse(std::ifstream(file.path()))["cases"]) cases.push_back(std::move(c));
+    for (const auto& file : std::filesystem::directory_iterator(FLAME_SOURCE_DIR "/tests/golden/ops")) {
+      Json part = Json::parse(std::ifstream(file.path()));
+      for (Json& c : part["cases"]) cases.push_back(std::move(c));
+    }
     return cases;
   }();
   return all;
