@@ -20,34 +20,40 @@ Tensor noise(const Shape& s, uint64_t seed, DType t = DType::f64) {
   return uniform(s, -1, 1, {.dtype = DType::f64, .generator = &g}).to(t);
 }
 
-int64_t place(const Meta& m, int64_t a, int64_t b, int64_t c, int64_t d) {
-  return a * m.strides[0] + b * m.strides[1] + c * m.strides[2] + d * m.strides[3];
+int64_t place(const Meta& m, const Dims& index) {
+  int64_t at = 0;
+  for (int i = 0; i < index.rank(); ++i) at += index[i] * m.strides[i];
+  return at;
 }
 
-// Channels-last, contiguous, or with every second column of a wider picture.
+// Channels-last, contiguous, or with every second element of a longer last axis.
 Meta laid_out(DType t, const Shape& s, int64_t how) {
   if (how == 0) return {t, s, channels_last_strides(s)};
   if (how == 1) return contiguous_meta(t, s);
-  Meta m = contiguous_meta(t, {s[0], s[1], s[2], 2 * s[3] + 1});
+  Shape wide = s;
+  wide[s.rank() - 1] = 2 * s.back() + 1;
+  Meta m = contiguous_meta(t, wide);
   m.shape = s;
-  m.strides[3] = 2;
+  m.strides[s.rank() - 1] = 2;
   return m;
 }
 
 // Calls fn(x, w, y) with the places of every product that the convolution sums.
 template <class F>
 void each_product(const ConvDesc& d, F&& fn) {
-  const int64_t filters = d.w.shape[0] / d.groups, channels = d.w.shape[1];
+  const int64_t filters = d.w.shape[0] / d.groups;
+  Shape window = d.w.shape;
+  window.erase(0);
   test::each_index(d.y.shape, [&](const Dims& o) {
-    for (int64_t c = 0; c < channels; ++c)
-      for (int64_t r = 0; r < d.w.shape[2]; ++r)
-        for (int64_t s = 0; s < d.w.shape[3]; ++s) {
-          const int64_t h = o[2] * d.stride[0] + r * d.dilation[0] - d.padding[0];
-          const int64_t w = o[3] * d.stride[1] + s * d.dilation[1] - d.padding[1];
-          if (h < 0 || w < 0 || h >= d.x.shape[2] || w >= d.x.shape[3]) continue;
-          fn(place(d.x, o[0], o[1] / filters * channels + c, h, w), place(d.w, o[1], c, r, s),
-             place(d.y, o[0], o[1], o[2], o[3]));
-        }
+    test::each_index(window, [&](const Dims& k) {
+      Dims in{o[0], o[1] / filters * window[0] + k[0]}, w = k;
+      for (int i = 0; i < d.stride.rank(); ++i) {
+        in.push_back(o[i + 2] * d.stride[i] + k[i + 1] * d.dilation[i] - d.padding[i]);
+        if (in.back() < 0 || in.back() >= d.x.shape[i + 2]) return;
+      }
+      w.insert(0, o[1]);
+      fn(place(d.x, in), place(d.w, w), place(d.y, o));
+    });
   });
 }
 
@@ -64,8 +70,7 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
     size[static_cast<size_t>(at)] += std::abs(v);
     terms[static_cast<size_t>(at)] += 1;
   };
-  if (d.bias)
-    test::each_index(d.y.shape, [&](const Dims& o) { put(place(d.y, o[0], o[1], o[2], o[3]), bias.at(o[1])); });
+  if (d.bias) test::each_index(d.y.shape, [&](const Dims& o) { put(place(d.y, o), bias.at(o[1])); });
   each_product(d, [&](int64_t a, int64_t b, int64_t c) {
     const double xv = xs[static_cast<size_t>(a)], wv = ws[static_cast<size_t>(b)], yv = ys[static_cast<size_t>(c)];
     if (d.pass == Pass::forward) put(c, xv * wv);
@@ -79,7 +84,7 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
   const double sum_unit = d.x.dtype == DType::f64 ? 0x1p-53 : 0x1p-24, unit = test::rounding(d.x.dtype);
   size_t wrong = 0;
   test::each_index(out.meta.shape, [&](const Dims& o) {
-    const int64_t at = place(out.meta, o[0], o[1], o[2], o[3]);
+    const int64_t at = place(out.meta, o);
     const auto i = static_cast<size_t>(at);
     const double smallest = d.x.dtype == DType::f16 ? 0x1p-25 : 0;  // half a subnormal step
     if (!(std::abs(out.at(at) - sum[i]) <= terms[i] * sum_unit * size[i] + unit * std::abs(sum[i]) + smallest)) ++wrong;
@@ -91,23 +96,27 @@ void expect_right(const ConvDesc& d, const Plan& plan, std::mt19937_64& g, const
 
 bool random_convolution(std::mt19937_64& g, DType t, ConvDesc& d) {
   const auto pick = [&](int64_t low, int64_t high) { return std::uniform_int_distribution<int64_t>(low, high)(g); };
-  const int64_t many = pick(0, 9) == 0 ? 20 : 5, side = pick(0, 9) == 0 ? 20 : 8;
+  const int axes = static_cast<int>(pick(1, 3));
+  const int64_t many = pick(0, 9) == 0 ? 20 : 5, side = axes == 3 ? 5 : pick(0, 9) == 0 ? 20 : 8;
   d.groups = pick(0, 2) ? 1 : pick(1, 4);
   int64_t in = d.groups * pick(1, many), out = d.groups * pick(1, many);
   if (pick(0, 15) == 0) d.groups = in, out = in * pick(1, 2);  // depthwise
-  const int64_t size[2] = {pick(1, side), pick(1, side)};
-  int64_t kernel[2], result[2];
-  for (int i = 0; i < 2; ++i) {
-    kernel[i] = pick(1, 4), d.stride[i] = pick(1, 4), d.padding[i] = pick(0, 3),
-    d.dilation[i] = pick(0, 2) ? 1 : pick(2, 3);
-    const int64_t room = size[i] + 2 * d.padding[i] - d.dilation[i] * (kernel[i] - 1) - 1;
+  const int64_t images = pick(0, axes == 3 ? 2 : 3);
+  Shape x{images, in}, y{images, out}, w{out, in / d.groups};
+  for (int i = 0; i < axes; ++i) {
+    x.push_back(pick(1, side));
+    w.push_back(pick(1, axes == 3 ? 3 : 4));
+    d.stride.push_back(pick(1, 4));
+    d.padding.push_back(pick(0, 3));
+    d.padding_after.push_back(pick(0, 3) ? d.padding[i] : pick(-1, 3));
+    d.dilation.push_back(pick(0, 2) ? 1 : pick(2, 3));
+    const int64_t room = x.back() + d.padding[i] + d.padding_after[i] - d.dilation[i] * (w.back() - 1) - 1;
     if (room < 0) return false;
-    result[i] = room / d.stride[i] + 1;
+    y.push_back(room / d.stride[i] + 1);
   }
-  const int64_t images = pick(0, 3);
-  d.x = laid_out(t, {images, in, size[0], size[1]}, pick(0, 2) ? 0 : pick(1, 2));
-  d.y = laid_out(t, {images, out, result[0], result[1]}, pick(0, 2) ? 0 : pick(1, 2));
-  d.w = contiguous_meta(t, {out, in / d.groups, kernel[0], kernel[1]});
+  d.x = laid_out(t, x, pick(0, 2) ? 0 : pick(1, 2));
+  d.y = laid_out(t, y, pick(0, 2) ? 0 : pick(1, 2));
+  d.w = contiguous_meta(t, w);
   return true;
 }
 
@@ -122,7 +131,7 @@ TEST(Conv, EveryPassOnRandomConvolutions) {
       for (Pass pass : passes) {
         d.pass = pass;
         d.bias = pass == Pass::forward && round % 2 == 0;
-        expect_right(d, *cpu_conv2d(d), g, "chosen");
+        expect_right(d, *cpu_conv(d), g, "chosen");
         ++done;
         if (d.x.shape[0] == 0 || size_of(t) == 2) continue;
         ConvDesc own = d;
@@ -149,6 +158,7 @@ TEST(Conv, TheOwnKernelInSeveralParts) {
              laid_out(DType::f64, {3, 3, 50, 70}, 0),
              {1, 1},
              {2, 2},
+             {2, 2},
              {1, 1},
              1};
   for (Pass pass : passes) {
@@ -163,6 +173,7 @@ TEST(Conv, TheOwnKernelsBitsDoNotDependOnTheThreads) {
              laid_out(DType::f32, {5, 8, 30, 30}, 0),
              contiguous_meta(DType::f32, {6, 4, 3, 3}),
              laid_out(DType::f32, {5, 6, 30, 30}, 0),
+             {1, 1},
              {1, 1},
              {1, 1},
              {1, 1},
@@ -191,11 +202,12 @@ TEST(Conv, DescriptionsThatDoNotFitAreRefused) {
              laid_out(DType::f32, {1, 3, 2, 3}, 0),
              {1, 1},
              {0, 0},
+             {0, 0},
              {1, 1},
              1};
-  EXPECT_MESSAGE(ShapeError, cpu_conv2d(d), "conv2d: shapes [1, 2, 4, 4] and [3, 2, 3, 3] do not give [1, 3, 2, 3]");
+  EXPECT_MESSAGE(ShapeError, cpu_conv(d), "conv: shapes [1, 2, 4, 4] and [3, 2, 3, 3] do not give [1, 3, 2, 3]");
   d.y = laid_out(DType::f64, {1, 3, 2, 2}, 0);
-  EXPECT_THROW(cpu_conv2d(d), DTypeError);
+  EXPECT_THROW(cpu_conv(d), DTypeError);
 }
 
 // ---- the op ----
@@ -229,9 +241,10 @@ Tensor reference(const Tensor& x, const Tensor& w, const Tensor& b, const Conv2d
                    contiguous_meta(DType::f64, s),
                    contiguous_meta(DType::f64, t),
                    contiguous_meta(DType::f64, out),
-                   {o.stride[0], o.stride[1]},
-                   {o.padding[0], o.padding[1]},
-                   {o.dilation[0], o.dilation[1]},
+                   o.stride.dims(),
+                   o.padding.dims(),
+                   o.padding.dims(),
+                   o.dilation.dims(),
                    o.groups};
   const std::vector<double> xv = numbers(x), wv = numbers(w);
   std::vector<double> y(static_cast<size_t>(numel(out)), 0);
@@ -285,7 +298,7 @@ TEST(Conv2d, DerivativesOfFirstAndSecondOrder) {
 
 TEST(Conv2d, ErrorsNameWhatDoesNotFit) {
   const Tensor x = zeros({1, 4, 5, 5}), w = zeros({6, 4, 3, 3});
-  EXPECT_MESSAGE(ShapeError, conv2d(zeros({4, 5, 5}), w), "conv2d: expected x [N, C, H, W], got [4, 5, 5]");
+  EXPECT_MESSAGE(ShapeError, conv2d(zeros({5, 5}), w), "conv2d: expected x [N, C, H, W] or [C, H, W], got [5, 5]");
   EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 4, 3})),
                  "conv2d: expected a weight [O, C / groups, R, S], got [6, 4, 3]");
   EXPECT_MESSAGE(ShapeError, conv2d(x, zeros({6, 3, 3, 3})),

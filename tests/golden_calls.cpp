@@ -54,27 +54,6 @@ const AddGoldenCalls calls([](GoldenCalls& f) {
 
   f["matmul"] = [](In in, O) { return Out{matmul(in[0], in[1])}; };
   f["linear"] = [](In in, O) { return Out{linear(in[0], in[1], at(in, 2))}; };
-  f["conv2d"] = [](In in, O o) {
-    return Out{conv2d(in[0], in[1], at(in, 2),
-                      {.stride = pair_of(o, "stride", 1),
-                       .padding = pair_of(o, "padding", 0),
-                       .dilation = pair_of(o, "dilation", 1),
-                       .groups = o.value("groups", int64_t{1})})};
-  };
-  f["max_pool2d"] = [](In in, O o) {
-    return Out{max_pool2d(in[0], {.kernel = pair_of(o, "kernel", 2),
-                                  .stride = pair_of(o, "stride", 0),
-                                  .padding = pair_of(o, "padding", 0),
-                                  .dilation = pair_of(o, "dilation", 1),
-                                  .ceil_mode = o.value("ceil_mode", false)})};
-  };
-  f["avg_pool2d"] = [](In in, O o) {
-    return Out{avg_pool2d(in[0], {.kernel = pair_of(o, "kernel", 2),
-                                  .stride = pair_of(o, "stride", 0),
-                                  .padding = pair_of(o, "padding", 0),
-                                  .ceil_mode = o.value("ceil_mode", false),
-                                  .count_include_pad = o.value("count_include_pad", true)})};
-  };
 
   f["softmax"] = [](In in, O o) { return Out{softmax(in[0], o["axis"].get<int64_t>())}; };
   f["log_softmax"] = [](In in, O o) { return Out{log_softmax(in[0], o["axis"].get<int64_t>())}; };

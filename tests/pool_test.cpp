@@ -251,12 +251,12 @@ TEST(Pool, BitsDoNotDependOnTheThreads) {
 
 TEST(Pool, ErrorsNameWhatDoesNotFit) {
   const Tensor x = zeros({1, 2, 4, 4});
-  EXPECT_MESSAGE(ShapeError, max_pool2d(zeros({2, 4, 4}), {.kernel = 2}),
-                 "max_pool2d: expected x [N, C, H, W], got [2, 4, 4]");
+  EXPECT_MESSAGE(ShapeError, max_pool2d(zeros({4, 4}), {.kernel = 2}),
+                 "max_pool2d: expected x [N, C, H, W] or [C, H, W], got [4, 4]");
   EXPECT_MESSAGE(ShapeError, max_pool2d(x, {.kernel = {2, 5}}),
                  "max_pool2d: a window of 5 does not fit into axis 3 of x [1, 2, 4, 4] with padding 0");
   EXPECT_MESSAGE(ShapeError, avg_pool2d(zeros({1, 2, 0, 4}), {.kernel = 1}),
-                 "avg_pool2d: a window of 1 does not fit into axis 2");
+                 "avg_pool2d: expected elements to pool, got x [1, 2, 0, 4]");
   EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 0}), "kernel [0, 0]");
   EXPECT_MESSAGE(ValueError, max_pool2d(x, {.kernel = 2, .stride = {1, 0}}), "stride [1, 0]");
   EXPECT_MESSAGE(ValueError, avg_pool2d(x, {.kernel = 2, .stride = -1}), "stride [-1, -1]");

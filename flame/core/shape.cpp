@@ -108,7 +108,7 @@ bool is_contiguous(const Shape& s, const Strides& st) {
   return true;
 }
 bool is_channels_last(const Shape& s, const Strides& st) {
-  return s.rank() == 4 && (numel(s) == 0 || same_walk(s, st, channels_last_strides(s)));
+  return s.rank() >= 3 && s.rank() <= 5 && (numel(s) == 0 || same_walk(s, st, channels_last_strides(s)));
 }
 bool is_dense(const Shape& s, const Strides& st) {
   return numel(s) == 0 || same_walk(s, st, dense_strides_like(s, st));

@@ -51,9 +51,9 @@ int64_t checked_numel(const Shape& s);  // throws ShapeError where the product w
 std::string to_string(const Dims& d);   // "[2, 3]"
 
 Strides contiguous_strides(const Shape& s);
-Strides channels_last_strides(const Shape& s);  // rank 4: N, H, W, C in memory
+Strides channels_last_strides(const Shape& s);  // [N, C, H, W] as N, H, W, C in memory; any rank from 2
 bool is_contiguous(const Shape& s, const Strides& st);
-bool is_channels_last(const Shape& s, const Strides& st);
+bool is_channels_last(const Shape& s, const Strides& st);  // of rank 3 to 5
 bool is_dense(const Shape& s, const Strides& st);  // every element of one block exactly once, in some axis order
 Strides dense_strides_like(const Shape& s, const Strides& st);  // dense, in the axis order of `st`
 

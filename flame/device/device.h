@@ -90,12 +90,13 @@ struct GemmDesc {
   bool bias = false;  // buffers: a, b, (bias), then c
 };
 
-// 2-d convolution. x: [N, C, H, W], w: [O, C / groups, R, S], y: [N, O, H', W'].
-// Buffers: forward (x, w, bias?) -> y; backward_data (dy, w) -> dx; backward_weight (x, dy) -> dw.
+// Convolution over one to three axes. x: [N, C, H, W], w: [O, C / groups, R, S], y: [N, O, H', W'], or with one or three
+// axes in the place of two. Buffers: forward (x, w, bias?) -> y; backward_data (dy, w) -> dx; backward_weight (x, dy) -> dw.
 struct ConvDesc {
   enum class Pass : uint8_t { forward, backward_data, backward_weight } pass;
   Meta x, w, y;
-  int64_t stride[2], padding[2], dilation[2], groups;
+  Dims stride, padding, padding_after, dilation;  // one number an axis; padding_after may be negative
+  int64_t groups = 1;
   bool bias = false;
 };
 
@@ -162,7 +163,7 @@ class Device {
 
   // Library services: prepared once, launched like any plan.
   virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
-  virtual Ref<Plan> conv2d(const ConvDesc& d) = 0;
+  virtual Ref<Plan> conv(const ConvDesc& d) = 0;
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
   void launch(const Launch& l, Loc where = Loc::current());

@@ -16,11 +16,4 @@ std::string Dropout::kind() const { return fmt::format("Dropout({})", options.p)
 Tensor Flatten::forward(const Tensor& x, Loc loc) { return x.flatten(options.from, options.to, loc); }
 std::string Flatten::kind() const { return fmt::format("Flatten({}, {})", options.from, options.to); }
 
-Tensor MaxPool2d::forward(const Tensor& x, Loc loc) { return max_pool2d(x, options, loc); }
-std::string MaxPool2d::kind() const {
-  const Pair& k = options.kernel;
-  return k.height == k.width ? fmt::format("MaxPool2d({})", k.height)
-                             : fmt::format("MaxPool2d({}x{})", k.height, k.width);
-}
-
 }  // namespace flame::nn

@@ -1,7 +1,6 @@
 // Small layers without parameters, for Sequential; activations are in activation.h.
 #pragma once
 #include "flame/nn/module.h"
-#include "flame/ops/pool2d.h"
 
 namespace flame::nn {
 
@@ -32,19 +31,6 @@ class Flatten : public Layer {
   using Options = FlattenOptions;
   explicit Flatten(const Options& o = {}) : options(o) {}
   Flatten(Module& parent, std::string name, const Options& o = {}, Loc loc = Loc::current())
-      : Layer(parent, std::move(name), loc), options(o) {}
-  Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
-  std::string kind() const override;
-
-  const Options options;
-};
-
-// The largest of each window of [N, C, H, W].
-class MaxPool2d : public Layer {
- public:
-  using Options = MaxPool2dOptions;  // of ops/pool2d.h: kernel, stride, padding, dilation
-  explicit MaxPool2d(const Options& o) : options(o) {}
-  MaxPool2d(Module& parent, std::string name, const Options& o, Loc loc = Loc::current())
       : Layer(parent, std::move(name), loc), options(o) {}
   Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
   std::string kind() const override;

@@ -17,30 +17,32 @@ size_t round_up(size_t n) { return (n + 63) / 64 * 64; }
 
 struct Descs {
   memory::desc x, w, y, bias, own_w;  // w: layout left open; own_w: as FLAME keeps it
-  memory::dims stride, dilation, padding;
+  memory::dims stride, dilation, before, after;
 };
 
-memory::desc activation(const Meta& m) {
-  const Strides s = channels_last_strides(m.shape);
-  return memory::desc({m.shape[0], m.shape[1], m.shape[2], m.shape[3]}, onednn::data_type(m.dtype),
-                      {s[0], s[1], s[2], s[3]});
+memory::desc strided(const Shape& shape, const Strides& strides, DType t) {
+  return memory::desc(memory::dims(shape.begin(), shape.end()), onednn::data_type(t),
+                      memory::dims(strides.begin(), strides.end()));
 }
+memory::desc activation(const Meta& m) { return strided(m.shape, channels_last_strides(m.shape), m.dtype); }
 
 Descs descs(const ConvDesc& d) {
-  const ConvSizes s(d);
   Descs o;
-  const auto type = onednn::data_type(d.x.dtype);
   o.x = activation(d.x);
   o.y = activation(d.y);
-  memory::dims w{s.out, s.in, s.kernel[0], s.kernel[1]};
-  if (s.groups > 1) w.insert(w.begin(), s.groups);
-  o.w = memory::desc(w, type, memory::format_tag::any);
-  o.own_w = memory::desc(w, type, s.groups > 1 ? memory::format_tag::goihw : memory::format_tag::oihw);
-  if (d.bias) o.bias = memory::desc({s.groups * s.out}, type, memory::format_tag::x);
-  for (int i = 0; i < 2; ++i) {
+  Shape w = d.w.shape;
+  if (d.groups > 1) {
+    w[0] /= d.groups;
+    w.insert(0, d.groups);
+  }
+  o.own_w = strided(w, contiguous_strides(w), d.x.dtype);
+  o.w = memory::desc(memory::dims(w.begin(), w.end()), onednn::data_type(d.x.dtype), memory::format_tag::any);
+  if (d.bias) o.bias = memory::desc({d.w.shape[0]}, onednn::data_type(d.x.dtype), memory::format_tag::x);
+  for (int i = 0; i < d.stride.rank(); ++i) {
     o.stride.push_back(d.stride[i]);
     o.dilation.push_back(d.dilation[i] - 1);
-    o.padding.push_back(d.padding[i]);
+    o.before.push_back(d.padding[i]);
+    o.after.push_back(d.padding_after[i]);
   }
   return o;
 }
@@ -86,39 +88,55 @@ Ref<Plan> plan(const char* name, const dnnl::primitive& p, std::vector<Call::Arg
       weights.bytes);
 }
 
+// True if some position of the window is over padding alone, at every output. oneDNN 3.2's bfloat16 weight gradients
+// then hold what was in the scratchpad.
+bool has_idle_position(const ConvDesc& d) {
+  for (int i = 0; i < d.stride.rank(); ++i)
+    for (int64_t k = 0; k < d.w.shape[i + 2]; ++k) {
+      bool used = false;
+      for (int64_t o = 0; o < d.y.shape[i + 2] && !used; ++o) {
+        const int64_t at = o * d.stride[i] + k * d.dilation[i] - d.padding[i];
+        used = at >= 0 && at < d.x.shape[i + 2];
+      }
+      if (!used) return true;
+    }
+  return false;
+}
+
 }  // namespace
 
 Ref<Plan> conv_onednn(const ConvDesc& d) {
   using Pass = ConvDesc::Pass;
   if (onednn::data_type(d.x.dtype) == memory::data_type::undef) return nullptr;
+  if (d.pass == Pass::backward_weight && d.x.dtype == DType::bf16 && has_idle_position(d)) return nullptr;
   const LibraryThreads threads(num_threads());
   const dnnl::engine& e = onednn::engine();
   const dnnl::primitive_attr attr = onednn::user_scratchpad();
   const Descs o = descs(d);
   const dnnl::convolution_forward::primitive_desc forward(
       e, d.pass == Pass::forward ? dnnl::prop_kind::forward_inference : dnnl::prop_kind::forward_training, algorithm,
-      o.x, o.w, o.bias, o.y, o.stride, o.dilation, o.padding, o.padding, attr, true);
+      o.x, o.w, o.bias, o.y, o.stride, o.dilation, o.before, o.after, attr, true);
   if (!forward) return nullptr;
   if (d.pass == Pass::forward) {
     if (onednn::is_reference(forward)) return nullptr;
     std::vector<Call::Argument> args{{DNNL_ARG_SRC, o.x}, {DNNL_ARG_WEIGHTS, forward.weights_desc()}};
     if (d.bias) args.push_back({DNNL_ARG_BIAS, o.bias});
     args.push_back({DNNL_ARG_DST, o.y});
-    return plan("conv2d", dnnl::convolution_forward(forward), std::move(args), 1, o.own_w, forward.scratchpad_desc(),
-                true);
+    return plan(conv_name(d), dnnl::convolution_forward(forward), std::move(args), 1, o.own_w,
+                forward.scratchpad_desc(), true);
   }
   if (d.pass == Pass::backward_data) {
     const dnnl::convolution_backward_data::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation,
-                                                             o.padding, o.padding, forward, attr, true);
+                                                             o.before, o.after, forward, attr, true);
     if (!pd || onednn::is_reference(pd)) return nullptr;
-    return plan("conv2d_backward_data", dnnl::convolution_backward_data(pd),
+    return plan(conv_name(d), dnnl::convolution_backward_data(pd),
                 {{DNNL_ARG_DIFF_DST, o.y}, {DNNL_ARG_WEIGHTS, pd.weights_desc()}, {DNNL_ARG_DIFF_SRC, o.x}}, 1, o.own_w,
                 pd.scratchpad_desc(), true);
   }
   const dnnl::convolution_backward_weights::primitive_desc pd(e, algorithm, o.x, o.w, o.y, o.stride, o.dilation,
-                                                              o.padding, o.padding, forward, attr, true);
+                                                              o.before, o.after, forward, attr, true);
   if (!pd || onednn::is_reference(pd)) return nullptr;
-  return plan("conv2d_backward_weight", dnnl::convolution_backward_weights(pd),
+  return plan(conv_name(d), dnnl::convolution_backward_weights(pd),
               {{DNNL_ARG_SRC, o.x}, {DNNL_ARG_DIFF_DST, o.y}, {DNNL_ARG_DIFF_WEIGHTS, pd.diff_weights_desc()}}, 2,
               o.own_w, pd.scratchpad_desc(), false);
 }

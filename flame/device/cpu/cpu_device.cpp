@@ -111,7 +111,7 @@ void CpuDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
   if (bytes) std::memcpy(dst, src, bytes);
 }
 Ref<Plan> CpuDevice::gemm(const GemmDesc& d) { return cpu_gemm(d); }
-Ref<Plan> CpuDevice::conv2d(const ConvDesc& d) { return cpu_conv2d(d); }
+Ref<Plan> CpuDevice::conv(const ConvDesc& d) { return cpu_conv(d); }
 
 MemoryStats memory_stats() {
   Pool& p = pool();

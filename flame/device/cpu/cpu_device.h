@@ -14,7 +14,7 @@ class CpuDevice : public Device {
   void copy_to_host(void* dst, const void* src, size_t bytes) override;
   void synchronize() override {}
   Ref<Plan> gemm(const GemmDesc& d) override;
-  Ref<Plan> conv2d(const ConvDesc& d) override;
+  Ref<Plan> conv(const ConvDesc& d) override;
 
  protected:
   CpuDevice(Kind kind, std::string name) : Device(kind, std::move(name)) {}

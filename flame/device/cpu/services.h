@@ -6,7 +6,8 @@ namespace flame {
 
 // Throws ShapeError or DTypeError for a description that fits no product; every dtype but bool is computed.
 Ref<Plan> cpu_gemm(const GemmDesc& d);
-// Floating dtypes. Activations of any strides (channels-last and contiguous ones without a copy), weights OIHW dense.
-Ref<Plan> cpu_conv2d(const ConvDesc& d);
+// Floating dtypes. Activations of any strides (channels-last and contiguous ones without a copy), weights of any
+// strides (contiguous ones without a copy).
+Ref<Plan> cpu_conv(const ConvDesc& d);
 
 }  // namespace flame
