@@ -54,7 +54,7 @@ data::Sample Windows::get(int64_t index) const {
   return {batch[0].select(0, 0), batch[1].select(0, 0)};
 }
 
-std::vector<Tensor> Windows::get_batch(std::span<const int64_t> indices) const {
+std::vector<Tensor> Windows::get_batch(std::span<const int64_t> indices, uint64_t) const {
   std::vector<int64_t> x, y;
   for (const int64_t i : indices) {
     const auto from = text_->begin() + i, to = from + context_;

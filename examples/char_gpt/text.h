@@ -26,7 +26,7 @@ class Windows : public flame::data::Dataset {
   Windows(std::vector<uint8_t> text, int64_t context);
   int64_t size() const override { return static_cast<int64_t>(text_->size()) - context_; }
   flame::data::Sample get(int64_t index) const override;
-  std::vector<flame::Tensor> get_batch(std::span<const int64_t> indices) const override;
+  std::vector<flame::Tensor> get_batch(std::span<const int64_t> indices, uint64_t epoch = 0) const override;
 
  private:
   std::shared_ptr<const std::vector<uint8_t>> text_;
