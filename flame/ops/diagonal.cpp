@@ -78,9 +78,10 @@ Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), con
   if (x.rank() < 2) fail<ShapeError>(loc, "{}: expected a rank of 2 or more, got shape {}", op, x.shape());
   const int r = x.rank() - 2, c = x.rank() - 1;
   const int64_t most = std::max(x.shape()[r], x.shape()[c]);  // beyond it nothing changes
+  const DType t = most < int64_t{1} << 29 ? DType::i32 : DType::i64;
   // Of x's own shape, so that they are in x's launch.
-  const Tensor row(pend_iota(x.shape(), DType::i64, r, std::clamp(diagonal, -most, most), 1, x.device()));
-  const Tensor column(pend_iota(x.shape(), DType::i64, c, 0, 1, x.device()));
+  const Tensor row(pend_iota(x.shape(), t, r, std::clamp(diagonal, -most, most), 1, x.device()));
+  const Tensor column(pend_iota(x.shape(), t, c, 0, 1, x.device()));
   return where(keep(column, row, loc), x, x.dtype() == DType::boolean ? Scalar(false) : Scalar(0), loc);
 }
 

@@ -21,9 +21,12 @@ struct Target {
   bool wraps = false;  // negative numbers count from the end
   int64_t operator()(int64_t i) const {
     const int64_t at = wraps && i < 0 ? i + size : i;
-    if (at < 0 || at >= size)
-      throw OutOfRange(fmt::format("{}: index {} is out of range for axis {} of size {}", op, i, axis, size));
+    if (at < 0 || at >= size) [[unlikely]]
+      refuse(i);
     return at;
+  }
+  [[noreturn, gnu::noinline]] void refuse(int64_t i) const {  // apart, to keep the loops small
+    throw OutOfRange(fmt::format("{}: index {} is out of range for axis {} of size {}", op, i, axis, size));
   }
 };
 // Runs an op whose kernel may meet a bad index, and reports it at the caller's line.

@@ -46,7 +46,7 @@ class Selection {
 
   const std::vector<Entry>& entries() const { return entries_; }
   const Shape& shape() const { return view_shape_; }
-  const Dims names() const { return Dims(std::span<const int64_t>(names_)); }
+  Dims names() const { return Dims(std::span<const int64_t>(names_)); }
   Tensor view() const { return region_view(op_, x_, region_, loc_).reshape(view_shape_, loc_); }
   // x with the view's elements replaced; without a copy if they were computed from all of x.
   Tensor with(const Tensor& view, bool computed) const {
@@ -229,6 +229,8 @@ Tensor set_by_mask(const Selection& s, const Tensor& value, bool accumulate, Loc
 Tensor Tensor::index(std::span<const Index> at, Loc loc) const {
   const Selection s("index", *this, at, loc);
   if (s.entries().empty()) return s.view();
+  if (const Entry& e = s.entries()[0]; e.is_mask() && e.tensor.rank() == s.shape().rank())
+    return select_true("index", s.view(), e.tensor, loc);
   const Advanced a("index", s, loc);
   return index_get(a.list, s.view().permute(a.first, loc), loc).permute(a.back, loc);
 }

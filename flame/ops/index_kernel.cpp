@@ -65,13 +65,15 @@ class Places {
 template <class F>
 void each_element(const JoinedAxes& rest, int64_t begin, int64_t end, int64_t first, int64_t last, F&& fn) {
   const int64_t a = rest.strides[0].back(), b = rest.strides[1].back();
-  if (rest.shape.rank() == 1) {
-    for (int64_t i = first; i < last; ++i) fn(i * a, i * b);
-    return;
-  }
+  const auto columns = [&](int64_t x, int64_t y) {
+    if (a == 1 && b == 1)
+      for (int64_t i = first; i < last; ++i) fn(x + i, y + i);
+    else
+      for (int64_t i = first; i < last; ++i) fn(x + i * a, y + i * b);
+  };
+  if (rest.shape.rank() == 1) return columns(0, 0);
   RowWalk<2> walk(rest.shape, rest.strides, begin);
-  for (int64_t row = begin; row < end; ++row, walk.next())
-    for (int64_t i = first; i < last; ++i) fn(walk.at[0] + i * a, walk.at[1] + i * b);
+  for (int64_t row = begin; row < end; ++row, walk.next()) columns(walk.at[0], walk.at[1]);
 }
 
 class IndexGet final : public Op {
@@ -118,6 +120,10 @@ class IndexGet final : public Op {
   static void copy_slices(const JoinedAxes& slice, int64_t count, const int64_t* at, const T* x, T* out) {
     const int64_t rows = slice.rows(), n = slice.columns(), size = rows * n;
     if (size == 0) return;
+    if (size == 1)
+      return parallel_for(count, elements_per_piece, [&](int64_t begin, int64_t end) {
+        for (int64_t b = begin; b < end; ++b) out[b] = x[at[b]];
+      });
     const bool dense = slice.strides[0].back() == 1 && slice.strides[1].back() == 1;
     parallel_for(count * rows, std::max<int64_t>(1, elements_per_piece / n), [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end;) {
@@ -212,7 +218,7 @@ class IndexPut final : public Op {
           int64_t* to = static_cast<int64_t*>(r.workspace);
           int64_t* from = to + places.count();
           places.compute(r.buffers + 1, to);
-          if (places.count() > 0) each_entry(entries, from);
+          each_entry(entries, places.count(), from);
           if (onto_zeros) std::memset(r.buffers[result], 0, n * element);
           else copy(r.buffers[result], r.buffers[result - 1]);
           write(places, slice, to, from, static_cast<const T*>(r.buffers[0]), static_cast<T*>(r.buffers[result]),
@@ -220,9 +226,15 @@ class IndexPut final : public Op {
         },
         2 * static_cast<size_t>(places.count()) * sizeof(int64_t));
   }
-  static void each_entry(const JoinedAxes& entries, int64_t* from) {
-    int64_t b = 0;
-    each_element(entries, 0, entries.rows(), 0, entries.columns(), [&](int64_t i, int64_t) { from[b++] = i; });
+  // Where the value of each entry begins.
+  static void each_entry(const JoinedAxes& entries, int64_t count, int64_t* from) {
+    if (count == 0) return;
+    const int64_t n = entries.columns(), step = entries.strides[0].back();
+    parallel_for(entries.rows(), std::max<int64_t>(1, elements_per_piece / n), [&](int64_t begin, int64_t end) {
+      RowWalk<2> walk(entries.shape, entries.strides, begin);
+      for (int64_t row = begin; row < end; ++row, walk.next())
+        for (int64_t i = 0; i < n; ++i) from[row * n + i] = walk.at[0] + i * step;
+    });
   }
   // Pieces own parts of every slice, or, where slices are small, places.
   template <class T, class F>
@@ -246,10 +258,14 @@ class IndexPut final : public Op {
                           [&](int64_t begin, int64_t end) {
                             for (int64_t b = 0; b < count; ++b) part(b, 0, rows, begin, end);
                           });
+    const bool single = rows * n == 1;
     const int64_t grain = count * rows * n < 2 * elements_per_piece ? places.reach() : places.reach() / 64 + 1;
     parallel_for(places.reach(), grain, [&](int64_t begin, int64_t end) {
-      for (int64_t b = 0; b < count; ++b)
-        if (to[b] >= begin && to[b] < end) part(b, 0, rows, 0, n);
+      if (single && end - begin == places.reach())
+        for (int64_t b = 0; b < count; ++b) out[to[b]] = combine(out[to[b]], value[from[b]]);
+      else
+        for (int64_t b = 0; b < count; ++b)
+          if (to[b] >= begin && to[b] < end) part(b, 0, rows, 0, n);
     });
   }
 };

@@ -1,6 +1,9 @@
 // nonzero is counted on the host and then written by blocks; masked_select reads at these places; masked_fill is where.
 #include "flame/ops/mask.h"
 
+#include <atomic>
+#include <bit>
+
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/check_internal.h"
@@ -8,13 +11,53 @@
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/index_internal.h"
 #include "flame/ops/mask_internal.h"
-#include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
 namespace {
 
 constexpr int64_t block = 16384;  // elements counted, and then written, by one thread
+
+// Bytes of a mask are 0 or 1, so bits can be counted eight bytes at a time.
+int64_t count_true(const bool* mask, int64_t n) {
+  int64_t count = 0, i = 0;
+  for (; i + 8 <= n; i += 8) {
+    uint64_t word;
+    std::memcpy(&word, mask + i, 8);
+    count += std::popcount(word);
+  }
+  for (; i < n; ++i) count += mask[i];
+  return count;
+}
+// The numbers of the true elements, without a branch for each.
+void write_numbers(const bool* mask, int64_t begin, int64_t end, int64_t* out) {
+  int64_t found[256];
+  for (int64_t i = begin; i < end;) {
+    int64_t k = 0;
+    for (const int64_t stop = std::min<int64_t>(end, i + 256); i < stop; ++i) {
+      found[k] = i;
+      k += mask[i];
+    }
+    out = std::copy(found, found + k, out);
+  }
+}
+
+class CountTrue final : public Op {
+ public:
+  const char* name() const override { return "count_true"; }
+  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return {contiguous_meta(DType::i64, {})}; }
+  Layout layout(int, const Meta&) const override { return Layout::contiguous; }
+  bool differentiable() const override { return false; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return make_ref<Plan>(name(), [n = numel(in[0].shape)](const Run& r) {
+      std::atomic<int64_t> sum = 0;
+      parallel_for(n, block, [&](int64_t begin, int64_t end) {
+        sum += count_true(static_cast<const bool*>(r.buffers[0]) + begin, end - begin);
+      });
+      *static_cast<int64_t*>(r.buffers[1]) = sum;
+    });
+  }
+};
 
 // mask -> [count, rank]. Each block learns from those before it where its places go.
 class Nonzero final : public Op {
@@ -37,7 +80,7 @@ class Nonzero final : public Op {
           int64_t* first = static_cast<int64_t*>(r.workspace);
           parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
             for (int64_t b = begin; b < end; ++b)
-              first[b] = std::count(mask + b * block, mask + std::min(n, (b + 1) * block), true);
+              first[b] = count_true(mask + b * block, std::min(block, n - b * block));
           });
           for (int64_t b = 0, sum = 0; b < blocks; ++b) sum += std::exchange(first[b], sum);
           parallel_for(blocks, 1, [&](int64_t begin, int64_t end) {
@@ -54,6 +97,7 @@ class Nonzero final : public Op {
 
   static void write(const Shape& shape, const bool* mask, int64_t begin, int64_t end, int64_t* out) {
     const int rank = shape.rank();
+    if (rank == 1) return write_numbers(mask, begin, end, out);
     Dims at = Dims::filled(rank, 0);
     int64_t rest = begin;
     for (int d = rank - 1; d >= 0; --d) {
@@ -78,8 +122,13 @@ Tensor places_of(const char* op, const Tensor& x, Loc loc) {
     fail<RecordError>(loc, "{}: the shape of its result depends on values, so it cannot be part of a recorded step",
                       op);
   const Tensor mask = x.dtype() == DType::boolean ? x : ne(x.detach(), 0, loc);
-  const auto count = sum(mask.to(DType::i64, loc), {}, false, loc).item<int64_t>(loc);
+  const auto count = dispatch(make_ref<CountTrue>(), {mask}, loc).item<int64_t>(loc);
   return dispatch(make_ref<Nonzero>(count), {mask}, loc);
+}
+
+Tensor select_true(const char* op, const Tensor& x, const Tensor& mask, Loc loc) {
+  const Tensor places = places_of(op, mask.flatten(0, -1, loc), loc).flatten(0, -1, loc);
+  return index_get({.op = op, .index = {places}, .axes = {0}, .distinct = true}, x.flatten(0, -1, loc), loc);
 }
 
 Scalar as_dtype(const Scalar& v, DType t) {
@@ -100,14 +149,7 @@ Tensor masked_select(const Tensor& x, const Tensor& mask, Loc loc) {
   Shape shape;
   if (!broadcast_shapes(x.shape(), mask.shape(), shape))
     fail<ShapeError>(loc, "masked_select: shapes {} and {} do not broadcast", x.shape(), mask.shape());
-  if (shape.empty()) return masked_select(x.reshape({1}, loc), mask.reshape({1}, loc), loc);
-  const Tensor places = places_of("masked_select", mask.expand(shape, loc), loc);
-  IndexList list{.op = "masked_select", .distinct = true};
-  for (int i = 0; i < shape.rank(); ++i) {
-    list.index.push_back(places.select(1, i, loc));
-    list.axes.push_back(i);
-  }
-  return index_get(list, x.expand(shape, loc), loc);
+  return select_true("masked_select", x.expand(shape, loc), mask.expand(shape, loc), loc);
 }
 
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Arg& value, Loc loc) {

@@ -1,12 +1,14 @@
-// Padding: a constant by one op that fills and copies, the other modes by joining pieces of the tensor along each axis.
+// Padding in every mode by one kernel: tables say of each axis which element stands where. The gradient folds the border
+// back onto the elements that it repeats.
 #include "flame/ops/pad.h"
 
 #include <algorithm>
-#include <cmath>
+#include <limits>
 
 #include "flame/core/format.h"
-#include "flame/ops/cat.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/pointwise.h"
+#include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view.h"
@@ -17,51 +19,147 @@ namespace {
 
 constexpr const char* names[] = {"constant", "reflect", "replicate", "circular"};
 
-// A tensor inside a larger one, which is full of a number.
-class PadConstant final : public Op {
+// Which element of an axis of size n stands at `i` of the padded one; -1: none.
+int64_t source_of(PadMode mode, int64_t i, int64_t before, int64_t n) {
+  const int64_t j = i - before;
+  if (j >= 0 && j < n) return j;
+  switch (mode) {
+    case PadMode::reflect: return j < 0 ? -j : 2 * (n - 1) - j;
+    case PadMode::replicate: return j < 0 ? 0 : n - 1;
+    case PadMode::circular: return j < 0 ? j + n : j - n;
+    case PadMode::constant: break;
+  }
+  return -1;
+}
+
+// How the rows of a padded tensor are made, in the order of its memory.
+template <class T>
+class PaddedRows {
  public:
-  PadConstant(const Shape& shape, const Dims& before, Scalar value) : shape_(shape), before_(before), value_(value) {}
+  PaddedRows(PadMode mode, const Meta& in, const Meta& out, const Dims& before) {
+    Dims order;  // axes, slowest first
+    for (int i = 0; i < out.shape.rank(); ++i) {
+      int at = order.rank();
+      while (at > 0 && out.strides[static_cast<int>(order[at - 1])] < out.strides[i]) --at;
+      order.insert(at, i);
+    }
+    for (int64_t axis : order) {
+      const int a = static_cast<int>(axis);
+      sizes_.push_back(out.shape[a]);
+      std::vector<int64_t> from;
+      for (int64_t i = 0; i < out.shape[a]; ++i) {
+        const int64_t j = source_of(mode, i, before[a], in.shape[a]);
+        from.push_back(j < 0 ? none : j * in.strides[a]);
+      }
+      from_.push_back(std::move(from));
+    }
+    const int last = static_cast<int>(order.back());
+    before_ = before[last];
+    inner_ = in.shape[last];
+    step_ = in.strides[last];
+  }
+
+  void make(const T* x, T* out, T value) const {
+    const int64_t n = sizes_.back();
+    if (numel(sizes_) == 0) return;
+    parallel_for(numel(sizes_) / n, std::max<int64_t>(1, elements_per_piece / n), [&](int64_t begin, int64_t end) {
+      Dims at = Dims::filled(sizes_.rank(), 0);
+      int64_t rest = begin;
+      for (int d = sizes_.rank() - 2; d >= 0; --d) {
+        at[d] = rest % sizes_[d];
+        rest /= sizes_[d];
+      }
+      for (int64_t row = begin; row < end; ++row) {
+        int64_t start = 0;
+        for (int d = 0; d + 1 < sizes_.rank() && start != none; ++d) {
+          const int64_t from = from_[static_cast<size_t>(d)][static_cast<size_t>(at[d])];
+          start = from == none ? none : start + from;
+        }
+        if (start == none || inner_ == 0) std::fill(out + row * n, out + (row + 1) * n, value);
+        else make_row(x + start, out + row * n, n, value);
+        for (int d = sizes_.rank() - 2; d >= 0 && ++at[d] == sizes_[d]; --d) at[d] = 0;
+      }
+    });
+  }
+
+ private:
+  static constexpr int64_t none = std::numeric_limits<int64_t>::min();
+  Shape sizes_;
+  std::vector<std::vector<int64_t>> from_;  // by axis: where an index is read, in elements
+  int64_t before_, inner_, step_;           // of the last axis
+
+  void make_row(const T* x, T* out, int64_t n, T value) const {
+    const std::vector<int64_t>& from = from_.back();
+    const auto border = [&](int64_t begin, int64_t end) {
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t j = from[static_cast<size_t>(i)];
+        out[i] = j == none ? value : x[j];
+      }
+    };
+    border(0, before_);
+    if (step_ == 1) std::memcpy(static_cast<void*>(out + before_), x, static_cast<size_t>(inner_) * sizeof(T));
+    else border(before_, before_ + inner_);
+    border(before_ + inner_, n);
+  }
+};
+
+// A tensor inside a larger one.
+class Pad final : public Op {
+ public:
+  Pad(PadMode mode, const Shape& shape, const Dims& before, Scalar value)
+      : mode_(mode), shape_(shape), before_(before), value_(value) {}
   const char* name() const override { return "pad"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     return {{in[0].dtype(), shape_, dense_strides_like(shape_, in[0].strides())}};
   }
-  void key(Key& k) const override { k << shape_ << before_; }
+  void key(Key& k) const override { k << mode_ << shape_ << before_; }
   std::vector<Word> scalars() const override {
     return {word(value_.kind == Scalar::Kind::floating ? value_.value : static_cast<double>(value_.integral)),
             word(value_.kind == Scalar::Kind::floating ? static_cast<int64_t>(value_.value) : value_.integral)};
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    int64_t skip = 0;
-    for (int i = 0; i < shape_.rank(); ++i) skip += before_[i] * out[0].strides[i];
     return visit_dtype(in[0].dtype, [&](auto t) -> Ref<Plan> {
       using T = decltype(t);
-      return make_ref<Plan>(
-          name(), [n = numel(shape_), skip, empty = numel(in[0].shape) == 0,
-                   copy = StridedCopy(in[0].shape, out[0].strides, in[0].strides, sizeof(T))](const Run& r) {
-            T value;
-            if constexpr (std::is_same_v<T, bool>) value = r.scalars[0].f != 0;
-            else if constexpr (std::is_integral_v<T>) value = static_cast<T>(r.scalars[1].i);
-            else if constexpr (sizeof(T) == 2) value = T(static_cast<float>(r.scalars[0].f));
-            else value = static_cast<T>(r.scalars[0].f);
-            T* out = static_cast<T*>(r.buffers[1]);
-            parallel_for(n, elements_per_piece,
-                         [&](int64_t begin, int64_t end) { std::fill(out + begin, out + end, value); });
-            if (!empty) copy(out + skip, r.buffers[0]);
-          });
+      return make_ref<Plan>(name(), [rows = PaddedRows<T>(mode_, in[0], out[0], before_)](const Run& r) {
+        T value;
+        if constexpr (std::is_same_v<T, bool>) value = r.scalars[0].f != 0;
+        else if constexpr (std::is_integral_v<T>) value = static_cast<T>(r.scalars[1].i);
+        else if constexpr (sizeof(T) == 2) value = T(static_cast<float>(r.scalars[0].f));
+        else value = static_cast<T>(r.scalars[0].f);
+        rows.make(static_cast<const T*>(r.buffers[0]), static_cast<T*>(r.buffers[1]), value);
+      });
     });
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {
     Tensor g = v.grad(0);
-    for (int i = 0; i < shape_.rank(); ++i)
-      g = sliced("pad", g, i, {before_[i], v.input_meta(0).shape[i], 1}, v.call_site());
+    for (int i = 0; i < shape_.rank(); ++i) g = folded(g, i, v.input_meta(0).shape[i], v.call_site());
     v.give(0, g);
   }
 
  private:
+  PadMode mode_;
   Shape shape_;
   Dims before_;
   Scalar value_;
+
+  // What stands around the n elements of an axis is added to where it came from.
+  Tensor folded(const Tensor& g, int axis, int64_t n, const Loc& loc) const {
+    const int64_t before = before_[axis], after = shape_[axis] - before - n;
+    const Tensor inner = sliced("pad", g, axis, {before, n, 1}, loc);
+    if (mode_ == PadMode::constant) return inner;
+    Tensor out = inner;
+    const auto fold = [&](int64_t start, int64_t count) {
+      if (count == 0) return;
+      Tensor piece = sliced("pad", g, axis, {start, count, 1}, loc);
+      if (mode_ == PadMode::replicate) piece = sum(piece, axis, true, loc);
+      const int64_t to = source_of(mode_, start, before, n);
+      out = add(out, slice_scatter(piece, inner.shape(), axis, to, mode_ == PadMode::reflect ? -1 : 1, loc), loc);
+    };
+    fold(0, before);
+    fold(before + n, after);
+    return out;
+  }
 };
 
 struct Sides {
@@ -74,51 +172,14 @@ Tensor cropped(const Tensor& x, int axis, const Sides& s, Loc loc) {
 }
 
 void check_reach(const Tensor& x, PadMode mode, int axis, const Sides& s, Loc loc) {
-  const int64_t n = x.shape()[axis], most = std::max(s.before, s.after);
+  int64_t n = x.shape()[axis];
+  if (mode == PadMode::circular) n += std::min<int64_t>(0, s.before) + std::min<int64_t>(0, s.after);
+  const int64_t most = std::max(s.before, s.after);
   if (most <= 0) return;
   const bool fits = mode == PadMode::reflect ? most < n : mode == PadMode::circular ? most <= n : n > 0;
   if (!fits)
     fail<ShapeError>(loc, "pad: {} padding of {} and {} does not fit axis {} of size {}", names[static_cast<int>(mode)],
                      s.before, s.after, axis, n);
-}
-
-// x with its own elements around it along one axis.
-Tensor surrounded(const Tensor& x, PadMode mode, int axis, const Sides& s, Loc loc) {
-  const int64_t n = x.shape()[axis];
-  const auto part = [&](int64_t start, int64_t count, int64_t step) {
-    return sliced("pad", x, axis, {start, count, count > 1 ? step : 1}, loc);
-  };
-  const auto edge = [&](int64_t at, int64_t count) {
-    Shape wide = x.shape();
-    wide[axis] = count;
-    return part(at, 1, 1).expand(wide, loc);
-  };
-  std::vector<Tensor> pieces;
-  if (s.before > 0)
-    pieces.push_back(mode == PadMode::reflect     ? part(s.before, s.before, -1)
-                     : mode == PadMode::replicate ? edge(0, s.before)
-                                                  : part(n - s.before, s.before, 1));
-  pieces.push_back(x);
-  if (s.after > 0)
-    pieces.push_back(mode == PadMode::reflect     ? part(n - 2, s.after, -1)
-                     : mode == PadMode::replicate ? edge(n - 1, s.after)
-                                                  : part(0, s.after, 1));
-  return pieces.size() == 1 ? x : cat(pieces, axis, loc);
-}
-
-Tensor with_constant(const Tensor& x, const std::vector<Sides>& sides, Scalar value, Loc loc) {
-  Tensor inner = x;
-  Shape shape = x.shape();
-  Dims before = Dims::filled(x.rank(), 0);
-  for (size_t i = 0; i < sides.size(); ++i) {
-    const int axis = x.rank() - 1 - static_cast<int>(i);
-    inner = cropped(inner, axis, sides[i], loc);
-    before[axis] = std::max<int64_t>(0, sides[i].before);
-    shape[axis] += sides[i].before + sides[i].after;
-  }
-  check_sizes("pad", shape, loc);
-  if (shape == inner.shape()) return inner;
-  return dispatch(make_ref<PadConstant>(shape, before, value), {inner}, loc);
 }
 
 }  // namespace
@@ -132,7 +193,7 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& sizes, const PadOptions&
     const int axis = x.rank() - 1 - static_cast<int>(i / 2);
     const Sides s{sizes[i], sizes[i + 1]};
     constexpr int64_t most = int64_t{1} << 60;
-    if (std::max(std::abs(s.before), std::abs(s.after)) > most ||
+    if (std::max(s.before, s.after) > most || std::min(s.before, s.after) < -most ||
         std::min<int64_t>(s.before, 0) + std::min<int64_t>(s.after, 0) + x.shape()[axis] < 0 ||
         s.before + s.after + x.shape()[axis] < 0)
       fail<ShapeError>(loc, "pad: padding of {} and {} does not fit axis {} of size {}", s.before, s.after, axis,
@@ -140,14 +201,23 @@ Tensor pad(const Tensor& x, const std::vector<int64_t>& sizes, const PadOptions&
     if (o.mode != PadMode::constant) check_reach(x, o.mode, axis, s, loc);
     sides.push_back(s);
   }
-  if (o.mode == PadMode::constant) return with_constant(x, sides, o.value, loc);
-  Tensor out = x;
+  // As in PyTorch: what is taken away still counts for reflections, but not for a circle.
+  const bool crop_first = o.mode == PadMode::constant || o.mode == PadMode::circular;
+  Tensor inner = x;
+  Dims before = Dims::filled(x.rank(), 0);
+  const auto crop = [&](Tensor& t) {
+    for (size_t i = 0; i < sides.size(); ++i) t = cropped(t, x.rank() - 1 - static_cast<int>(i), sides[i], loc);
+  };
+  if (crop_first) crop(inner);
+  Shape shape = inner.shape();
   for (size_t i = 0; i < sides.size(); ++i) {
     const int axis = x.rank() - 1 - static_cast<int>(i);
-    // As in PyTorch: what is taken away still counts for reflections, but not for a circle.
-    if (o.mode == PadMode::circular) out = surrounded(cropped(out, axis, sides[i], loc), o.mode, axis, sides[i], loc);
-    else out = cropped(surrounded(out, o.mode, axis, sides[i], loc), axis, sides[i], loc);
+    before[axis] = std::max<int64_t>(0, sides[i].before);
+    shape[axis] += before[axis] + std::max<int64_t>(0, sides[i].after);
   }
+  check_sizes("pad", shape, loc);
+  Tensor out = shape == inner.shape() ? inner : dispatch(make_ref<Pad>(o.mode, shape, before, o.value), {inner}, loc);
+  if (!crop_first) crop(out);
   return out;
 }
 

@@ -1,7 +1,6 @@
 // Reading a region costs no kernel; writing one copies the tensor and then the value into its place.
 #include "flame/ops/region_internal.h"
 
-#include "flame/core/format.h"
 #include "flame/ops/create.h"
 #include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"

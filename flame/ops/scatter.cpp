@@ -53,9 +53,14 @@ void scatter_rows(const IndexWalk& w, const T* src, const int64_t* index, T* out
       const T* s = src + walk.at[0];
       const int64_t* k = index + walk.at[1];
       T* o = out + walk.at[2];
-      for (int64_t i = column; i < last_column; ++i) {
-        T& e = o[i * to + w.target(k[i * by]) * w.step];
-        e = Combine{}(e, s[i * from]);
+      if (by == 0) {  // one index a row: the gradient of index_select and embedding
+        o += w.target(*k) * w.step;
+        for (int64_t i = column; i < last_column; ++i) o[i * to] = Combine{}(o[i * to], s[i * from]);
+      } else {
+        for (int64_t i = column; i < last_column; ++i) {
+          T& e = o[i * to + w.target(k[i * by]) * w.step];
+          e = Combine{}(e, s[i * from]);
+        }
       }
     }
   };
