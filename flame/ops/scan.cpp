@@ -211,7 +211,7 @@ class CumProd final : public RunningOp<Product> {
     const Loc loc = v.call_site();
     const DType t = v.input_meta(0).dtype;
     const Tensor x = v.input(0).to(wide(t), loc), g = v.grad(0).to(wide(t), loc);
-    if (g.numel() == 0) return;
+    if (g.numel() == 0) return v.give(0, mul(v.input(0), v.grad(0), loc));
     const Tensor after = linear_scan(x, g, axis_, !reverse_, true, loc);
     const Tensor y = dispatch(make_ref<CumProd>(axis_, reverse_), {x}, loc);
     v.give(0, mul(before(y, axis_, reverse_, 1, loc), after, loc).to(t, loc));
@@ -258,7 +258,7 @@ class LogCumSumExp final : public Scan {
     const Loc loc = v.call_site();
     const DType t = v.input_meta(0).dtype;
     const Tensor x = v.input(0).to(wide(t), loc), g = v.grad(0).to(wide(t), loc);
-    if (g.numel() == 0) return;
+    if (g.numel() == 0) return v.give(0, mul(v.input(0), v.grad(0), loc));
     const Tensor y = dispatch(make_ref<LogCumSumExp>(axis_, reverse_), {x}, loc);
     const Tensor finite = where(eq(y, -std::numeric_limits<double>::infinity(), loc), 0, y, loc);
     const Tensor decay = exp(sub(y, before(finite, axis_, !reverse_, 0, loc), loc), loc);
