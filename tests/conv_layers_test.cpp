@@ -91,6 +91,38 @@ TEST(ConvLayers, ForwardsAreTheirOps) {
   EXPECT_EQ(nn::PixelUnshuffle({.factor = 2})(noise({1, 4, 6})).shape(), (Shape{4, 2, 3}));
 }
 
+TEST(ConvLayers, PaddingModesReadTheInput) {
+  using nn::PaddingMode;
+  const Tensor x = Tensor::from(std::vector<float>{1, 2, 3, 4}, {1, 1, 4});
+  // A window of one element of weight 1 shows the padded input itself.
+  const auto shown = [&](PaddingMode mode) {
+    nn::Conv1d c{{.in = 1, .out = 1, .kernel = 1, .padding = 2, .bias = false, .padding_mode = mode}};
+    nn::constant(c.weight, 1);
+    EXPECT_EQ(numbers(c(x.squeeze(0))), numbers(c(x)));
+    return numbers(c(x));
+  };
+  using Numbers = std::vector<double>;
+  EXPECT_EQ(shown(PaddingMode::zeros), (Numbers{0, 0, 1, 2, 3, 4, 0, 0}));
+  EXPECT_EQ(shown(PaddingMode::reflect), (Numbers{3, 2, 1, 2, 3, 4, 3, 2}));
+  EXPECT_EQ(shown(PaddingMode::replicate), (Numbers{1, 1, 1, 2, 3, 4, 4, 4}));
+  EXPECT_EQ(shown(PaddingMode::circular), (Numbers{3, 4, 1, 2, 3, 4, 1, 2}));
+  nn::Conv2d same{{.in = 1,
+                   .out = 1,
+                   .kernel = {1, 2},
+                   .padding = Padding::same,
+                   .bias = false,
+                   .padding_mode = PaddingMode::circular}};
+  nn::constant(same.weight, 1);
+  EXPECT_EQ(numbers(same(x.reshape({1, 1, 1, 4}))), (Numbers{3, 5, 7, 5}));
+  EXPECT_EQ(same.kind(), "Conv2d(1, 1, kernel 1x2, padding same, circular, no bias)");
+  nn::Conv3d corner{
+      {.in = 1, .out = 2, .kernel = 3, .padding = 1, .padding_mode = PaddingMode::reflect, .dtype = DType::f64}};
+  const TensorFn fn = [&](const std::vector<Tensor>& in) { return std::vector<Tensor>{corner(in[0])}; };
+  gradcheck(fn, {noise({1, 1, 2, 3, 2}).to(DType::f64)});
+  EXPECT_MESSAGE(ShapeError, corner(zeros({1, 1, 1, 3, 2}, DType::f64)),
+                 "Conv: reflect padding of 1 and 1 needs more than axis 2 of x [1, 1, 1, 3, 2] has");
+}
+
 TEST(ConvLayers, SummariesSayWhatTheyAre) {
   Net net;
   EXPECT_EQ(net.c1.kind(), "Conv1d(4, 6, kernel 3, groups 2)");

@@ -4,7 +4,9 @@
 #include <cmath>
 
 #include "flame/nn/sizes_internal.h"
+#include "flame/ops/cat.h"
 #include "flame/ops/random.h"
+#include "flame/ops/view.h"
 
 namespace flame::nn {
 namespace {
@@ -60,6 +62,38 @@ Shape weight_shape(const ConvTransposeOptions<axes>& o) {
   return weight_shape(o.in, o.out / o.groups, o.kernel);
 }
 
+constexpr const char* padding_names[] = {"zeros", "reflect", "replicate", "circular"};
+
+// x with `before` and `after` more elements along an axis, taken from x itself.
+Tensor padded_axis(const Tensor& x, int axis, int64_t before, int64_t after, PaddingMode mode, Loc loc) {
+  const int64_t n = x.size(axis, loc), most = mode == PaddingMode::reflect ? n - 1 : n;
+  if (n < 1 || (mode != PaddingMode::replicate && std::max(before, after) > most))
+    fail<ShapeError>(loc, "Conv: {} padding of {} and {} needs more than axis {} of x {} has",
+                     padding_names[static_cast<int>(mode)], before, after, axis, x.shape());
+  const auto piece = [&](int64_t count, bool front) {
+    if (mode == PaddingMode::circular) return x.narrow(axis, front ? n - count : 0, count, loc);
+    if (mode == PaddingMode::reflect) return flip(x.narrow(axis, front ? 1 : n - 1 - count, count, loc), {axis}, loc);
+    const Tensor edge = x.narrow(axis, front ? 0 : n - 1, 1, loc);
+    Shape s = edge.shape();
+    s[axis] = count;
+    return edge.expand(s, loc);
+  };
+  std::vector<Tensor> all;
+  if (before > 0) all.push_back(piece(before, true));
+  all.push_back(x);
+  if (after > 0) all.push_back(piece(after, false));
+  return all.size() == 1 ? x : cat(all, axis, loc);
+}
+template <int axes>
+Tensor padded(const Tensor& x, const ConvOptions<axes>& o, Loc loc) {
+  Tensor y = x;
+  for (int i = 0; i < axes && x.rank() > axes; ++i) {
+    const int64_t both = o.padding.same() ? o.dilation[i] * (o.kernel[i] - 1) : 2 * o.padding[i];
+    y = padded_axis(y, x.rank() - axes + i, both / 2, both - both / 2, o.padding_mode, loc);
+  }
+  return y;
+}
+
 // What both kinds of layers say of themselves.
 template <class O>
 std::string common_text(const std::string& name, const O& o) {
@@ -85,14 +119,19 @@ Tensor Conv<axes>::forward(const Tensor& x, Loc loc) {
   const Tensor w = weight.tensor(), b = bias.defined() ? bias.tensor() : Tensor{};
   flame::ConvOptions<axes> o{
       .stride = options.stride, .padding = options.padding, .dilation = options.dilation, .groups = options.groups};
-  if constexpr (axes == 1) return conv1d(x, w, b, o, loc);
-  else if constexpr (axes == 2) return conv2d(x, w, b, o, loc);
-  else return conv3d(x, w, b, o, loc);
+  const bool zeros = options.padding_mode == PaddingMode::zeros;
+  if (!zeros) o.padding = 0;
+  const Tensor in = zeros ? x : padded(x, options, loc);
+  if constexpr (axes == 1) return conv1d(in, w, b, o, loc);
+  else if constexpr (axes == 2) return conv2d(in, w, b, o, loc);
+  else return conv3d(in, w, b, o, loc);
 }
 
 template <int axes>
 std::string Conv<axes>::kind() const {
   std::string out = common_text(conv_name<axes>(), options);
+  if (options.padding_mode != PaddingMode::zeros)
+    out += fmt::format(", {}", padding_names[static_cast<int>(options.padding_mode)]);
   return out + (options.bias ? ")" : ", no bias)");
 }
 
