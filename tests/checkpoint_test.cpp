@@ -5,6 +5,8 @@
 
 #include <thread>
 
+#include "flame/tensor/op.h"
+#include "tests/support/chosen.h"
 #include "tests/support/compare.h"
 #include "tests/support/error.h"
 
@@ -335,6 +337,50 @@ TEST(Checkpoint, ThreadsShareAGraph) {
     });
   for (std::thread& t : threads) t.join();
   for (const Tensor& g : got) EXPECT_EQ(difference(g, want), "");
+}
+
+// Every op, alone in a checkpoint: the same bits, and no more memory held than without a graph.
+TEST(Checkpoint, EveryOpGivesTheSameBitsAndKeepsNothing) {
+  int ops = 0, cases = 0;
+  for (const OpEntry& e : Registry::global().entries()) {
+    if (!e.differentiable || !chosen(e.name)) continue;
+    ++ops;
+    for (const SampleCase& c : e.samples(DType::f32)) {
+      const std::string what = e.name + ", " + c.label;
+      Tensors in = c.inputs, leaves;
+      for (size_t i = 0; i < in.size(); ++i) {
+        if (!in[i].defined()) continue;
+        in[i].data();
+        if (is_float(in[i].dtype()) && (c.wrt < 0 || i < static_cast<size_t>(c.wrt)))
+          leaves.push_back(in[i].requires_grad_());
+      }
+      const auto held_by = [&](const std::function<Tensors()>& run, Tensors& out) {
+        flush_pending();
+        const size_t before = memory_stats().allocated;
+        out = run();
+        for (const Tensor& y : out) y.data();
+        return memory_stats().allocated - before;
+      };
+      const auto gradients = [&](const Tensors& out) {
+        Tensors outputs, seeds;
+        for (const Tensor& y : out)
+          if (y.requires_grad()) {
+            outputs.push_back(y);
+            seeds.push_back(full_like(y, 0.5));
+          }
+        return outputs.empty() ? outputs : grad(outputs, leaves, {.grad_outputs = seeds, .allow_unused = true});
+      };
+      Tensors bare, plain, segment;
+      const size_t least = held_by([&] { return no_grad([&] { return c.fn(in); }); }, bare);
+      held_by([&] { return c.fn(in); }, plain);
+      EXPECT_LE(held_by([&] { return checkpoint(c.fn, in); }, segment), least) << what;
+      expect_same(segment, plain, what);
+      expect_same(gradients(segment), gradients(plain), what);
+      ++cases;
+    }
+  }
+  std::printf("%d ops, %d cases\n", ops, cases);
+  EXPECT_GT(cases, 0);
 }
 
 TEST(Checkpoint, FreesActivations) {

@@ -33,6 +33,7 @@ class Checkpoint : public std::enable_shared_from_this<Checkpoint> {
                                        [self](const std::any& i) { return self->unpack(std::any_cast<size_t>(i)); }});
     const SegmentScope notes(segment_, SegmentScope::Run::first);
     std::vector<Tensor> out = fn_(inputs);
+    segment_.forget_dead();
     complete_ = true;
     return out;
   }

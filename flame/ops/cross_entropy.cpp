@@ -100,7 +100,9 @@ Tensor hits(const Shape& shape, const Classes& c) {
 }
 
 // Each row's loss is (1 - s) w_t (lse - z_t) + s / C sum_c w_c (lse - z_c), with s the smoothing.
-std::vector<Tensor> class_gradient(const CustomContext& ctx, const Classes& c, const CrossEntropyOptions& o) {
+std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const CrossEntropyOptions& o) {
+  c.target = ctx.saved[6];
+  c.weight = ctx.saved[7];
   const Tensor logits = ctx.saved[0], valid = ctx.saved[3];
   const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
   const Tensor p = ctx.create_graph ? softmax(z, c.axis) : exp((z - ctx.saved[1]) - ctx.saved[2]);
@@ -137,16 +139,19 @@ Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOpti
     }
     const Tensor valid = ne(c.target, o.ignore_index);
     row = where(valid, row, 0.0);
-    saved = {logits, top, log_sum, valid, Tensor(), weight};
+    saved = {logits, top, log_sum, valid, Tensor(), weight, c.target, c.weight};
     if (o.reduction == Reduction::none) return row.squeeze(c.axis);
     if (o.reduction == Reduction::sum) return sum(row);
     saved[4] = sum(weight.defined() ? where(valid, weight, 0.0) : valid.to(z.dtype()));
     return sum(row) / saved[4];
   });
   const Tensor out = loss.to(logits.dtype());
+  Classes sizes{c.axis, c.count, {}, {}};  // what the rule needs of tensors is among the saved ones
+  CrossEntropyOptions numbers = o;
+  numbers.weight = {};
   return with_rule(
-      "cross_entropy", {&logits, 1}, {out}, std::move(saved),
-      [c, o](const CustomContext& ctx) { return class_gradient(ctx, c, o); }, loc)[0];
+      "cross_entropy", {&logits, 1}, {out}, saved,
+      [sizes, numbers](const CustomContext& ctx) { return class_gradient(ctx, sizes, numbers); }, loc)[0];
 }
 
 // Targets are probabilities: -sum_c w_c t_c log p_c, averaged over rows.

@@ -26,6 +26,11 @@ void Segment::set(const Ref<StateCell>& c, const Tensor& t) {
   states.emplace_back(c, t);
 }
 
+void Segment::forget_dead() {
+  std::erase_if(states, [](const auto& s) { return s.first->ref_count() == 1; });
+  std::erase_if(draws, [](const Draws& d) { return d.generator.use_count() == 1; });
+}
+
 SegmentScope::SegmentScope(Segment& s, Run run) : segment_(s), run_(run), before_(std::exchange(innermost, this)) {}
 SegmentScope::~SegmentScope() { innermost = before_; }
 

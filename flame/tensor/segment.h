@@ -28,6 +28,7 @@ struct Segment {
   const Tensor* find(const StateCell& c) const;
   Draws* find(const void* generator);
   void set(const Ref<StateCell>& c, const Tensor& t);
+  void forget_dead();  // States and generators that lived in the first run alone
 };
 
 // What this thread is doing: at most one second run, and the first runs inside it.
