@@ -77,6 +77,7 @@ TEST(Transforms, Crop) {
   EXPECT_EQ(applied(random_crop({.height = 3, .width = 3}), applied(to_float(1), x)).to_vector<float>()[8], 8.f);
   EXPECT_THROW(applied(random_crop({.height = 4, .width = 3}), x), ShapeError);
   EXPECT_THROW(random_crop({.height = 0, .width = 3}), ValueError);
+  EXPECT_THROW(applied(random_crop({.height = 1, .width = 1, .fill = -1}), x), ValueError);
   EXPECT_THROW(applied(random_crop({.height = 1, .width = 1}), Tensor::from<int64_t>({1}, {1, 1, 1})), DTypeError);
 }
 

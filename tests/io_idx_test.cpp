@@ -9,6 +9,7 @@
 #include "flame/io/idx.h"
 #include "flame/io/safetensors.h"
 #include "readers/reader.h"
+#include "support/bad_files.h"
 
 using namespace flame;
 using namespace flame::io;
@@ -127,6 +128,12 @@ TEST(Idx, BadFilesNameFileAndOffset) {
     EXPECT_NE(m.find("'" + (dir / "bad") + "'"), std::string::npos) << m;
   }
   EXPECT_THROW(read_idx(dir / "none"), IoError);
+}
+
+TEST(Idx, TruncationsAreRefused) {
+  const std::string plain = idx_bytes({40, 20}, std::string(1600, 'x'), 0x0b);
+  for (const std::string& good : {plain, gzip(plain)})
+    flame_test::expect_truncations_refused(good, [](const std::string& p) { read_idx(p); });
 }
 
 TEST(Idx, MutantsNeverCrash) {

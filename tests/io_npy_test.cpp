@@ -2,6 +2,8 @@
 #include <gtest/gtest.h>
 #include <zlib.h>
 
+#include <cstring>
+
 #include "flame/io/npy.h"
 #include "support/bad_files.h"
 #include "support/error.h"
@@ -249,6 +251,36 @@ TEST(Npz, BadArchivesAreToldApart) {
   flame_test::expect_truncations_refused(whole, load);
   const Scratch dir;
   EXPECT_EQ(flame_test::refusal(dir / "good", whole, load), "no error");
+}
+
+TEST(Npz, Zip64SizesAreRead) {
+  const Scratch dir;
+  Part p = stored("a.npy", array);
+  const auto size = static_cast<uint64_t>(array.size());
+  put(p.extra, uint16_t{0x7777}), put(p.extra, uint16_t{2}), put(p.extra, uint16_t{0});  // something else first
+  put(p.extra, uint16_t{1}), put(p.extra, uint16_t{16}), put(p.extra, size), put(p.extra, size);
+  p.size = p.claimed = 0xffffffff;
+  std::string whole = zip({p});
+  // The same numbers again in a zip64 end record, those of the old one out of range.
+  std::string end = whole.substr(whole.size() - 22), end64, locator;
+  uint32_t directory_size, directory_at;
+  std::memcpy(&directory_size, end.data() + 12, 4);
+  std::memcpy(&directory_at, end.data() + 16, 4);
+  put(end64, 0x06064b50u), put(end64, uint64_t{44}), put(end64, uint32_t{0}), put(end64, uint64_t{0});
+  put(end64, uint64_t{1}), put(end64, uint64_t{1}), put(end64, uint64_t{directory_size}),
+      put(end64, uint64_t{directory_at});
+  put(locator, 0x07064b50u), put(locator, uint32_t{0}), put(locator, uint64_t{whole.size() - 22}),
+      put(locator, uint32_t{1});
+  std::string end_far = end;
+  end_far.replace(8, 12, std::string(12, '\xff'));
+  for (const std::string& bytes : {whole, whole.substr(0, whole.size() - 22) + end64 + locator + end_far}) {
+    write_plain(dir / "a.npz", bytes);
+    EXPECT_EQ(load_npz(dir / "a.npz")[0].second.shape(), (Shape{2}));
+  }
+  locator[8] = '\x7f';
+  const auto load = [](const std::string& path) { load_npz(path); };
+  const std::string m = flame_test::refusal(dir / "bad", whole + end64 + locator + end_far, load);
+  EXPECT_NE(m.find("the zip64 end record is not where its locator says"), m.npos) << m;
 }
 
 // An honest bomb: 40 MiB of zeros behind 40 KB, whose array claims more than there is. Its sizes are known to be wrong only

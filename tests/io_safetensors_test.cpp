@@ -7,6 +7,7 @@
 
 #include "flame/io/safetensors.h"
 #include "readers/reader.h"
+#include "support/bad_files.h"
 #include "support/named_tensors.h"
 
 using namespace flame;
@@ -165,6 +166,12 @@ TEST(Safetensors, BadFilesAreToldApart) {
   EXPECT_THROW(load_safetensors(dir / "none"), IoError);
   write_plain(dir / "good", one("F32", "2", "0,8"));  // the helpers make valid files, too
   EXPECT_EQ(error_of(dir / "good"), "");
+}
+
+TEST(Safetensors, TruncationsAreRefused) {
+  const Scratch dir;
+  save_safetensors(dir / "m", samples(), {{"k", "v"}});
+  flame_test::expect_truncations_refused(read_file(dir / "m"), [](const std::string& p) { load_safetensors(p); });
 }
 
 // Damage of every kind: the file loads, or FormatError is thrown; nothing else.

@@ -184,6 +184,8 @@ Transform random_crop(const RandomCrop& options, Loc loc) {
   return [o = options](const Tensor& x, SampleRandom& random) {
     const Planes p = planes_of("random_crop", x);
     if (x.dtype() != DType::u8) expect_dtype("random_crop", x, DType::f32);
+    else if (!(o.fill >= 0 && o.fill <= 255))
+      fail<ValueError>(Loc::current(), "random_crop: fill {} of a uint8 image, expected 0 to 255", o.fill);
     const int64_t rows = p.height + 2 * o.padding - o.height, columns = p.width + 2 * o.padding - o.width;
     if (rows < 0 || columns < 0)
       fail<ShapeError>(Loc::current(), "random_crop: {} x {} with padding {} is smaller than {} x {}", p.height,

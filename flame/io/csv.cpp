@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <limits>
 #include <optional>
+#include <set>
 
 #include "flame/core/format.h"
 #include "flame/io/elements_internal.h"
@@ -179,10 +180,10 @@ CsvTable read_csv(const std::string& path, const CsvOptions& options, Loc loc) {
   constexpr size_t max_columns = 100'000;
   if (!first.next(fields, max_columns)) fail<FormatError>(loc, "'{}': line 1, column 1: the file is empty", path);
   std::vector<std::string> names;
+  std::set<std::string> seen;
   for (const Field& f : fields) {
     names.push_back(options.header ? unquoted(f) : std::to_string(names.size()));
-    if (options.header && std::find(names.begin(), names.end() - 1, names.back()) != names.end() - 1)
-      first.bad(f, "two columns are named '{}'", printable(names.back()));
+    if (!seen.insert(names.back()).second) first.bad(f, "two columns are named '{}'", printable(names.back()));
   }
   std::vector<Wanted> wanted = wanted_columns(names, options, path, loc);
 
