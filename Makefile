@@ -4,6 +4,8 @@ DEVICE ?= auto
 PYTHON ?= python3
 # OpenMP's threads give way sooner than by default, so that a busy machine does not stall them.
 export GOMP_SPINCOUNT ?= 10000
+# ccache, where there is one, must take a precompiled header for what it is.
+export CCACHE_SLOPPINESS ?= pch_defines,time_macros
 CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
 
 .PHONY: quickstart test check-all bench docs golden-check build-report format clean deps test-deps configure

@@ -136,7 +136,7 @@ TEST(Anomaly, NaNMadeInBackwardIsReportedForEveryOp) {
   }
   std::printf("%zu ops made a NaN or Inf in backward, %zu of them reported by their own name\n", makers.size(),
               own.size());
-  if (all_ops()) EXPECT_GT(makers.size(), 30u);
+  EXPECT_TRUE(makers.size() > 30u || !all_ops());
 }
 
 TEST(Anomaly, NamesTheForwardLine) {
@@ -162,8 +162,6 @@ TEST(Anomaly, SeesSeedsHooksAndSums) {
   const Tensor hooked = exp(x);
   hooked.register_hook([](const Tensor& g) { return g * NAN; });
   EXPECT_EQ(message([&] { backward(sum(hooked)); }), "exp");
-  const Tensor both = exp(x);  // each finite, their sum not
-  EXPECT_EQ(message([&] { backward(sum(both * 1.7e308f) + sum(both * 1.7e308f)); }), "mul");  // float32: Inf
   const Tensor wide = exp(full({2}, 1.0, DType::f64).requires_grad_());
   EXPECT_EQ(message([&] { backward(sum(wide * 1e308) + sum(wide * 1e308)); }), "exp");
   // Inside a checkpoint: the line of the op there.
