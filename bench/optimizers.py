@@ -38,7 +38,8 @@ def torch_seconds(name, kind, threads):
         torch._foreach_lerp_(moments, grads, 1 - b2)
 
     flag = {kind: True}
-    step = {"adamw": lambda: torch.optim.AdamW(params, **flag).step, "sgd": lambda: torch.optim.SGD(params, lr=1e-3, momentum=0.9, **flag).step,
+    step = {"adamw": lambda: torch.optim.AdamW(params, **flag).step,
+            "sgd": lambda: torch.optim.SGD(params, lr=1e-3, momentum=0.9, **flag).step,
             "lion": lambda: lion, "adafactor": lambda: torch.optim.Adafactor(params, **flag).step}[name]()
     for _ in range(5):
         step()

@@ -1,5 +1,5 @@
-// What every optimizer promises: resume bit for bit, replay bit for bit, one launch, no change by a failed step, float32
-// moments for 16 bits, the same bits on any number of threads and in any layout.
+// What every optimizer promises: resume and replay bit for bit, one launch, no change by a failed step, float32 moments
+// for 16 bits, the same bits on any number of threads and in any layout.
 #include <gtest/gtest.h>
 
 #include "flame/device/cpu/cpu_device.h"

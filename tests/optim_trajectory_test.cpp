@@ -1,5 +1,5 @@
-// Every optimizer over two groups for 20 steps against PyTorch (Lion and Adafactor's absolute steps: plain code by their
-// papers). The measure is PyTorch's own rounding: its float32 run against its float64 run.
+// Every optimizer over two groups for 20 steps against PyTorch (Lion and Adafactor's absolute steps: plain code by
+// their papers). The measure is PyTorch's own rounding: its float32 run against its float64 run.
 #include <gtest/gtest.h>
 
 #include "tests/support/optim_cases.h"

@@ -1,6 +1,5 @@
-// Adafactor over many tensors in one launch. Tensors go in batches that fit the caches, each in four passes: sums of rows
-// and columns, second moments, the size of the update, the update. Bands of rows are fixed by the shapes alone, so
-// results do not depend on the number of threads.
+// Adafactor over many tensors in one launch: batches that fit the caches, each in four passes (sums of rows and columns,
+// second moments, the update's size, the update). Bands of rows follow from shapes alone: no result depends on threads.
 #include <cmath>
 #include <cstring>
 #include <limits>

@@ -1,4 +1,5 @@
-// Exponential moving averages of a module's parameters, kept beside them: updated in one launch, also in a recorded step.
+// Exponential moving averages of a module's parameters, kept beside them; updated in one launch, also in a recorded
+// step.
 #pragma once
 #include <memory>
 

@@ -1,4 +1,4 @@
-// Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"): steps of one size by the sign of a momentum.
+// Lion (Chen et al. 2023, "Symbolic Discovery of Optimization Algorithms"): steps of one size, by a momentum's sign.
 #pragma once
 #include <array>
 

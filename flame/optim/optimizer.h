@@ -26,9 +26,8 @@ struct Hyper;  // a group's numbers
 struct Core;
 
 // Every optimizer takes options `lr`, `weight_decay` and `maximize` (steps uphill), and keeps its moments in float32 for
-// parameters of 16 bits, in float64 for float64. Accumulating gradients needs no option: several backward() calls add up,
-// so k micro-batches, each with loss / k, and then one step() are one large batch.
-
+// parameters of 16 bits, in float64 for float64. Accumulating gradients needs no option: several backward() calls add
+// up, so k micro-batches, each with loss / k, and then one step() are one large batch.
 class Optimizer {
  public:
   Optimizer(Optimizer&&) noexcept;
@@ -63,8 +62,8 @@ class Optimizer {
   std::shared_ptr<Core> core_;  // shared with recorded steps, which may outlive the handle
 };
 
-// The optimizer of these options. Its errors: ValueError for options out of range, for an empty list, for a parameter that
-// is undefined or given twice; DeviceError for parameters of two devices.
+// The optimizer of these options. Its errors: ValueError for options out of range, for an empty list, for a parameter
+// that is undefined or given twice; DeviceError for parameters of two devices.
 template <class O>
 class OptimizerOf : public Optimizer {
  public:

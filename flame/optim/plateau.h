@@ -17,8 +17,8 @@ struct PlateauOptions {
   double eps = 1e-8;                               // smaller reductions are left out
 };
 
-// Lowers the rates of an optimizer's groups by set_lr() when the metric no longer gets better. The optimizer must
-// outlive it. ValueError for options out of range.
+// Lowers the rates of an optimizer's groups by set_lr(), which ends their schedules, when the metric no longer gets
+// better. The optimizer must outlive it. ValueError for options out of range.
 class ReduceLROnPlateau {
  public:
   explicit ReduceLROnPlateau(Optimizer& optimizer, const PlateauOptions& o = {}, Loc loc = Loc::current());
