@@ -1,10 +1,12 @@
-// Normalisation by mean and variance, composed of island ops, with first and second derivatives in closed form.
+// Normalisation by mean and variance: dense rows by a kernel of their own, the rest and second derivatives composed of
+// island ops, in closed form.
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
+#include "flame/ops/row_norm_internal.h"
 
 namespace flame {
 namespace {
@@ -92,8 +94,14 @@ Tensor normalize_by(const Tensor& x, const State& mean, const State& var, const 
 Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
                      double eps, Loc loc) {
   const DType t = x.dtype(), wide = compute_dtype_of(t);
+  const std::optional<RowNorm> rows = row_norm_of(x, axes, weight, bias);
   Statistics s;
-  const Tensor y = no_grad([&] {
+  const Tensor y = no_grad([&]() -> Tensor {
+    if (rows) {
+      const RowNormResult r = row_norm(*rows, x, axes, weight, bias, eps, loc);
+      s = {r.mean, r.var, r.var};
+      return r.y;
+    }
     const Tensor in = x.to(wide);
     s = statistics(in, axes, eps);
     Tensor out = (in - s.mean) * s.scale;
@@ -102,7 +110,7 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
     return out.to(t);
   });
 
-  std::vector<Tensor> in{x}, saved{x, s.mean, s.scale};
+  std::vector<Tensor> in{x}, saved{x, s.mean, rows ? s.var : s.scale};
   if (weight.defined()) {
     in.push_back(weight);
     saved.push_back(weight);
@@ -111,8 +119,16 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
   const Shape of_weight = weight.defined() ? weight.shape() : Shape(),
               of_bias = bias.defined() ? bias.shape() : Shape();
   const DType bias_dtype = bias.defined() ? bias.dtype() : wide;
-  const auto rule = [axes, eps, wide, of_weight, of_bias, bias_dtype, scaled = weight.defined(),
+  const auto rule = [rows, axes, eps, wide, of_weight, of_bias, bias_dtype, loc, scaled = weight.defined(),
                      shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {
+    if (rows && !c.create_graph) {
+      const RowNormGradients g = row_norm_backward(*rows, c.saved[0], c.saved[1], c.saved[2], c.grads[0],
+                                                   scaled ? c.saved[3] : Tensor(), eps, loc);
+      std::vector<Tensor> out{g.dx};
+      if (scaled) out.push_back(g.dweight.reshape(of_weight));
+      if (shifted) out.push_back(g.dbias.reshape(of_bias));
+      return out;
+    }
     const Tensor x = c.saved[0].to(wide), g = c.grads[0].to(wide);
     Tensor m = c.saved[1], scale = c.saved[2];
     if (c.create_graph) {  // the statistics as functions of x

@@ -1,0 +1,168 @@
+// Normalisation of dense rows: one launch forward; one backward, with the weights' gradients summed by fixed pieces.
+#include "flame/ops/row_norm_internal.h"
+
+#include <algorithm>
+
+#include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
+#include "flame/device/cpu/parallel.h"
+
+namespace flame {
+namespace {
+
+constexpr int64_t grain = 16384;     // elements worth a thread
+constexpr int64_t most_pieces = 32;  // of rows whose weights' gradients are summed together
+constexpr int64_t least_rows = 16;   // of a piece
+
+// Adds the layout of one of weight and bias to `n`; false where it has none, or another than the other's.
+bool add_layout(RowNorm& n, const Tensor& x, int first, const Tensor& weight) {
+  if (!weight.defined()) return true;
+  if (weight.dtype() != x.dtype()) return false;
+  Shape s = weight.shape();
+  while (s.rank() < x.rank()) s.insert(0, 1);
+  RowNorm own{n.rows, n.length, 1, 1, 1};
+  int i = first - 1;
+  for (; i >= 0 && s[i] == x.shape()[i]; --i) own.period *= s[i];
+  for (; i >= 0; --i)
+    if (s[i] != 1) return false;
+  for (i = first; i < x.rank() && s[i] == x.shape()[i]; ++i) own.per_row *= s[i];
+  for (; i < x.rank(); ++i) {
+    if (s[i] != 1) return false;
+    own.segment *= x.shape()[i];
+  }
+  if (n.per_row != 0 && (n.period != own.period || n.per_row != own.per_row)) return false;
+  n = own;
+  return true;
+}
+
+Shape kept(const Shape& s, const Dims& axes) {
+  Shape out = s;
+  for (int64_t a : axes) out[static_cast<int>(a)] = 1;
+  return out;
+}
+
+// (x, weight?, bias?) -> (y, mean, var).
+class RowNormOp final : public Op {
+ public:
+  RowNormOp(const RowNorm& n, const Dims& axes, bool weight, bool bias, double eps)
+      : n_(n), axes_(axes), weight_(weight), bias_(bias), eps_(eps) {}
+  const char* name() const override { return "row_norm"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    const Meta row = contiguous_meta(in[0].dtype(), kept(in[0].shape(), axes_));
+    return {contiguous_meta(in[0].dtype(), in[0].shape()), row, row};
+  }
+  Layout layout(int, const Meta&) const override { return Layout::contiguous; }
+  void key(Key& k) const override { k << weight_ << bias_ << n_.period << n_.per_row << n_.segment << eps_ << axes_; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return make_ref<Plan>("row_norm", [n = n_, kernel = row_norm_kernel(in[0].dtype), size = size_of(in[0].dtype),
+                                       weight = weight_, bias = bias_, eps = eps_](const Run& r) {
+      const auto at = [&](size_t i, int64_t element) {
+        return static_cast<char*>(r.buffers[i]) + element * static_cast<int64_t>(size);
+      };
+      const size_t out = size_t{1} + weight + bias;
+      parallel_for(n.rows, std::max<int64_t>(1, grain / n.length), [&](int64_t begin, int64_t end) {
+        for (int64_t row = begin; row < end; ++row) {
+          const int64_t own = row % n.period * n.per_row;
+          kernel.forward(n, at(0, row * n.length), weight ? at(1, own) : nullptr,
+                         bias ? at(size_t{1} + weight, own) : nullptr, eps, at(out, row * n.length), at(out + 1, row),
+                         at(out + 2, row));
+        }
+      });
+    });
+  }
+  bool differentiable() const override { return false; }
+
+ private:
+  RowNorm n_;
+  Dims axes_;
+  bool weight_, bias_;
+  double eps_;
+};
+
+// (x, mean, var, g, weight?) -> (dx, dweight, dbias), the latter flat and of one element if there are no weights.
+class RowNormBackward final : public Op {
+ public:
+  RowNormBackward(const RowNorm& n, bool weight, double eps) : n_(n), weight_(weight), eps_(eps) {}
+  const char* name() const override { return "row_norm_backward"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    const Meta weights = contiguous_meta(in[0].dtype(), {std::max<int64_t>(1, n_.weights())});
+    return {contiguous_meta(in[0].dtype(), in[0].shape()), weights, weights};
+  }
+  Layout layout(int, const Meta&) const override { return Layout::contiguous; }
+  void key(Key& k) const override { k << weight_ << n_.period << n_.per_row << n_.segment << eps_ << n_.length; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return in[0].dtype == DType::f64 ? plan<double>() : plan<float>();
+  }
+  bool differentiable() const override { return false; }
+
+ private:
+  template <class T>
+  Ref<Plan> plan() const {
+    const int64_t weights = n_.weights(), pieces = std::clamp<int64_t>(n_.rows / least_rows, 1, most_pieces);
+    const auto body = [n = n_, kernel = row_norm_kernel(dtype_of<T>()), weight = weight_, eps = eps_, weights,
+                       pieces](const Run& r) {
+      const auto in = [&](size_t i, int64_t element) { return static_cast<const T*>(r.buffers[i]) + element; };
+      const size_t out = size_t{4} + weight;
+      T* sums = static_cast<T*>(r.workspace);
+      const int64_t work = std::max<int64_t>(1, n.rows * n.length / pieces);
+      parallel_for(pieces, std::max<int64_t>(1, grain / work), [&](int64_t begin, int64_t end) {
+        for (int64_t piece = begin; piece < end; ++piece) {
+          T* own = sums + piece * 2 * weights;
+          std::fill_n(own, 2 * weights, T{});
+          for (int64_t row = n.rows * piece / pieces; row < n.rows * (piece + 1) / pieces; ++row) {
+            const int64_t first = row % n.period * n.per_row;
+            kernel.backward(n, in(0, row * n.length), in(3, row * n.length), weight ? in(4, first) : nullptr,
+                            in(1, row), in(2, row), eps, static_cast<T*>(r.buffers[out]) + row * n.length,
+                            weights ? own + first : nullptr, weights ? own + weights + first : nullptr);
+          }
+        }
+      });
+      T* total[] = {static_cast<T*>(r.buffers[out + 1]), static_cast<T*>(r.buffers[out + 2])};
+      for (int64_t k = 0; k < 2; ++k) {
+        std::fill_n(total[k], std::max<int64_t>(1, weights), T{});
+        for (int64_t piece = 0; piece < pieces; ++piece)
+          for (int64_t i = 0; i < weights; ++i) total[k][i] += sums[(2 * piece + k) * weights + i];
+      }
+    };
+    return make_ref<Plan>("row_norm_backward", body, static_cast<size_t>(pieces * 2 * weights) * sizeof(T));
+  }
+
+  RowNorm n_;
+  bool weight_;
+  double eps_;
+};
+
+}  // namespace
+
+std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias) {
+  const int first = x.rank() - axes.rank();
+  for (int i = 0; i < axes.rank(); ++i)
+    if (axes[i] != first + i) return {};
+  if ((x.dtype() != DType::f32 && x.dtype() != DType::f64) || x.numel() == 0) return {};
+  if (x.device().kind() == Device::Kind::cuda || !is_contiguous(x.shape(), x.strides())) return {};
+  RowNorm n{1, 1};
+  for (int i = 0; i < x.rank(); ++i) (i < first ? n.rows : n.length) *= x.shape()[i];
+  if (!add_layout(n, x, first, weight) || !add_layout(n, x, first, bias)) return {};
+  return n;
+}
+
+RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
+                       double eps, Loc loc) {
+  std::vector<Tensor> in{x};
+  for (const Tensor* p : {&weight, &bias})
+    if (p->defined()) in.push_back(*p);
+  std::vector<Tensor> out =
+      dispatch_multi(make_ref<RowNormOp>(n, axes, weight.defined(), bias.defined(), eps), in, loc);
+  return {out[0], out[1], out[2]};
+}
+
+RowNormGradients row_norm_backward(const RowNorm& n, const Tensor& x, const Tensor& mean, const Tensor& var,
+                                   const Tensor& g, const Tensor& weight, double eps, Loc loc) {
+  std::vector<Tensor> in{x, mean, var, g};
+  if (weight.defined()) in.push_back(weight);
+  std::vector<Tensor> out = dispatch_multi(make_ref<RowNormBackward>(n, weight.defined(), eps), in, loc);
+  if (n.weights() == 0) return {out[0], {}, {}};
+  return {out[0], out[1], out[2]};
+}
+
+}  // namespace flame

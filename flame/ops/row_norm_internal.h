@@ -1,0 +1,39 @@
+// Internal: normalisation of dense rows in one launch each way, for float32 and float64.
+#pragma once
+#include <optional>
+
+#include "flame/tensor/tensor.h"
+
+namespace flame {
+
+// Which of the weights belongs to element j of row r: (r % period) * per_row + j / segment.
+struct RowNorm {
+  int64_t rows, length, period = 1, per_row = 0, segment = 1;
+  int64_t weights() const { return period * per_row; }
+};
+// How x [..., axes] is normalised by rows, or nothing where it is not dense rows of float32 or float64 or weight and bias
+// lie otherwise (they broadcast against x, or are undefined).
+std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias);
+
+struct RowNormResult {
+  Tensor y, mean, var;  // mean and var keep the axes with size 1
+};
+RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
+                       double eps, Loc loc);
+// dx, and the gradients of weight and bias, flat; undefined ones where there are no weights.
+struct RowNormGradients {
+  Tensor dx, dweight, dbias;
+};
+RowNormGradients row_norm_backward(const RowNorm& n, const Tensor& x, const Tensor& mean, const Tensor& var,
+                                   const Tensor& g, const Tensor& weight, double eps, Loc loc);
+
+// Kernels on one row. `weight` and `bias` are at the row's first ones, or null; dweight and dbias are added to.
+struct RowNormKernel {
+  void (*forward)(const RowNorm& n, const void* x, const void* weight, const void* bias, double eps, void* y,
+                  void* mean, void* var);
+  void (*backward)(const RowNorm& n, const void* x, const void* g, const void* weight, const void* mean,
+                   const void* var, double eps, void* dx, void* dweight, void* dbias);
+};
+RowNormKernel row_norm_kernel(DType t);
+
+}  // namespace flame
