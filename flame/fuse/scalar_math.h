@@ -88,6 +88,8 @@ template <class T>
 inline T floored_quotient(T a, T b) {
   if constexpr (std::is_floating_point_v<T>) {
     if (b == 0) return a / b;
+    if constexpr (sizeof(T) == 4)  // a float64 quotient is on the right side of every integer it can tell
+      if (is_finite(a) && is_finite(b)) return static_cast<T>(std::floor(static_cast<double>(a) / b));
     const T r = std::fmod(a, b);
     T q = (a - r) / b;
     if (r != 0 && (b < 0) != (r < 0)) q -= 1;

@@ -40,17 +40,33 @@ HWY_INLINE V Erfc(D d, V x) {
   else return ErfcWide<false>(d, x);
 }
 
-// ln(x / (1 - x)); about 1/2, where the logarithm goes through 0, by the exact 2x - 1.
+// ln(x / (1 - x)). From 1/4 on as ln(1 + z) with the exact 2x - 1 in z, since the logarithm goes through 0 at 1/2.
 template <class D, class V>
 HWY_INLINE V Logit(D d, V x) {
   if constexpr (is_f32<D>) {
     return ViaDouble(
         d, [](auto dd, auto v) { return Logit(dd, v); }, x);
   } else {
-    const V rest = hn::Sub(Const(d, 1), x);
-    const auto middle = hn::Lt(hn::Abs(hn::Sub(x, Const(d, 0.5))), Const(d, 0.25));
-    const V near = Log1p(d, hn::Div(hn::MulSub(x, Const(d, 2), Const(d, 1)), rest));
-    return hn::IfThenElse(middle, near, Log(d, hn::Div(x, rest)));
+    const V one = Const(d, 1), rest = hn::Sub(one, x), z = hn::Div(hn::MulSub(x, Const(d, 2), one), rest);
+    const auto small = hn::Lt(x, Const(d, 0.25));
+    const V u = hn::IfThenElse(small, hn::Div(x, rest), hn::Add(z, one));
+    const V lost = hn::IfThenElse(hn::Lt(z, one), hn::Sub(z, hn::Sub(u, one)), hn::Sub(one, hn::Sub(u, z)));
+    const V correction = hn::IfThenElse(small, hn::Zero(d), hn::Div(lost, u));
+    return LogEdges(d, u, JoinLog(d, SplitLog(d, u), correction));
+  }
+}
+
+// sin(pi x) / (pi x); the angle is reduced before it is multiplied, so whole numbers give 0.
+template <class D, class V>
+HWY_INLINE V Sinc(D d, V x) {
+  if constexpr (is_f32<D>) {
+    return ViaDouble(
+        d, [](auto dd, auto v) { return Sinc(dd, v); }, x);
+  } else {
+    const V pi = Const(d, 3.14159265358979323846), n = hn::Round(x), half = hn::Mul(n, Const(d, 0.5));
+    const V s = Sin(d, hn::Mul(hn::Sub(x, n), pi));
+    const V turned = hn::IfThenElse(hn::Ne(hn::Round(half), half), hn::Neg(s), s);
+    return hn::IfThenElse(hn::Eq(x, hn::Zero(d)), Const(d, 1), hn::Div(turned, hn::Mul(x, pi)));
   }
 }
 

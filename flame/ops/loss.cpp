@@ -46,12 +46,18 @@ Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, Loc loc)
   });
   const auto rule = [f, wide](const CustomContext& c) -> std::vector<Tensor> {
     const Tensor x = c.saved[0].to(wide), t = c.saved[1].to(wide);
-    Tensor g = c.grads[0].to(wide);
-    if (f.reduction == Reduction::mean) g = g / static_cast<double>(x.numel());
-    if (f.reduction == Reduction::batch_mean && x.rank() > 0) g = g / static_cast<double>(x.shape()[0]);
-    if (c.saved[2].defined()) g = g * c.saved[2];
-    return {c.needs[0] ? (f.by_x(x, t) * g).to(c.saved[0].dtype()) : Tensor(),
-            c.needs[1] ? (f.by_t(x, t) * g).to(c.saved[1].dtype()) : Tensor()};
+    const Tensor g = c.grads[0].to(wide);
+    const double rows = x.rank() > 0 ? static_cast<double>(x.shape()[0]) : 1.0;
+    // A mean's count divides the elements, since a division of g alone would be a launch of its own.
+    const auto towards = [&](const Tensor& slope, const Tensor& input) {
+      Tensor d = slope * g;
+      if (c.saved[2].defined()) d = d * c.saved[2];
+      if (f.reduction == Reduction::mean) d = d / static_cast<double>(x.numel());
+      if (f.reduction == Reduction::batch_mean) d = d / rows;
+      return d.to(input.dtype());
+    };
+    return {c.needs[0] ? towards(f.by_x(x, t), c.saved[0]) : Tensor(),
+            c.needs[1] ? towards(f.by_t(x, t), c.saved[1]) : Tensor()};
   };
   const Tensor in[] = {x, t};
   return with_rule(f.name, in, {loss}, {x, t, weight}, rule, loc)[0];
