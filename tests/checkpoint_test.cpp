@@ -117,6 +117,24 @@ TEST(Checkpoint, WritesOfTheSecondRunAreDropped) {
   EXPECT_EQ(difference(w.grad(), exp(x * w.tensor().detach()) * 2.0 * x), "");
 }
 
+TEST(Checkpoint, WritesInPlaceBuildOnTheSameBytes) {
+  const State counter(full({1}, 3));
+  int runs = 0;
+  const auto fn = [&](const Tensor& t) {
+    ++runs;
+    Value& v = counter.begin_write();  // as a kernel does that updates in place
+    *(static_cast<float*>(v.storage->data()) + v.offset) += 1;
+    return exp(t) * counter.tensor();
+  };
+  Tensor x = full({1}, 0.0).requires_grad_();
+  const Tensor y = checkpoint(fn, x);
+  EXPECT_EQ(numbers(counter.tensor()), std::vector<double>{4});
+  backward(y);
+  EXPECT_EQ(runs, 2);
+  EXPECT_EQ(numbers(counter.tensor()), std::vector<double>{4});
+  EXPECT_EQ(numbers(x.grad()), std::vector<double>{4});
+}
+
 TEST(Checkpoint, SeveralInputsAndOutputs) {
   Tensors grads[2];
   for (const bool on : {false, true}) {

@@ -13,11 +13,12 @@ struct Row {
   Tensor (*call)(const Tensor& a, const Tensor& b, const Tensor& c, Loc loc);
   Tensor (*of_numbers)(Loc loc);  // null for ops of one input, which take no number
 };
-#define FLAME_CALL_1(name) [](const Tensor& a, const Tensor&, const Tensor&, Loc loc) { return flame::name(a, loc); }, nullptr
-#define FLAME_CALL_2(name)                                                                  \
+#define FLAME_CALL_1(name) \
+  [](const Tensor& a, const Tensor&, const Tensor&, Loc loc) { return flame::name(a, loc); }, nullptr
+#define FLAME_CALL_2(name)                                                                         \
   [](const Tensor& a, const Tensor& b, const Tensor&, Loc loc) { return flame::name(a, b, loc); }, \
       [](Loc loc) { return flame::name(1, 2, loc); }
-#define FLAME_CALL_3(name)                                                                       \
+#define FLAME_CALL_3(name)                                                                              \
   [](const Tensor& a, const Tensor& b, const Tensor& c, Loc loc) { return flame::name(a, b, c, loc); }, \
       [](Loc loc) { return flame::name(1, 2, 3, loc); }
 const Row rows[] = {

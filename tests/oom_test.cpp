@@ -173,6 +173,30 @@ TEST_F(FailingAllocations, OfAStepWithEverythingChangeNothing) {
   }
 }
 
+TEST_F(FailingAllocations, OfABatchNormChangeNeitherStatistic) {
+  const State mean(batch({4}, 1)), var(batch({4}, 2));
+  const Tensor x = batch({5, 4}, 3);
+  const std::vector<std::vector<double>> before{numbers(mean.tensor()), numbers(var.tensor())};
+  int failures = 0;
+  for (int64_t n = 1; n < 100; ++n) {
+    const Tensor held[] = {mean.tensor(), var.tensor()};  // must be parted, which allocates
+    fail_allocation(n);
+    bool refused = false;
+    try {
+      batch_norm(x, mean, var);
+    } catch (const OutOfMemory&) { refused = true; }
+    fail_allocation(0);
+    for (int i : {0, 1}) EXPECT_EQ(numbers(held[i]), before[static_cast<size_t>(i)]);
+    if (!refused) break;
+    ++failures;
+    ASSERT_EQ(numbers(mean.tensor()), before[0]) << "after allocation " << n;
+    ASSERT_EQ(numbers(var.tensor()), before[1]) << "after allocation " << n;
+  }
+  EXPECT_GE(failures, 4);
+  EXPECT_NE(numbers(mean.tensor()), before[0]);
+  EXPECT_NE(numbers(var.tensor()), before[1]);
+}
+
 TEST_F(FailingAllocations, OfAnOptimizerStepChangeNothing) {
   Trainer calm, shaken;
   for (Trainer* t : {&calm, &shaken}) {

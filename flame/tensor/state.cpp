@@ -127,6 +127,7 @@ std::function<void()> restorer(const Ref<StateCell>& c) {
 Value& State::begin_write(Loc loc) const {
   value();
   if (Segment* s = SegmentScope::second_run()) return write_aside(*s, cell_, loc);
+  if (SegmentScope::active()) tensor();  // a write may build on the old bytes, so they are noted
   const auto part_sharers = [](StateCell& c, Loc where) {
     if (!shared(c)) return;
     note_flush("a state is written");
