@@ -86,7 +86,7 @@ template <class J, class T>
 void scan_all(const Lines<2>& l, const T* x, Result<T>* out) {
   if (l.count() < 8 && l.n > 2 * chunk) return scan_long_lines<J>(l, x, out);
   l.each([&](const std::array<int64_t, 2>& at, int64_t width) {
-    walk_lines(l, at, width, Running<T>(J::identity), [&](Running<T>& r, const std::array<int64_t, 2>& i) {
+    walk_lines(l, at, width, Running<T>(J::identity), [&](Running<T>& r, const std::array<int64_t, 2>& i, int64_t) {
       r = J::join(r, widened(x[i[0]]));
       out[i[1]] = static_cast<Result<T>>(r);
     });
@@ -138,7 +138,7 @@ class LinearScan final : public Scan {
       const T *a = static_cast<const T*>(r.buffers[0]), *b = static_cast<const T*>(r.buffers[1]);
       T* out = static_cast<T*>(r.buffers[2]);
       lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
-        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i, int64_t) {
           const double now = a[i[0]], by = lag ? s.a : now;
           s.y = s.started ? b[i[1]] + by * s.y : b[i[1]];
           s.a = now;
@@ -245,7 +245,7 @@ class LogCumSumExp final : public Scan {
         const T* x = static_cast<const T*>(r.buffers[0]);
         T* out = static_cast<T*>(r.buffers[1]);
         lines.each([&](const std::array<int64_t, 2>& at, int64_t width) {
-          walk_lines(lines, at, width, LogSum(), [&](LogSum& s, const std::array<int64_t, 2>& i) {
+          walk_lines(lines, at, width, LogSum(), [&](LogSum& s, const std::array<int64_t, 2>& i, int64_t) {
             out[i[1]] = static_cast<T>(static_cast<Running<T>>(s.add(static_cast<double>(widened(x[i[0]])))));
           });
         });
@@ -293,21 +293,20 @@ class CumExtreme final : public Scan {
     using W = std::conditional_t<std::is_integral_v<T>, T, Running<T>>;
     struct State {
       W best{};
-      int64_t at = -1, next = 0;
+      int64_t at = -1;
     };
     return make_ref<Plan>(name_, [lines](const Run& r) {
       const T* x = static_cast<const T*>(r.buffers[0]);
       T* values = static_cast<T*>(r.buffers[1]);
       int64_t* places = static_cast<int64_t*>(r.buffers[2]);
       lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
-        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i, int64_t t) {
           const W v = wide_of(x[i[0]]);
           // Also true for the first element, for a NaN, and never for a number after a NaN.
           if (s.at < 0 || v != v || (greatest ? v >= s.best : v <= s.best)) {
             s.best = v;
-            s.at = s.next;
+            s.at = t;
           }
-          ++s.next;
           values[i[1]] = narrow<T>(s.best);
           places[i[2]] = s.at;
         });

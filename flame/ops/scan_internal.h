@@ -86,7 +86,7 @@ class Lines {
   int64_t width_;
 };
 
-// step(state, places) for every element of `width` lines from `at` on, all lines one step after the other.
+// step(state, places, t) for the t-th element of `width` lines from `at` on, all lines one step after the other.
 template <size_t N, class State, class Step>
 void walk_many(const Lines<N>& l, std::array<int64_t, N> at, int64_t width, const State& start, const Step& step) {
   State states[Lines<N>::max_width];
@@ -94,7 +94,7 @@ void walk_many(const Lines<N>& l, std::array<int64_t, N> at, int64_t width, cons
   for (int64_t t = 0; t < l.n; ++t) {
     std::array<int64_t, N> i = at;
     for (int64_t c = 0; c < width; ++c) {
-      step(states[c], i);
+      step(states[c], i, t);
       for (size_t k = 0; k < N; ++k) i[k] += l.across[k];
     }
     for (size_t k = 0; k < N; ++k) at[k] += l.along[k];
@@ -112,7 +112,7 @@ void walk_few(const Lines<N>& l, std::array<int64_t, N> at, const State& start, 
     return i;
   };
   for (int64_t t = 0; t < l.n; ++t) {
-    (step(states[c], place(c)), ...);
+    (step(states[c], place(c), t), ...);
     for (size_t k = 0; k < N; ++k) at[k] += l.along[k];
   }
 }
