@@ -275,7 +275,7 @@ class CumExtreme final : public Scan {
     return {contiguous_meta(in[0].dtype(), in[0].shape()), contiguous_meta(DType::i64, in[0].shape())};
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    const Lines<3> lines(in, out, axis_, false);
+    const Lines<3> lines(in, out, axis_, false, 1);
     return visit_dtype(in[0].dtype, [&](auto t) {
       return greatest_ ? plan_for<decltype(t), true>(lines) : plan_for<decltype(t), false>(lines);
     });
@@ -290,7 +290,7 @@ class CumExtreme final : public Scan {
  private:
   template <class T, bool greatest>
   Ref<Plan> plan_for(const Lines<3>& lines) const {
-    using W = std::conditional_t<std::is_integral_v<T>, T, Running<T>>;
+    using W = decltype(comparable(T{}));
     struct State {
       W best{};
       int64_t at = -1;
@@ -301,26 +301,22 @@ class CumExtreme final : public Scan {
       int64_t* places = static_cast<int64_t*>(r.buffers[2]);
       lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
         walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i, int64_t t) {
-          const W v = wide_of(x[i[0]]);
+          const W v = comparable(x[i[0]]);
           // Also true for the first element, for a NaN, and never for a number after a NaN.
           if (s.at < 0 || v != v || (greatest ? v >= s.best : v <= s.best)) {
             s.best = v;
             s.at = t;
           }
-          values[i[1]] = narrow<T>(s.best);
+          values[i[1]] = static_cast<T>(s.best);
           places[i[2]] = s.at;
         });
       });
     });
   }
   template <class T>
-  static auto wide_of(T v) {
-    if constexpr (std::is_integral_v<T>) return v;
-    else return widened(v);
-  }
-  template <class T, class W>
-  static T narrow(W v) {
-    return static_cast<T>(v);
+  static auto comparable(T v) {
+    if constexpr (std::is_arithmetic_v<T>) return v;
+    else return static_cast<float>(v);
   }
   const char* name_;
   bool greatest_;

@@ -16,8 +16,9 @@ class Lines {
   static constexpr int64_t max_width = 128;
   using At = std::array<int64_t, N>;  // one place, or one step, in elements of each tensor
 
-  // Tensors of one shape. `reverse`: from the last element to the first.
-  Lines(std::span<const Meta> in, std::span<const Meta> out, int axis, bool reverse) {
+  // Tensors of one shape. `reverse`: from the last element to the first. `few`: lines side by side where neighbours in
+  // memory lie along them; fewer where many tensors would share the cache.
+  Lines(std::span<const Meta> in, std::span<const Meta> out, int axis, bool reverse, int64_t few = 4) {
     const Shape& s = in[0].shape;
     n = s[axis];
     const auto meta = [&](size_t k) -> const Meta& { return k < in.size() ? in[k] : out[k - in.size()]; };
@@ -32,7 +33,7 @@ class Lines {
       others_.push_back(1);
       for (Strides& st : strides_) st.push_back(0);
     }
-    width_ = below ? max_width : 4;
+    width_ = below ? max_width : few;
     for (size_t k = 0; k < N; ++k) {
       along[k] = meta(k).strides[axis];
       across[k] = strides_[k].back();
