@@ -5,6 +5,7 @@
 #include "flame/core/format.h"
 #include "flame/device/cpu/parallel.h"
 #include "flame/ops/create.h"
+#include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/reduce_internal.h"
@@ -49,8 +50,12 @@ int64_t place_of_extreme(const T* x, const Walk& along, int64_t count) {
   for (int64_t start = 0; start < count; start += n) {
     const T* row = x + along.offset(start);
     for (int64_t i = 0; i < n; ++i) {
-      const auto v = comparable(row[i * step]);
       if (is_nan(best)) return at;
+      if constexpr (std::is_arithmetic_v<T>) {
+        if (step == 1) i = first_beyond<greatest>(row, i, n, best);
+        if (i == n) break;
+      }
+      const auto v = comparable(row[i * step]);
       if (is_nan(v) || (greatest ? v > best : v < best)) {
         best = v;
         at = start + i;

@@ -70,11 +70,11 @@ Tensor added(const char* op, const Tensor& input, const Tensor& factor, const Sh
 
 Tensor dot(const Tensor& a, const Tensor& b, Loc loc) {
   check_lengths("dot", a, b, loc);
-  return matmul(a, b, loc);
+  return tensordot(a, b, 1, loc);
 }
 Tensor vdot(const Tensor& a, const Tensor& b, Loc loc) {
   check_lengths("vdot", a, b, loc);
-  return matmul(a, b, loc);
+  return tensordot(a, b, 1, loc);
 }
 Tensor inner(const Tensor& a, const Tensor& b, Loc loc) {
   product_dtype("inner", std::array{a, b}, loc);

@@ -87,7 +87,7 @@ template <class J, class T>
 void scan_all(const Lines<2>& l, const T* x, Result<T>* out) {
   if (l.count() < 8 && l.n > 2 * chunk) return scan_long_lines<J>(l, x, out);
   l.each([&](const std::array<int64_t, 2>& at, int64_t width) {
-    walk_lines(l, at, width, Running<T>(J::identity), [&](Running<T>& r, const std::array<int64_t, 2>& i) {
+    walk_lines(l, at, width, Running<T>(J::identity), [&](Running<T>& r, const std::array<int64_t, 2>& i, int64_t) {
       r = J::join(r, widened(x[i[0]]));
       out[i[1]] = static_cast<Result<T>>(r);
     });
@@ -139,7 +139,7 @@ class LinearScan final : public Scan {
       const T *a = static_cast<const T*>(r.buffers[0]), *b = static_cast<const T*>(r.buffers[1]);
       T* out = static_cast<T*>(r.buffers[2]);
       lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
-        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i, int64_t) {
           const double now = a[i[0]], by = lag ? s.a : now;
           s.y = s.started ? b[i[1]] + by * s.y : b[i[1]];
           s.a = now;
@@ -246,7 +246,7 @@ class LogCumSumExp final : public Scan {
         const T* x = static_cast<const T*>(r.buffers[0]);
         T* out = static_cast<T*>(r.buffers[1]);
         lines.each([&](const std::array<int64_t, 2>& at, int64_t width) {
-          walk_lines(lines, at, width, LogSum(), [&](LogSum& s, const std::array<int64_t, 2>& i) {
+          walk_lines(lines, at, width, LogSum(), [&](LogSum& s, const std::array<int64_t, 2>& i, int64_t) {
             out[i[1]] = static_cast<T>(static_cast<Running<T>>(s.add(static_cast<double>(widened(x[i[0]])))));
           });
         });
@@ -276,7 +276,7 @@ class CumExtreme final : public Scan {
     return {contiguous_meta(in[0].dtype(), in[0].shape()), contiguous_meta(DType::i64, in[0].shape())};
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    const Lines<3> lines(in, out, axis_, false);
+    const Lines<3> lines(in, out, axis_, false, 1);
     return visit_dtype(in[0].dtype, [&](auto t) {
       return greatest_ ? plan_for<decltype(t), true>(lines) : plan_for<decltype(t), false>(lines);
     });
@@ -291,38 +291,33 @@ class CumExtreme final : public Scan {
  private:
   template <class T, bool greatest>
   Ref<Plan> plan_for(const Lines<3>& lines) const {
-    using W = std::conditional_t<std::is_integral_v<T>, T, Running<T>>;
+    using W = decltype(comparable(T{}));
     struct State {
       W best{};
-      int64_t at = -1, next = 0;
+      int64_t at = -1;
     };
     return make_ref<Plan>(name_, [lines](const Run& r) {
       const T* x = static_cast<const T*>(r.buffers[0]);
       T* values = static_cast<T*>(r.buffers[1]);
       int64_t* places = static_cast<int64_t*>(r.buffers[2]);
       lines.each([&](const std::array<int64_t, 3>& at, int64_t width) {
-        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i) {
-          const W v = wide_of(x[i[0]]);
+        walk_lines(lines, at, width, State(), [&](State& s, const std::array<int64_t, 3>& i, int64_t t) {
+          const W v = comparable(x[i[0]]);
           // Also true for the first element, for a NaN, and never for a number after a NaN.
           if (s.at < 0 || v != v || (greatest ? v >= s.best : v <= s.best)) {
             s.best = v;
-            s.at = s.next;
+            s.at = t;
           }
-          ++s.next;
-          values[i[1]] = narrow<T>(s.best);
+          values[i[1]] = static_cast<T>(s.best);
           places[i[2]] = s.at;
         });
       });
     });
   }
   template <class T>
-  static auto wide_of(T v) {
-    if constexpr (std::is_integral_v<T>) return v;
-    else return widened(v);
-  }
-  template <class T, class W>
-  static T narrow(W v) {
-    return static_cast<T>(v);
+  static auto comparable(T v) {
+    if constexpr (std::is_arithmetic_v<T>) return v;
+    else return static_cast<float>(v);
   }
   const char* name_;
   bool greatest_;

@@ -16,8 +16,9 @@ class Lines {
   static constexpr int64_t max_width = 128;
   using At = std::array<int64_t, N>;  // one place, or one step, in elements of each tensor
 
-  // Tensors of one shape. `reverse`: from the last element to the first.
-  Lines(std::span<const Meta> in, std::span<const Meta> out, int axis, bool reverse) {
+  // Tensors of one shape. `reverse`: from the last element to the first. `few`: lines side by side where neighbours in
+  // memory lie along them; fewer where many tensors would share the cache.
+  Lines(std::span<const Meta> in, std::span<const Meta> out, int axis, bool reverse, int64_t few = 4) {
     const Shape& s = in[0].shape;
     n = s[axis];
     const auto meta = [&](size_t k) -> const Meta& { return k < in.size() ? in[k] : out[k - in.size()]; };
@@ -32,7 +33,7 @@ class Lines {
       others_.push_back(1);
       for (Strides& st : strides_) st.push_back(0);
     }
-    width_ = below ? max_width : 4;
+    width_ = below ? max_width : few;
     for (size_t k = 0; k < N; ++k) {
       along[k] = meta(k).strides[axis];
       across[k] = strides_[k].back();
@@ -86,7 +87,7 @@ class Lines {
   int64_t width_;
 };
 
-// step(state, places) for every element of `width` lines from `at` on, all lines one step after the other.
+// step(state, places, t) for the t-th element of `width` lines from `at` on, all lines one step after the other.
 template <size_t N, class State, class Step>
 void walk_many(const Lines<N>& l, std::array<int64_t, N> at, int64_t width, const State& start, const Step& step) {
   State states[Lines<N>::max_width];
@@ -94,7 +95,7 @@ void walk_many(const Lines<N>& l, std::array<int64_t, N> at, int64_t width, cons
   for (int64_t t = 0; t < l.n; ++t) {
     std::array<int64_t, N> i = at;
     for (int64_t c = 0; c < width; ++c) {
-      step(states[c], i);
+      step(states[c], i, t);
       for (size_t k = 0; k < N; ++k) i[k] += l.across[k];
     }
     for (size_t k = 0; k < N; ++k) at[k] += l.along[k];
@@ -112,7 +113,7 @@ void walk_few(const Lines<N>& l, std::array<int64_t, N> at, const State& start, 
     return i;
   };
   for (int64_t t = 0; t < l.n; ++t) {
-    (step(states[c], place(c)), ...);
+    (step(states[c], place(c), t), ...);
     for (size_t k = 0; k < N; ++k) at[k] += l.along[k];
   }
 }

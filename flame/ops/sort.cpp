@@ -6,6 +6,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/ops/create.h"
+#include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
@@ -30,7 +31,8 @@ class RowOrder {
  public:
   RowOrder(const Ordering& o, int64_t n) : o_(o), n_(n) {}
   static size_t entries(const Ordering& o, int64_t n) {
-    const int64_t most = o.want == Want::smallest || o.want == Want::smallest_sorted ? std::max(n, 2 * o.k + 1024) : n;
+    const int64_t most =
+        o.want == Want::smallest || o.want == Want::smallest_sorted ? std::max(n, selection_room(o.k)) : n;
     return static_cast<size_t>(2 * most);
   }
 
@@ -39,6 +41,15 @@ class RowOrder {
     E* a = static_cast<E*>(scratch);
     E* spare = a + entries(o_, n_) / 2;
     const auto next = [&](int64_t i) { return Order<T>::entry(x[i * step], i, o_.descending); };
+    const auto leap = [&](int64_t i, const E& e) {
+      if constexpr (std::is_arithmetic_v<T>) {
+        if (step == 1) {
+          const T bound = x[place_of(e)];
+          return o_.descending ? first_beyond<true>(x, i, n_, bound) : first_beyond<false>(x, i, n_, bound);
+        }
+      }
+      return i;
+    };
     const auto put = [&](int64_t to, int64_t place) {
       values[to * out_step] = x[place * step];
       places[to * out_step] = place;
@@ -51,7 +62,9 @@ class RowOrder {
       case Want::smallest:
       case Want::smallest_sorted:
         if (o_.k == 0) break;
-        select_smallest(a, o_.k, n_, next);
+        if (o_.k < n_) select_smallest(a, o_.k, n_, next, leap);
+        else
+          for (int64_t i = 0; i < n_; ++i) a[i] = next(i);
         if (o_.want == Want::smallest_sorted) std::sort(a, a + o_.k);
         put_all(a, o_.k, put);
         break;

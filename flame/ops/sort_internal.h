@@ -92,31 +92,26 @@ E* sort_entries(E* a, E* spare, int64_t n, int key_bits) {
   return a;
 }
 
-// The `k` smallest entries of a row come to stand first in `buffer` (room for 2 k + 1024), in no order. `next(i)` makes
-// entry i. A bound that falls as the row goes on keeps most entries from being stored.
-template <class E, class Next>
-void select_smallest(E* buffer, int64_t k, int64_t n, const Next& next) {
-  const int64_t room = 2 * k + 1024;
-  int64_t size = 0, i = 0;
+// The `k` smallest entries of a row, 0 < k < n, come to stand first in `buffer`, in no order. next(i) makes entry i, and
+// leap(i, e) gives the next one from i on that may be smaller than e. The buffer holds selection_room(k) entries.
+constexpr int64_t selection_room(int64_t k) { return 2 * k + 32; }
+template <class E, class Next, class Leap>
+void select_smallest(E* buffer, int64_t k, int64_t n, const Next& next, const Leap& leap) {
+  const int64_t room = selection_room(k);
+  int64_t size = std::min(n, room), i = size;
+  for (int64_t j = 0; j < size; ++j) buffer[j] = next(j);
   const auto cut = [&] {
     std::nth_element(buffer, buffer + (k - 1), buffer + size);
     size = k;
   };
-  for (; i < n && size < room; ++i) buffer[size++] = next(i);
-  if (size > k) cut();
-  for (; i < n; ++i) {
-    const E e = next(i);
+  cut();
+  while ((i = leap(i, buffer[k - 1])) < n) {
+    const E e = next(i++);
     if (!(e < buffer[k - 1])) continue;
-    const E bound = buffer[k - 1];
     buffer[size++] = e;
-    for (++i; i < n && size < room; ++i) {
-      const E f = next(i);
-      buffer[size] = f;
-      size += f < bound;
-    }
-    --i;
-    if (size > k) cut();
+    if (size == room) cut();
   }
+  if (size > k) cut();
 }
 
 }  // namespace flame
