@@ -170,7 +170,7 @@ const AddErrors contractions([] {
 });
 
 const AddErrors diagonals([] {
-  expect_error<ValueError>("diagonal", Mistake::option, "diagonal: the input is undefined", [] { diagonal({}); });
+  expect_error<ValueError>("diagonal", Mistake::option, "diagonal: expected a defined tensor", [] { diagonal({}); });
   expect_error<ShapeError>("diagonal", Mistake::rank, "diagonal: expected rank 2 or more, got shape [3]",
                            [] { diagonal(f({3})); });
   expect_error<IndexError>("diagonal", Mistake::axis, "diagonal: axis 2 is out of range", [] {
@@ -179,7 +179,8 @@ const AddErrors diagonals([] {
   expect_error<ValueError>("diagonal", Mistake::axis, "diagonal: expected two different axes, got 0 and -2", [] {
     diagonal(f({3, 3}), {.axis2 = -2});
   });
-  expect_error<ValueError>("diag_embed", Mistake::option, "diag_embed: the input is undefined", [] { diag_embed({}); });
+  expect_error<ValueError>("diag_embed", Mistake::option, "diag_embed: expected a defined tensor",
+                           [] { diag_embed({}); });
   expect_error<ShapeError>("diag_embed", Mistake::rank, "diag_embed: expected rank 1 or more",
                            [] { diag_embed(f({})); });
   expect_error<ShapeError>("diag_embed", Mistake::rank, "diag_embed: expected a rank below 8", [] {
@@ -191,11 +192,11 @@ const AddErrors diagonals([] {
   expect_error<ValueError>("diag_embed", Mistake::axis, "diag_embed: expected two different axes", [] {
     diag_embed(f({2, 3}), {.axis1 = 2});
   });
-  expect_error<ValueError>("diag", Mistake::option, "diag: the input is undefined", [] { diag({}); });
+  expect_error<ValueError>("diag", Mistake::option, "diag: expected a defined tensor", [] { diag({}); });
   expect_error<ShapeError>("diag", Mistake::rank, "diag: expected rank 1 or 2, got shape [1, 2, 3]", [] {
     diag(f({1, 2, 3}));
   });
-  expect_error<ValueError>("trace", Mistake::option, "trace: the input is undefined", [] { trace({}); });
+  expect_error<ValueError>("trace", Mistake::option, "trace: expected a defined tensor", [] { trace({}); });
   expect_error<ShapeError>("trace", Mistake::rank, "trace: expected a matrix, got shape [3]", [] { trace(f({3})); });
 });
 

@@ -39,7 +39,7 @@ Tensor f(const Shape& s) { return full(s, 0.5); }
 const AddErrors along_axes([] {
   for (const Row& row : rows) {
     const std::string name = row.name;
-    expect_error<ValueError>(name, Mistake::option, name + ": the input is undefined", [&row] { row.call({}, 0); });
+    expect_error<ValueError>(name, Mistake::option, name + ": expected a defined tensor", [&row] { row.call({}, 0); });
     for (int64_t axis : {2, -3})
       expect_error<IndexError>(name, Mistake::axis,
                                name + ": axis " + std::to_string(axis) + " is out of range for rank 2", [&row, axis] {
@@ -71,7 +71,7 @@ const AddErrors along_axes([] {
   expect_error<IndexError>("kthvalue", Mistake::empty, "kthvalue: expected k from 1 to 0", [] {
     kthvalue(f({2, 0}), 1);
   });
-  expect_error<ValueError>("median", Mistake::option, "median: the input is undefined", [] { median(Tensor()); });
+  expect_error<ValueError>("median", Mistake::option, "median: expected a defined tensor", [] { median(Tensor()); });
   expect_error<ShapeError>("median", Mistake::empty, "median: expected at least one element of int64, got shape [0]",
                            [] { median(zeros({0}, DType::i64)); });
   expect_error<ValueError>("aminmax", Mistake::axis, "named twice", [] { aminmax(f({2, 3}), {0, -2}); });

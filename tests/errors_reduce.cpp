@@ -26,7 +26,7 @@ const Row rows[] = {
 const AddErrors reductions([] {
   for (const Row& row : rows) {
     const std::string name = row.name;
-    expect_error<ValueError>(name, Mistake::option, name + ": the input is undefined", [&row] { row.call({}, 0); });
+    expect_error<ValueError>(name, Mistake::option, name + ": expected a defined tensor", [&row] { row.call({}, 0); });
     for (int axis : {2, -3})
       expect_error<IndexError>(name, Mistake::axis, name + ": axis " + std::to_string(axis) + " is out of range",
                                [&row, axis] {

@@ -90,7 +90,7 @@ const AddErrors axes([] {
   expect_error<ShapeError>("movedim", Mistake::option, "as many places as axes", [] { movedim(x(), {0, 1}, {0}); });
   expect_error<IndexError>("squeeze", Mistake::axis, "comes twice", [] { x().squeeze({0, -2}); });
   for (const char* name : {"diagonal", "diagonal_scatter"})
-    expect_error<IndexError>(name, Mistake::axis, "expected two axes, got 1 and -1", [name] {
+    expect_error<ValueError>(name, Mistake::axis, "expected two different axes, got 1 and -1", [name] {
       if (name == std::string("diagonal")) diagonal(x(), {.axis1 = 1, .axis2 = -1});
       else diagonal_scatter(x(), {2, 2}, {.axis1 = 1, .axis2 = -1});
     });
@@ -143,7 +143,7 @@ const AddErrors shapes([] {
   expect_error<ShapeError>("pad", Mistake::empty, "replicate padding of 1 and 0 does not fit axis 1 of size 0", [] {
     pad(full({2, 0}, 1), {1, 0}, {.mode = PadMode::replicate});
   });
-  expect_error<IndexError>("diagonal", Mistake::rank, "rank 1", [] { diagonal(full({3}, 1)); });
+  expect_error<ShapeError>("diagonal", Mistake::rank, "rank 2 or more, got shape [3]", [] { diagonal(full({3}, 1)); });
   expect_error<ShapeError>("diagonal_scatter", Mistake::shape, "expected a piece of [2] for [2, 4], got [3]", [] {
     diagonal_scatter(full({3}, 1), {2, 4});
   });

@@ -32,9 +32,6 @@ const AddGoldenCalls calls([](GoldenCalls& f) {
     if (o.contains("count")) return Out{tensordot(in[0], in[1], o["count"].get<int64_t>())};
     return Out{tensordot(in[0], in[1], dims_of(o["a"]), dims_of(o["b"]))};
   };
-  f["diagonal"] = [](In in, O o) {
-    return Out{diagonal(in[0], {.offset = o["offset"], .axis1 = o["axes"][0], .axis2 = o["axes"][1]})};
-  };
   f["diag_embed"] = [](In in, O o) {
     return Out{diag_embed(in[0], {.offset = o["offset"], .axis1 = o["axes"][0], .axis2 = o["axes"][1]})};
   };

@@ -106,7 +106,7 @@ Tensor diagonal_scatter(const Tensor& piece, const Shape& shape, const DiagonalO
 }
 
 Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "diag_embed: the input is undefined");
+  check_defined("diag_embed", x, loc);
   if (x.rank() == 0) fail<ShapeError>(loc, "diag_embed: expected rank 1 or more, got shape {}", x.shape());
   if (x.rank() == max_rank)
     fail<ShapeError>(loc, "diag_embed: expected a rank below {}, got shape {}", max_rank, x.shape());
@@ -122,14 +122,14 @@ Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
 }
 
 Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "diag: the input is undefined");
+  check_defined("diag", x, loc);
   if (x.rank() == 1) return diag_embed(x, {.offset = offset}, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "diag: expected rank 1 or 2, got shape {}", x.shape());
   return diagonal(x, {.offset = offset}, loc);
 }
 
 Tensor trace(const Tensor& x, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "trace: the input is undefined");
+  check_defined("trace", x, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "trace: expected a matrix, got shape {}", x.shape());
   return sum(diagonal(x, {}, loc), {}, false, loc);
 }

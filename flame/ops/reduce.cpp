@@ -6,6 +6,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
@@ -15,7 +16,7 @@
 namespace flame {
 
 ReducedAxes reduced_axes(const char* op, const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "{}: the input is undefined", op);
+  check_defined(op, x, loc);
   ReducedAxes r;
   const Shape& s = x.shape();
   if (axes.all()) r.mask = (1u << s.rank()) - 1;

@@ -7,6 +7,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather.h"
@@ -326,7 +327,7 @@ class CumExtreme final : public Scan {
 // Runs `fn` on x and its axis; a 0-d tensor is given one for the time being.
 template <class F>
 auto along_axis(const char* name, const Tensor& x, int64_t axis, Loc loc, F&& fn) {
-  if (!x.defined()) fail<ValueError>(loc, "{}: the input is undefined", name);
+  check_defined(name, x, loc);
   const int a = normalize_axis(name, axis, std::max(1, x.rank()), loc);
   std::vector<Tensor> out = fn(x.rank() ? x : x.reshape({1}, loc), a);
   if (x.rank() == 0)

@@ -5,6 +5,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
@@ -151,7 +152,7 @@ class OrderOp final : public Op {
 
 // A 0-d tensor is given an axis for the time being.
 int checked_axis(const char* name, const Tensor& x, int64_t axis, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "{}: the input is undefined", name);
+  check_defined(name, x, loc);
   return normalize_axis(name, axis, std::max(1, x.rank()), loc);
 }
 int64_t size_along(const Tensor& x, int axis) { return x.rank() ? x.shape()[axis] : 1; }
@@ -204,7 +205,7 @@ ValuesAndIndices median(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
 }
 
 Tensor median(const Tensor& x, Loc loc) {
-  if (!x.defined()) fail<ValueError>(loc, "median: the input is undefined");
+  check_defined("median", x, loc);
   if (x.numel() == 0) {
     if (!is_float(x.dtype()))
       fail<ShapeError>(loc, "median: expected at least one element of {}, got shape {}", x.dtype(), x.shape());
