@@ -28,13 +28,13 @@ Types types_of(const char* op, std::initializer_list<const Tensor*> in, Loc loc)
 }
 
 // The p-norm along the last axis of a - b + eps.
-Tensor distance(const Tensor& a, const Tensor& b, double p, double eps, bool keepdim) {
-  const Tensor d = a - b + eps;
-  if (p == 2) return norm(d, -1, keepdim);
-  const Tensor size = abs(d);
-  if (p == 1) return sum(size, -1, keepdim);
-  if (p == inf) return amax(size, -1, keepdim);
-  return pow(sum(pow(size, p), -1, keepdim), 1 / p);
+Tensor distance(const Tensor& a, const Tensor& b, double p, double eps, bool keepdim, Loc loc) {
+  const Tensor d = add(sub(a, b, loc), eps, loc);
+  if (p == 2) return norm(d, -1, keepdim, loc);
+  const Tensor size = abs(d, loc);
+  if (p == 1) return sum(size, -1, keepdim, loc);
+  if (p == inf) return amax(size, -1, keepdim, loc);
+  return pow(sum(pow(size, p, loc), -1, keepdim, loc), 1 / p, loc);
 }
 void check_vectors(const char* op, const Shape& shape, double p, Loc loc) {
   if (shape.empty()) fail<ShapeError>(loc, "{}: expected vectors of rank 1 or more, got 0-d ones", op);
@@ -50,14 +50,14 @@ Tensor cosine_similarity(const Tensor& a, const Tensor& b, int64_t axis, double 
   const Shape shape = common_shape("cosine_similarity", {&a, &b}, loc);
   const int along = normalize_axis("cosine_similarity", axis, shape.rank(), loc);
   const Tensor x = a.to(t.wide, loc).expand(shape, loc), y = b.to(t.wide, loc).expand(shape, loc);
-  const Tensor sizes = maximum(norm(x, along), eps) * maximum(norm(y, along), eps);
-  return (sum(x * y, along) / sizes).to(t.out, loc);
+  const auto size = [&](const Tensor& v) { return maximum(norm(v, along, false, loc), eps, loc); };
+  return div(sum(mul(x, y, loc), along, false, loc), mul(size(x), size(y), loc), loc).to(t.out, loc);
 }
 
 Tensor pairwise_distance(const Tensor& a, const Tensor& b, const DistanceOptions& o, Loc loc) {
   const Types t = types_of("pairwise_distance", {&a, &b}, loc);
   check_vectors("pairwise_distance", common_shape("pairwise_distance", {&a, &b}, loc), o.p, loc);
-  return distance(a.to(t.wide, loc), b.to(t.wide, loc), o.p, o.eps, o.keepdim).to(t.out, loc);
+  return distance(a.to(t.wide, loc), b.to(t.wide, loc), o.p, o.eps, o.keepdim, loc).to(t.out, loc);
 }
 
 Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& target, const CosineEmbeddingOptions& o,
@@ -74,10 +74,12 @@ Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& tar
     fail<ShapeError>(loc, "{}: inputs {} need targets of shape {}, got {}", name, a.shape(), rows, target.shape());
   const Tensor x = a.to(t.wide, loc), y = b.to(t.wide, loc);
   constexpr double tiny = 1e-12;  // PyTorch's
-  const Tensor sizes = sqrt((sum(square(x), -1) + tiny) * (sum(square(y), -1) + tiny));
-  const Tensor cosine = sum(x * y, -1) / sizes;
-  const Tensor apart = clamp(cosine - o.margin, 0.0, inf);
-  return reduced(where(target == 1, 1 - cosine, where(target == -1, apart, 0.0)), o.reduction, loc).to(t.out, loc);
+  const auto size = [&](const Tensor& v) { return add(sum(square(v, loc), -1, false, loc), tiny, loc); };
+  const Tensor sizes = sqrt(mul(size(x), size(y), loc), loc);
+  const Tensor cosine = div(sum(mul(x, y, loc), -1, false, loc), sizes, loc);
+  const Tensor apart = clamp(sub(cosine, o.margin, loc), 0.0, inf, loc);
+  const Tensor other = where(eq(target, -1, loc), apart, 0.0, loc);
+  return reduced(where(eq(target, 1, loc), sub(1, cosine, loc), other, loc), o.reduction, loc).to(t.out, loc);
 }
 
 Tensor triplet_margin_loss(const Tensor& anchor, const Tensor& positive, const Tensor& negative,
@@ -91,10 +93,11 @@ Tensor triplet_margin_loss(const Tensor& anchor, const Tensor& positive, const T
                      negative.shape());
   check_vectors(name, common_shape(name, {&anchor, &positive, &negative}, loc), o.p, loc);
   const Tensor a = anchor.to(t.wide, loc), p = positive.to(t.wide, loc), n = negative.to(t.wide, loc);
-  const auto between = [&o](const Tensor& x, const Tensor& y) { return distance(x, y, o.p, o.eps, false); };
+  const auto between = [&](const Tensor& x, const Tensor& y) { return distance(x, y, o.p, o.eps, false, loc); };
   Tensor far = between(a, n);
-  if (o.swap) far = minimum(far, between(p, n));
-  return reduced(clamp(between(a, p) - far + o.margin, 0.0, inf), o.reduction, loc).to(t.out, loc);
+  if (o.swap) far = minimum(far, between(p, n), loc);
+  const Tensor excess = add(sub(between(a, p), far, loc), o.margin, loc);
+  return reduced(clamp(excess, 0.0, inf, loc), o.reduction, loc).to(t.out, loc);
 }
 
 namespace {

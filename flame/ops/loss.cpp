@@ -24,24 +24,28 @@ Tensor reduced(const Tensor& x, Reduction r, Loc loc) {
 
 namespace {
 
-using Pairwise = std::function<Tensor(const Tensor& x, const Tensor& t)>;
+// `ones`: the loss's own weight of the target's ones, or undefined.
+using Pairwise = std::function<Tensor(const Tensor& x, const Tensor& t, const Tensor& ones)>;
 struct ElementLoss {
   const char* name;
   Pairwise value, by_x, by_t;  // in float32 or float64; the derivatives have x's shape
-  Tensor weight = {};          // a factor, broadcast
   Reduction reduction;
 };
+struct Factors {
+  Tensor weight = {}, ones = {};  // of an element, and what the functions get; broadcast
+};
 
-Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, Loc loc) {
-  check_inputs(f.name, {&x, &t}, {&f.weight}, loc);
+Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, const Factors& factors, Loc loc) {
+  check_inputs(f.name, {&x, &t}, {&factors.weight, &factors.ones}, loc);
   check_floating(f.name, x, loc);
   if (x.shape() != t.shape())
     fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", f.name, x.shape(), t.shape());
-  check_factor(f.name, "weight", f.weight, x.shape(), loc);
+  check_factor(f.name, "weight", factors.weight, x.shape(), loc);
   const DType out = is_float(t.dtype()) ? promote(x.dtype(), t.dtype()) : x.dtype(), wide = compute_dtype_of(out);
-  const Tensor weight = f.weight.defined() ? f.weight.detach().to(wide, loc) : Tensor();
+  const auto constant = [&](const Tensor& w) { return w.defined() ? w.detach().to(wide, loc) : w; };
+  const Tensor weight = constant(factors.weight), ones = constant(factors.ones);
   const Tensor loss = no_grad([&] {
-    const Tensor each = f.value(x.to(wide), t.to(wide));
+    const Tensor each = f.value(x.to(wide), t.to(wide), ones);
     return reduced(weight.defined() ? each * weight : each, f.reduction, loc).to(out);
   });
   const auto rule = [f, wide](const CustomContext& c) -> std::vector<Tensor> {
@@ -56,11 +60,11 @@ Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, Loc loc)
       if (f.reduction == Reduction::batch_mean) d = d / rows;
       return d.to(input.dtype());
     };
-    return {c.needs[0] ? towards(f.by_x(x, t), c.saved[0]) : Tensor(),
-            c.needs[1] ? towards(f.by_t(x, t), c.saved[1]) : Tensor()};
+    return {c.needs[0] ? towards(f.by_x(x, t, c.saved[3]), c.saved[0]) : Tensor(),
+            c.needs[1] ? towards(f.by_t(x, t, c.saved[3]), c.saved[1]) : Tensor()};
   };
   const Tensor in[] = {x, t};
-  return with_rule(f.name, in, {loss}, {x, t, weight}, rule, loc)[0];
+  return with_rule(f.name, in, {loss}, {x, t, weight, ones}, rule, loc)[0];
 }
 
 // A loss of the difference d = x - t.
@@ -68,11 +72,11 @@ Tensor of_difference(const char* name, const Tensor& x, const Tensor& t, Reducti
                      std::function<Tensor(const Tensor& d)> value, std::function<Tensor(const Tensor& d)> slope) {
   check_reduction(name, r, loc);
   return evaluate({.name = name,
-                   .value = [value](const Tensor& x, const Tensor& t) { return value(x - t); },
-                   .by_x = [slope](const Tensor& x, const Tensor& t) { return slope(x - t); },
-                   .by_t = [slope](const Tensor& x, const Tensor& t) { return -slope(x - t); },
+                   .value = [value](const Tensor& x, const Tensor& t, const Tensor&) { return value(x - t); },
+                   .by_x = [slope](const Tensor& x, const Tensor& t, const Tensor&) { return slope(x - t); },
+                   .by_t = [slope](const Tensor& x, const Tensor& t, const Tensor&) { return -slope(x - t); },
                    .reduction = r},
-                  x, t, loc);
+                  x, t, {}, loc);
 }
 
 }  // namespace
@@ -108,22 +112,20 @@ Tensor bce_with_logits(const Tensor& logits, const Tensor& target, const BceOpti
   check_reduction("bce_with_logits", o.reduction, loc);
   check_inputs("bce_with_logits", {&logits, &target}, {&o.weight, &o.pos_weight}, loc);
   check_factor("bce_with_logits", "pos_weight", o.pos_weight, logits.shape(), loc);
-  Tensor ones;  // the weight of the target's ones
-  if (o.pos_weight.defined()) ones = o.pos_weight.detach().to(compute_dtype_of(logits.dtype()), loc);
-  const auto weighted = [ones](const Tensor& t) { return ones.defined() ? ones * t : t; };
   // -ln sigmoid(x) is softplus(-x), and -ln(1 - sigmoid(x)) is that plus x.
   return evaluate(
       {.name = "bce_with_logits",
        .value =
-           [=](const Tensor& x, const Tensor& t) {
+           [](const Tensor& x, const Tensor& t, const Tensor& ones) {
              const Tensor zero_part = (1 - t) * x, factor = ones.defined() ? (ones - 1) * t + 1 : Tensor();
              return zero_part + (factor.defined() ? softplus(-x) * factor : softplus(-x));
            },
-       .by_x = [=](const Tensor& x, const Tensor& t) { return (1 - t) * sigmoid(x) - weighted(t) * sigmoid(-x); },
-       .by_t = [=](const Tensor& x, const Tensor&) { return ones.defined() ? (ones - 1) * softplus(-x) - x : -x; },
-       .weight = o.weight,
+       .by_x = [](const Tensor& x, const Tensor& t,
+                  const Tensor& ones) { return (1 - t) * sigmoid(x) - (ones.defined() ? ones * t : t) * sigmoid(-x); },
+       .by_t = [](const Tensor& x, const Tensor&,
+                  const Tensor& ones) { return ones.defined() ? (ones - 1) * softplus(-x) - x : -x; },
        .reduction = o.reduction},
-      logits, target, loc);
+      logits, target, {.weight = o.weight, .ones = o.pos_weight}, loc);
 }
 
 Tensor bce(const Tensor& probability, const Tensor& target, const BceOptions& o, Loc loc) {
@@ -132,29 +134,29 @@ Tensor bce(const Tensor& probability, const Tensor& target, const BceOptions& o,
   const auto held = [](const Tensor& log) { return maximum(log, -100); };
   return evaluate(
       {.name = "bce",
-       .value = [=](const Tensor& p, const Tensor& t) { return (t - 1) * held(log1p(-p)) - t * held(log(p)); },
+       .value = [=](const Tensor& p, const Tensor& t,
+                    const Tensor&) { return (t - 1) * held(log1p(-p)) - t * held(log(p)); },
        // As PyTorch, which divides by 1e-12 at least.
-       .by_x = [](const Tensor& p, const Tensor& t) { return (p - t) / maximum(p * (1 - p), 1e-12); },
-       .by_t = [=](const Tensor& p, const Tensor&) { return held(log1p(-p)) - held(log(p)); },
-       .weight = o.weight,
+       .by_x = [](const Tensor& p, const Tensor& t, const Tensor&) { return (p - t) / maximum(p * (1 - p), 1e-12); },
+       .by_t = [=](const Tensor& p, const Tensor&, const Tensor&) { return held(log1p(-p)) - held(log(p)); },
        .reduction = o.reduction},
-      probability, target, loc);
+      probability, target, {.weight = o.weight}, loc);
 }
 
 Tensor kl_div(const Tensor& log_probabilities, const Tensor& target, const KlDivOptions& o, Loc loc) {
   if (o.log_target)
     return evaluate({.name = "kl_div",
-                     .value = [](const Tensor& x, const Tensor& t) { return exp(t) * (t - x); },
-                     .by_x = [](const Tensor&, const Tensor& t) { return -exp(t); },
-                     .by_t = [](const Tensor& x, const Tensor& t) { return exp(t) * (t - x + 1); },
+                     .value = [](const Tensor& x, const Tensor& t, const Tensor&) { return exp(t) * (t - x); },
+                     .by_x = [](const Tensor&, const Tensor& t, const Tensor&) { return -exp(t); },
+                     .by_t = [](const Tensor& x, const Tensor& t, const Tensor&) { return exp(t) * (t - x + 1); },
                      .reduction = o.reduction},
-                    log_probabilities, target, loc);
+                    log_probabilities, target, {}, loc);
   return evaluate({.name = "kl_div",
-                   .value = [](const Tensor& x, const Tensor& t) { return xlogy(t, t) - t * x; },
-                   .by_x = [](const Tensor&, const Tensor& t) { return -t; },
-                   .by_t = [](const Tensor& x, const Tensor& t) { return log(t) + 1 - x; },
+                   .value = [](const Tensor& x, const Tensor& t, const Tensor&) { return xlogy(t, t) - t * x; },
+                   .by_x = [](const Tensor&, const Tensor& t, const Tensor&) { return -t; },
+                   .by_t = [](const Tensor& x, const Tensor& t, const Tensor&) { return log(t) + 1 - x; },
                    .reduction = o.reduction},
-                  log_probabilities, target, loc);
+                  log_probabilities, target, {}, loc);
 }
 
 Tensor poisson_nll_loss(const Tensor& input, const Tensor& target, const PoissonNllOptions& o, Loc loc) {
@@ -162,21 +164,21 @@ Tensor poisson_nll_loss(const Tensor& input, const Tensor& target, const Poisson
   const double eps = o.eps, two_pi = 6.28318530717958647692;
   const auto stirling = [=](const Tensor& t) { return where(t > 1, t * log(t) - t + log(t * two_pi) * 0.5, 0); };
   const auto stirling_slope = [](const Tensor& t) { return where(t > 1, log(t) + 0.5 / t, 0); };
-  return evaluate(
-      {.name = "poisson_nll_loss",
-       .value =
-           [=](const Tensor& x, const Tensor& t) {
-             const Tensor loss = o.log_input ? exp(x) - t * x : x - t * log(x + eps);
-             return o.full ? loss + stirling(t) : loss;
-           },
-       .by_x = [=](const Tensor& x, const Tensor& t) { return o.log_input ? exp(x) - t : 1 - t / (x + eps); },
-       .by_t =
-           [=](const Tensor& x, const Tensor& t) {
-             const Tensor slope = o.log_input ? -x : -log(x + eps);
-             return o.full ? slope + stirling_slope(t) : slope;
-           },
-       .reduction = o.reduction},
-      input, target, loc);
+  return evaluate({.name = "poisson_nll_loss",
+                   .value =
+                       [=](const Tensor& x, const Tensor& t, const Tensor&) {
+                         const Tensor loss = o.log_input ? exp(x) - t * x : x - t * log(x + eps);
+                         return o.full ? loss + stirling(t) : loss;
+                       },
+                   .by_x = [=](const Tensor& x, const Tensor& t,
+                               const Tensor&) { return o.log_input ? exp(x) - t : 1 - t / (x + eps); },
+                   .by_t =
+                       [=](const Tensor& x, const Tensor& t, const Tensor&) {
+                         const Tensor slope = o.log_input ? -x : -log(x + eps);
+                         return o.full ? slope + stirling_slope(t) : slope;
+                       },
+                   .reduction = o.reduction},
+                  input, target, {}, loc);
 }
 
 Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor& variance, const GaussianNllOptions& o,
@@ -192,10 +194,11 @@ Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor
   const DType out = promote(promote(input.dtype(), target.dtype()), variance.dtype()), wide = compute_dtype_of(out);
   const Tensor v = variance.to(wide, loc);
   // As in PyTorch, eps takes the place of a smaller variance as if by rounding.
-  const Tensor held = where(v < o.eps, v - v.detach() + o.eps, v);
-  const Tensor d = input.to(wide, loc) - target.to(wide, loc);
-  Tensor loss = (log(held) + square(d) / held) * 0.5;
-  if (o.full) loss = loss + 0.91893853320467274178;
+  const Tensor at_least = add(sub(v, v.detach(), loc), o.eps, loc);
+  const Tensor held = where(lt(v, o.eps, loc), at_least, v, loc);
+  const Tensor d = sub(input.to(wide, loc), target.to(wide, loc), loc);
+  Tensor loss = mul(add(log(held, loc), div(square(d, loc), held, loc), loc), 0.5, loc);
+  if (o.full) loss = add(loss, 0.91893853320467274178, loc);
   return reduced(loss, o.reduction, loc).to(out, loc);
 }
 

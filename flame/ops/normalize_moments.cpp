@@ -77,6 +77,8 @@ void update_running(const State& mean, const Tensor& fresh_mean, const State& va
   for (const auto& [state, value] : all)
     if (value.defined()) materialize(value.value());
   for (const auto& [state, value] : all)
+    if (value.defined()) state.begin_write(loc);  // parts those who share the old bytes, which asks for memory
+  for (const auto& [state, value] : all)
     if (value.defined()) state.assign(value, loc);
 }
 
