@@ -265,15 +265,16 @@ TEST_F(FailingAllocations, OfARecordedStepChangeNothing) {
       const GeneratorState drawn = shaken.generator.state();
       fail_allocation(n);
       bool refused = false;
+      std::string what;
       try {
         step(x, y);
-      } catch (const OutOfMemory&) { refused = true; }
+      } catch (const OutOfMemory& e) { refused = true; what = e.what(); }
       fail_allocation(0);
       if (!refused) break;
       ++failures;
       shaken.net->zero_grad();
       shaken.generator.set_state(drawn);
-      ASSERT_EQ(shaken.state(), before) << "call " << i << ", allocation " << n;
+      ASSERT_EQ(shaken.state(), before) << "call " << i << ", allocation " << n << ": " << what;
       n += 6;  // every seventh is enough here
     }
     ASSERT_EQ(shaken.state(), calm.state()) << "call " << i;

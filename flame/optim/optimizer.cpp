@@ -210,6 +210,8 @@ void Optimizer::step(const StepOptions& o, Loc loc) {
   const Gradients g = gather(c, loc);
   const Core::CachedPlan& plan = c.plan_for(g.signature);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
+  note_flush("an optimizer step");
+  flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
   launch(c, plan, g, loc);
   if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)

@@ -111,13 +111,19 @@ struct RecordedStep::Impl {
     const bool enough = s.last && s.runs >= options.warmup;
     s.last = std::move(log);
     if (!parted.empty()) miss(s, "the ops did not repeat: " + parted);
-    else if (enough) {
-      s.recording = std::make_unique<Recording>(recorder, *s.last, places, out);
-      ++stats.recordings;
-      stats.arena_bytes = s.recording->arena->bytes();
-      stats.launches = s.recording->entries.size();
-    }
+    else if (enough) keep(s, recorder, places, out);
     return out;
+  }
+
+  // The step is done by now: without memory for a recording it is a miss, and the next call tries again.
+  void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places,
+            const std::vector<Tensor>& out) {
+    try {
+      s.recording = std::make_unique<Recording>(recorder, *s.last, places, out);
+    } catch (const OutOfMemory& e) { return miss(s, e.what()); }
+    ++stats.recordings;
+    stats.arena_bytes = s.recording->arena->bytes();
+    stats.launches = s.recording->entries.size();
   }
 
   void miss(const Signature& s, std::string why) {
