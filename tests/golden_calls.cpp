@@ -65,10 +65,9 @@ const AddGoldenCalls calls([](GoldenCalls& f) {
                               .reduction = reduction_of(o)})};
   };
   f["nll_loss"] = [](In in, O o) {
-    return Out{nll_loss(in[0], in[1],
-                        {.weight = at(in, 2),
-                         .ignore_index = o.value("ignore_index", int64_t{-100}),
-                         .reduction = reduction_of(o)})};
+    return Out{nll_loss(
+        in[0], in[1],
+        {.weight = at(in, 2), .ignore_index = o.value("ignore_index", int64_t{-100}), .reduction = reduction_of(o)})};
   };
   f["mse_loss"] = [](In in, O o) { return Out{mse_loss(in[0], in[1], reduction_of(o))}; };
   f["l1_loss"] = [](In in, O o) { return Out{l1_loss(in[0], in[1], reduction_of(o))}; };

@@ -113,7 +113,9 @@ TEST(FromBlob, Mistakes) {
   const auto nothing = [](float*) {};
   EXPECT_EQ(text_of<ValueError>([&] { Tensor::from_blob(static_cast<float*>(nullptr), {1}, nothing); }),
             "from_blob: expected an address, got null");
-  EXPECT_EQ(text_of<ShapeError>([&] { Tensor::from_blob(numbers.data(), {2, 2}, nothing, {1}); }),
+  EXPECT_EQ(text_of<ShapeError>([&] {
+              Tensor::from_blob(numbers.data(), {2, 2}, nothing, {1});
+            }),
             "from_blob: shape [2, 2] needs 2 strides, got [1]");
   auto* odd = reinterpret_cast<float*>(reinterpret_cast<char*>(numbers.data()) + 1);
   EXPECT_EQ(text_of<ValueError>([&] { Tensor::from_blob(odd, {1}, nothing); }),

@@ -268,7 +268,10 @@ TEST_F(FailingAllocations, OfARecordedStepChangeNothing) {
       std::string what;
       try {
         step(x, y);
-      } catch (const OutOfMemory& e) { refused = true; what = e.what(); }
+      } catch (const OutOfMemory& e) {
+        refused = true;
+        what = e.what();
+      }
       fail_allocation(0);
       if (!refused) break;
       ++failures;

@@ -32,7 +32,9 @@ bool runs(const SampleCase& c, DType t) {
   try {
     for (const Tensor& y : c.fn(in)) y.data();
     return true;
-  } catch (const DTypeError&) { return false; } catch (const NotImplemented&) { return false; }
+  } catch (const DTypeError&) { return false; } catch (const NotImplemented&) {
+    return false;
+  }
 }
 
 // The dtypes that the op's own samples run in: all of them, or their names.
@@ -57,15 +59,16 @@ std::string dtypes(const OpEntry& op) {
 int main() {
   std::vector<OpEntry> ops = Registry::global().entries();
   std::sort(ops.begin(), ops.end(), [](const auto& a, const auto& b) { return a.name < b.name; });
-  fmt::print("# Ops\n\n{} ops, made from the registry by `make docs`. Every function also takes the caller's line last, "
-             "by itself.\n\n"
-             "- **dtypes**: those of the op's inputs that it computes in; integers given to a floating op become "
-             "float32.\n"
-             "- **derivatives**: of every order, since gradients are written in the same ops, or none, in which case "
-             "asking for one throws `NotDifferentiable`.\n"
-             "- Every op runs on the CPU, and gives the same bits there for any number of threads. Random ops are a "
-             "function of their generator's seed and call number.\n\n",
-             ops.size());
+  fmt::print(
+      "# Ops\n\n{} ops, made from the registry by `make docs`. Every function also takes the caller's line last, "
+      "by itself.\n\n"
+      "- **dtypes**: those of the op's inputs that it computes in; integers given to a floating op become "
+      "float32.\n"
+      "- **derivatives**: of every order, since gradients are written in the same ops, or none, in which case "
+      "asking for one throws `NotDifferentiable`.\n"
+      "- Every op runs on the CPU, and gives the same bits there for any number of threads. Random ops are a "
+      "function of their generator's seed and call number.\n\n",
+      ops.size());
   fmt::print("| op | call | value | dtypes | derivatives | source |\n|---|---|---|---|---|---|\n");
   for (const OpEntry& op : ops)
     fmt::print("| {} | `{}` | {} | {} | {} | [{}](../{}) |\n", op.name, cell(op.signature), cell(op.formula),

@@ -27,11 +27,11 @@ Tensor draw(const EmbeddingOptions& o, Loc loc) {
 }  // namespace
 
 Embedding::Embedding(Module* parent, std::string name, const Options& o, Loc loc)
-    : Layer(parent, std::move(name), loc),
-      options(checked(o, loc)),
-      weight(*this, "weight", draw(o, loc), loc) {}
+    : Layer(parent, std::move(name), loc), options(checked(o, loc)), weight(*this, "weight", draw(o, loc), loc) {}
 
-Tensor Embedding::forward(const Tensor& index, Loc loc) { return embedding(weight.tensor(), index, {.padding_idx = options.padding_idx}, loc); }
+Tensor Embedding::forward(const Tensor& index, Loc loc) {
+  return embedding(weight.tensor(), index, {.padding_idx = options.padding_idx}, loc);
+}
 
 std::string Embedding::kind() const { return fmt::format("Embedding({}, {})", options.count, options.width); }
 

@@ -105,11 +105,12 @@ struct RegisterRows {
                               .signature = std::string(row.name) + signatures[row.arity - 1],
                               .formula = row.formula,
                               .differentiable = row.out == Out::same && row.in != In::integral,
-                              .samples = [code](DType t) {
-                                std::vector<SampleCase> all = samples_of(code, t);
-                                if (rows[code].arity > 1) all.push_back(with_numbers(code, t));
-                                return all;
-                              },
+                              .samples =
+                                  [code](DType t) {
+                                    std::vector<SampleCase> all = samples_of(code, t);
+                                    if (rows[code].arity > 1) all.push_back(with_numbers(code, t));
+                                    return all;
+                                  },
                               .source = "flame/fuse/pointwise.def"});
     }
   }

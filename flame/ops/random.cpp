@@ -224,7 +224,8 @@ Tensor truncated_normal(const Shape& shape, const TruncatedNormalOptions& t, con
   if (!(t.std > 0)) fail<ValueError>(loc, "truncated_normal: expected a standard deviation above 0, got {}", t.std);
   if (!(t.a < t.b)) fail<ValueError>(loc, "truncated_normal: expected a < b, got {} and {}", t.a, t.b);
   const uint64_t low = places_below((t.a - t.mean) / t.std), high = places_below((t.b - t.mean) / t.std);
-  return draw("truncated_normal", Kind::truncated, shape, need_float("truncated_normal", o.dtype.value_or(DType::f32), loc), o,
+  return draw("truncated_normal", Kind::truncated, shape,
+              need_float("truncated_normal", o.dtype.value_or(DType::f32), loc), o,
               {word(t.mean), word(t.std), word(t.a), word(t.b), word(static_cast<int64_t>(low)),
                word(static_cast<int64_t>(high - low))},
               loc);

@@ -57,7 +57,7 @@ struct SampleCase {
   std::vector<Tensor> inputs;
   std::function<std::vector<Tensor>(const std::vector<Tensor>&)> fn;
   std::string label;
-  int wrt = -1;  // inputs [0, wrt) are differentiated; -1: all floating inputs
+  int wrt = -1;             // inputs [0, wrt) are differentiated; -1: all floating inputs
   bool reads_host = false;  // the result's shape depends on values
 };
 struct OpEntry {

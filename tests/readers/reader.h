@@ -63,8 +63,6 @@ inline std::string python_with(const std::string& package) {
   if (std::filesystem::exists(python) && run(python + import).status == 0) return python;
   return {};
 }
-inline std::string reader(const std::string& script) {
-  return FLAME_SOURCE_DIR "/tests/readers/" + script;
-}
+inline std::string reader(const std::string& script) { return FLAME_SOURCE_DIR "/tests/readers/" + script; }
 
 }  // namespace flame_test

@@ -146,7 +146,8 @@ class RegistryLoop {
       const uint64_t reads = guarded().host_reads();
       const Result got = evaluate(c, given);
       flush_pending();
-      if (guarded().host_reads() != reads && !c.reads_host) note("host copy", where_ + form + ": a value was read on the host");
+      if (guarded().host_reads() != reads && !c.reads_host)
+        note("host copy", where_ + form + ": a value was read on the host");
       const Result want = evaluate(c, reference);
       const double ill = f == Form::expanded ? condition_of_equal_numbers(entry_->name) : 1;
       Seen worst;
