@@ -77,7 +77,7 @@ class Checkpoint : public std::enable_shared_from_this<Checkpoint> {
         return Tensor(std::exchange(it->second[i], {}));
     }
     Values values = second_run();
-    const Tensor found(std::exchange(values[i], {}));
+    Tensor found(std::exchange(values[i], {}));
     if (pass) {
       const std::lock_guard lock(mutex_);
       if (again_.insert_or_assign(pass->id, std::move(values)).second)

@@ -40,7 +40,7 @@ ImageFolder::ImageFolder(const std::string& root, const ImageFolderOptions& opti
     const auto files = names_in(
         folder, [](const fs::directory_entry& e) { return e.is_regular_file() && is_picture(e.path()); }, loc);
     if (files.empty()) fail<FormatError>(loc, "'{}' has no .png, .jpg or .jpeg files", folder);
-    for (const std::string& f : files) files_.push_back({folder + "/" + f, static_cast<int64_t>(label)});
+    for (const std::string& f : files) files_.push_back({fmt::format("{}/{}", folder, f), static_cast<int64_t>(label)});
   }
 }
 

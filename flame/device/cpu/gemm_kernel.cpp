@@ -26,13 +26,20 @@ HWY_INLINE V multiply_add(V a, V b, V c) {
   else return hn::Add(a * b, c);
 }
 
+// Integers are accumulated unsigned, so that they wrap; a negative int8 keeps its sign on the way.
+template <class Acc, class T>
+HWY_INLINE Acc widened(T v) {
+  if constexpr (std::is_same_v<T, int8_t>) return static_cast<Acc>(static_cast<std::make_signed_t<Acc>>(v));
+  else return static_cast<Acc>(v);
+}
+
 template <class T, class Acc, int width>
 void pack(const void* px, int64_t across, int64_t along, int64_t count, int64_t depth, void* pout) {
   const T* x = static_cast<const T*>(px);
   Acc* out = static_cast<Acc*>(pout);
   if (count == width && across == 1) {
     for (int64_t p = 0; p < depth; ++p)
-      for (int i = 0; i < width; ++i) out[p * width + i] = static_cast<Acc>(x[p * along + i]);
+      for (int i = 0; i < width; ++i) out[p * width + i] = widened<Acc>(x[p * along + i]);
     return;
   }
   // Blocks of depth that stay in L1 while they are filled row after row.
@@ -40,7 +47,7 @@ void pack(const void* px, int64_t across, int64_t along, int64_t count, int64_t 
   for (int64_t p0 = 0; p0 < depth; p0 += block) {
     const int64_t p1 = std::min(depth, p0 + block);
     for (int64_t i = 0; i < count; ++i)
-      for (int64_t p = p0; p < p1; ++p) out[p * width + i] = static_cast<Acc>(x[i * across + p * along]);
+      for (int64_t p = p0; p < p1; ++p) out[p * width + i] = widened<Acc>(x[i * across + p * along]);
     for (int64_t i = count; i < width; ++i)
       for (int64_t p = p0; p < p1; ++p) out[p * width + i] = Acc{};
   }
