@@ -25,7 +25,7 @@ check-all: test-deps configure
 
 # Writes bench/results/cpu.json; with a PYTHON that has PyTorch (2.11 or later), its rows stand beside FLAME's.
 bench: configure
-	$(call CMAKE_BUILD,build,--target cpu_bench)
+	$(call CMAKE_BUILD,build,--target cpu_bench --target ops_bench)
 	$(PYTHON) bench/cpu.py $(ARGS)
 
 # Makes the golden values again and compares: make golden-check PYTHON=/path/of/a/python/with/torch

@@ -64,20 +64,31 @@ class ShortRuns(unittest.TestCase):
         self.assertGreater((self.whole / "model.safetensors").stat().st_size, 4 * 26000)
 
     def test_resumes_exactly_after_an_interrupt(self):
-        folder = self.root / "stopped"
-        run = subprocess.Popen(command(**small(text=self.text, out=folder)), stdout=subprocess.PIPE, text=True)
+        text = self.root / "mine.gz"
+        text.write_bytes(self.text.read_bytes())
+        long = small(text=text, steps=1500)
+        whole, folder = self.root / "long", self.root / "stopped"
+        self.assertEqual(program(**(long | {"out": whole})).returncode, 0)
+        run = subprocess.Popen(command(**(long | {"out": folder})), stdout=subprocess.PIPE, text=True)
         for line in run.stdout:
             if line.startswith("step 8 "):
                 break
         run.send_signal(signal.SIGINT)
         run.stdout.read()
-        run.wait(timeout=60)
-        if run.returncode != 0:  # else it was done before the signal came
-            self.assertEqual(run.returncode, 130)
-            done = program("--resume", text=self.text, out=folder, prompt="the", sample=40)
-            self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(run.wait(timeout=60), 130)
+        other = self.root / "other.txt"
+        other.write_text("another text " * 50)
+        refused = program("--resume", out=folder, text=other)
+        self.assertNotEqual(refused.returncode, 0)
+        self.assertIn("the run was begun with", refused.stderr)
+        done = program("--resume", out=folder, prompt="the", sample=40)  # with the flags and the text it was begun with
+        self.assertEqual(done.returncode, 0, done.stderr)
         for name in ("model.safetensors", "metrics.csv", "sample.txt", "loss.svg"):
-            self.assertEqual((folder / name).read_bytes(), (self.whole / name).read_bytes(), name)
+            self.assertEqual((folder / name).read_bytes(), (whole / name).read_bytes(), name)
+        with gzip.open(text, "at") as f:
+            f.write("more\n")
+        changed = program("--resume", out=folder)
+        self.assertIn("is not the text that the run was begun with", changed.stderr)
 
     def test_another_seed_is_another_run(self):
         folder = self.root / "other"

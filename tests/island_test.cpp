@@ -197,6 +197,17 @@ TEST(Islands, LargeOutputsAreStreamed) {
   }
 }
 
+// Copies without a block of their own and counted numbers: fewer blocks than nodes.
+TEST(Islands, CopiesAndCountsInOneIsland) {
+  const Tensor x = fractions({6}, 1, DType::bf16);
+  const Tensor a = x.to(DType::f32), b = x.to(DType::f32), c = x.to(DType::f32), n = arange(0, 6, 1, DType::f32);
+  const Tensor sum = n + a;
+  EXPECT_EQ(numbers(n), (std::vector<double>{0, 1, 2, 3, 4, 5}));
+  EXPECT_EQ(numbers(a), numbers(x));
+  EXPECT_EQ(numbers(b), numbers(c));
+  EXPECT_EQ(numbers(sum)[5], 5 + numbers(x)[5]);
+}
+
 TEST(Islands, ReductionsDoNotDependOnThreads) {
   const int before = num_threads();
   const Tensor x = fractions({300, 5000}), flat = fractions({1500000});

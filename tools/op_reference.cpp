@@ -66,8 +66,10 @@ int main() {
       "float32.\n"
       "- **derivatives**: of every order, since gradients are written in the same ops, or none, in which case "
       "asking for one throws `NotDifferentiable`.\n"
-      "- Every op runs on the CPU, and gives the same bits there for any number of threads. Random ops are a "
-      "function of their generator's seed and call number.\n\n",
+      "- Every op runs on the CPU and is deterministic there; matrix products and convolutions may round otherwise "
+      "with "
+      "another number of threads, all others do not. Random ops are a function of their generator's seed and call "
+      "number.\n\n",
       ops.size());
   fmt::print("| op | call | value | dtypes | derivatives | source |\n|---|---|---|---|---|---|\n");
   for (const OpEntry& op : ops)

@@ -1,6 +1,7 @@
 // Trains a small GPT on the characters of a text (the Jargon File), and lets it write. The model is in net.h.
 #include <flame/flame.h>
 #include <fmt/format.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <cmath>
@@ -196,10 +197,15 @@ int run(Options options, const char* program) {
   if (options.threads > 0) set_num_threads(options.threads);
   options.threads = num_threads();
   if (!io::file_exists(options.text))
-    throw IoError(
-        "no text '" + options.text + "': install it by `apt-get install jargon-text`, or name another by --text",
-        Loc::current());
+    throw IoError("no text '" + options.text +
+                      "': install it by `apt-get install jargon-text` (images without /usr/share/doc leave it out), or "
+                      "name another by --text",
+                  Loc::current());
   const std::string text = read_text(options.text);
+  const auto crc = static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(text.data()), text.size()));
+  if (checkpoint && crc != options.text_crc)
+    throw ValueError("--resume: '" + options.text + "' is not the text that the run was begun with", Loc::current());
+  options.text_crc = crc;
 
   manual_seed(options.seed);
   Run training(options, folder, text);

@@ -42,6 +42,7 @@ Options parse_options(int argc, char** argv) {
     fmt::print(stderr, "char_gpt: {} (see --help)\n", e.what());
     std::exit(2);
   }
-  for (const auto& [name, value] : o.settings().text()) o.given[name] = app.count("--" + name) > 0;
+  for (const auto& [name, value] : o.settings().text())
+    o.given[name] = name != "text-crc" && app.count("--" + name) > 0;
   return o;
 }

@@ -9,6 +9,7 @@
 struct Options {
   std::string device = "auto";
   std::string text = "/usr/share/doc/jargon-text/jargon.txt.gz";
+  uint32_t text_crc = 0;  // of what the text holds, set once it is read
   int64_t steps = 2000, batch = 32;
   int64_t context = 128, width = 128, layers = 4, heads = 4;
   double dropout = 0.0;
@@ -26,6 +27,8 @@ struct Options {
   // What decides the result.
   Settings settings() {
     return Settings()
+        .add("text", text)
+        .add("text-crc", text_crc)
         .add("steps", steps)
         .add("batch", batch)
         .add("context", context)

@@ -57,6 +57,11 @@ class Settings {
 
   template <class T>
   static T number_of(const std::string& name, const std::string& text) {
+    if constexpr (std::is_same_v<T, std::string>) return text;
+    else return parsed<T>(name, text);
+  }
+  template <class T>
+  static T parsed(const std::string& name, const std::string& text) {
     T v{};
     const auto r = std::from_chars(text.data(), text.data() + text.size(), v);
     if (r.ec != std::errc() || r.ptr != text.data() + text.size())

@@ -320,9 +320,11 @@ class Compiler {
   // Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
   void join_chains() {
     std::vector<int> reads(c_.slots.size());
-    for (const Step& s : c_.steps)
+    for (const Step& s : c_.steps) {
+      if (s.kind == Step::Kind::iota) continue;  // its `a` is a node
       for (int slot : {s.a, s.b, s.c})
         if (slot >= 0) ++reads[static_cast<size_t>(slot)];
+    }
     std::vector<Step> joined;
     for (size_t i = 0; i < c_.steps.size();) {
       size_t end = i;

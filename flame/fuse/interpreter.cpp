@@ -100,6 +100,12 @@ class Worker {
     for (const Step& s : c.once) step(s, s.kind == Step::Kind::splat || constant_load(s) ? constant : first);
   }
 
+  Worker(const Worker&) = delete;
+  Worker& operator=(const Worker&) = delete;
+  ~Worker() {
+    if (c_.streams) stream_fence();
+  }
+
   void tile(const Tile& t) {
     for (int i : moving_) {
       const BlockSlot& s = c_.slots[static_cast<size_t>(i)];
@@ -276,7 +282,6 @@ void run_rows(const Compiled& c, const Run& run) {
       const int64_t row0 = i * c.tile_rows, rows = std::min(c.tile_rows, c.rows - row0);
       w.tile({row0 * c.cols, rows * c.cols, row0, rows});
     }
-    if (c.streams) stream_fence();
   });
 }
 

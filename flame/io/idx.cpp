@@ -123,6 +123,8 @@ Header read_header(Source& source, const std::string& path, Loc loc) {
       fail<FormatError>(loc, "'{}': byte {}: sizes {} ask for more bytes than the file can hold", path, 4 + 4 * axis,
                         shape);
   }
+  if (!byte_size(size_of(*element), shape))  // where a size of 0 hides the product of the others
+    fail<FormatError>(loc, "'{}': sizes {} are beyond any tensor", path, shape);
   return {*element, shape};
 }
 

@@ -33,10 +33,12 @@ Target target_of(spng_ctx* context, const spng_ihdr& head) {
   return {3, SPNG_FMT_RGB8};
 }
 
-// Bytes of the rows before compression; an interlaced file has a few more.
+// Bytes of the rows before compression, or the largest number; an interlaced file has a few more.
 uint64_t raw_bytes(const spng_ihdr& head) {
   constexpr uint64_t samples[] = {1, 0, 3, 1, 2, 0, 4};
-  return (uint64_t{head.width} * samples[head.color_type] * head.bit_depth + 7) / 8 * head.height;
+  const uint64_t row = (uint64_t{head.width} * samples[head.color_type] * head.bit_depth + 7) / 8;
+  uint64_t bytes = 0;
+  return __builtin_mul_overflow(row, uint64_t{head.height}, &bytes) ? ~uint64_t{0} : bytes;
 }
 
 }  // namespace

@@ -50,10 +50,10 @@ struct Sizes {
   int64_t batch, heads, shared, queries, keys;
   int64_t width, depth;  // of queries and keys, of values
   int64_t mr, nr;
-  int64_t group() const { return heads / shared; }
+  int64_t group() const { return shared ? heads / shared : 0; }
   // Keys of the tile at j0 that some query of the panel at q0 may see.
   int64_t seen(int64_t q0, int64_t j0, int64_t count) const {
-    return flags.causal ? std::clamp<int64_t>(q0 + nr - j0, 0, count) : count;
+    return flags.causal ? std::clamp<int64_t>(std::min(q0 + nr, queries) - j0, 0, count) : count;
   }
 };
 

@@ -29,12 +29,7 @@ Types types_of(const char* op, std::initializer_list<const Tensor*> in, Loc loc)
 
 // The p-norm along the last axis of a - b + eps.
 Tensor distance(const Tensor& a, const Tensor& b, double p, double eps, bool keepdim, Loc loc) {
-  const Tensor d = add(sub(a, b, loc), eps, loc);
-  if (p == 2) return norm(d, -1, keepdim, loc);
-  const Tensor size = abs(d, loc);
-  if (p == 1) return sum(size, -1, keepdim, loc);
-  if (p == inf) return amax(size, -1, keepdim, loc);
-  return pow(sum(pow(size, p, loc), -1, keepdim, loc), 1 / p, loc);
+  return norm(add(sub(a, b, loc), eps, loc), -1, {.p = p, .keepdim = keepdim}, loc);
 }
 void check_vectors(const char* op, const Shape& shape, double p, Loc loc) {
   if (shape.empty()) fail<ShapeError>(loc, "{}: expected vectors of rank 1 or more, got 0-d ones", op);

@@ -96,8 +96,11 @@ Tensor smooth_l1_loss(const Tensor& prediction, const Tensor& target, const Smoo
   if (!(beta >= 0)) fail<ValueError>(loc, "smooth_l1_loss: expected a beta of 0 or more, got {}", beta);
   return of_difference(
       "smooth_l1_loss", prediction, target, o.reduction, loc,
-      [beta](const Tensor& d) { return where(abs(d) < beta, square(d) * (0.5 / beta), abs(d) - 0.5 * beta); },
-      [beta](const Tensor& d) { return where(abs(d) < beta, d * (1 / beta), sign(d)); });
+      [beta](const Tensor& d) {
+        return beta == 0 ? abs(d) : where(abs(d) < beta, square(d) * (0.5 / beta), abs(d) - 0.5 * beta);
+      },
+      // Without a beta it is the l1 loss: 1 / beta would reach second derivatives.
+      [beta](const Tensor& d) { return beta == 0 ? sign(d) : where(abs(d) < beta, d * (1 / beta), sign(d)); });
 }
 Tensor huber_loss(const Tensor& prediction, const Tensor& target, const HuberOptions& o, Loc loc) {
   const double delta = o.delta;

@@ -1,6 +1,7 @@
 // nonzero is counted on the host and then written by blocks; masked_select reads at these places; masked_fill is where.
 #include "flame/ops/mask.h"
 
+#include <cmath>
 #include <atomic>
 #include <bit>
 
@@ -135,7 +136,7 @@ Scalar as_dtype(const Scalar& v, DType t) {
   const bool floating = v.kind == Scalar::Kind::floating;
   if (t == DType::boolean) return floating ? v.value != 0 : v.integral != 0;
   if (is_float(t)) return floating ? v.value : static_cast<double>(v.integral);
-  return floating ? static_cast<int64_t>(v.value) : v.integral;
+  return floating && std::abs(v.value) < 0x1p63 ? static_cast<int64_t>(v.value) : v.integral;
 }
 
 Tensor nonzero(const Tensor& x, Loc loc) {

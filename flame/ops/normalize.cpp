@@ -12,18 +12,6 @@
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
-namespace {
-
-// The norm along one axis, which stays with size 1. At 0 the gradient of the 2-norm is 0.
-Tensor norm_along(const Tensor& x, double p, int axis, Loc loc) {
-  if (p == 2) return norm(x, axis, true, loc);
-  const Tensor size = abs(x, loc);
-  if (p == 1) return sum(size, axis, true, loc);
-  if (std::isinf(p)) return p > 0 ? amax(size, axis, true, loc) : amin(size, axis, true, loc);
-  return pow(sum(pow(size, p, loc), axis, true, loc), 1 / p, loc);
-}
-
-}  // namespace
 
 Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
@@ -31,7 +19,7 @@ Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
   if (x.numel() == 0) return x;
   const DType t = x.dtype();
   const Tensor in = x.to(compute_dtype_of(t), loc);
-  return div(in, maximum(norm_along(in, o.p, axis, loc), o.eps, loc), loc).to(t, loc);
+  return div(in, maximum(norm(in, axis, {.p = o.p, .keepdim = true}, loc), o.eps, loc), loc).to(t, loc);
 }
 
 Tensor local_response_norm(const Tensor& x, const LocalResponseNormOptions& o, Loc loc) {

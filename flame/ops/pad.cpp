@@ -2,6 +2,7 @@
 // back onto the elements that it repeats.
 #include "flame/ops/pad.h"
 
+#include <cmath>
 #include <algorithm>
 #include <limits>
 
@@ -114,8 +115,11 @@ class Pad final : public Op {
   }
   void key(Key& k) const override { k << mode_ << shape_ << before_; }
   std::vector<Word> scalars() const override {
-    return {word(value_.kind == Scalar::Kind::floating ? value_.value : static_cast<double>(value_.integral)),
-            word(value_.kind == Scalar::Kind::floating ? static_cast<int64_t>(value_.value) : value_.integral)};
+    const bool floating = value_.kind == Scalar::Kind::floating;
+    const bool whole =
+        !floating || std::abs(value_.value) < 0x1p63;  // not Inf or NaN, which only floats are padded with
+    return {word(floating ? value_.value : static_cast<double>(value_.integral)),
+            word(floating && whole ? static_cast<int64_t>(value_.value) : value_.integral)};
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     return visit_dtype(in[0].dtype, [&](auto t) -> Ref<Plan> {

@@ -46,7 +46,7 @@ class Pool : public Op {
       axis.out = y[i + 2];
       if (a_.adaptive) continue;
       axis.kernel = a_.kernel[i];
-      axis.stride = a_.stride[i];
+      axis.stride = std::min(a_.stride[i], x[i + 2] + 2 * a_.padding[i]);  // beyond it there is one window
       axis.padding = a_.padding[i];
       axis.dilation = a_.dilation[i];
     }

@@ -141,9 +141,9 @@ Tensor extreme_rule(const Reduced& r) {
 }
 Tensor var_rule(const Reduced& r) { return (r.x - mean(r.x, r.axes, true)) * (r.g * (2 / r.number)); }
 Tensor std_rule(const Reduced& r) {
-  return (r.x - mean(r.x, r.axes, true)) * (where(r.y == 0, 0, r.g / r.y) / r.number);
+  return (r.x - mean(r.x, r.axes, true)) * (where(r.y == 0, 0, r.g / where(r.y == 0, 1, r.y)) / r.number);
 }
-Tensor norm_rule(const Reduced& r) { return r.x * where(r.y == 0, 0, r.g / r.y); }
+Tensor norm_rule(const Reduced& r) { return r.x * where(r.y == 0, 0, r.g / where(r.y == 0, 1, r.y)); }
 // |x|^(p-1) sign(x) (g / norm^(p-1)), where powers of 0 are never taken.
 Tensor p_norm_rule(const Reduced& r) {
   const Tensor nought = r.x == 0, no_norm = r.y == 0;

@@ -262,7 +262,7 @@ class LogCumSumExp final : public Scan {
     if (g.numel() == 0) return v.give(0, mul(v.input(0), v.grad(0), loc));
     const Tensor y = dispatch(make_ref<LogCumSumExp>(axis_, reverse_), {x}, loc);
     const Tensor finite = where(eq(y, -std::numeric_limits<double>::infinity(), loc), 0, y, loc);
-    const Tensor decay = exp(sub(y, before(finite, axis_, !reverse_, 0, loc), loc), loc);
+    const Tensor decay = exp(sub(y, before(finite, axis_, !reverse_, HUGE_VAL, loc), loc), loc);
     const Tensor sums = linear_scan(decay, g, axis_, !reverse_, false, loc);
     v.give(0, mul(exp(sub(x, finite, loc), loc), sums, loc).to(t, loc));
   }

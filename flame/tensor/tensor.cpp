@@ -39,6 +39,7 @@ Value& Tensor::value() const {
 Tensor Tensor::empty(const Shape& shape, DType dtype, Device& d, Loc loc) {
   for (int64_t n : shape)
     if (n < 0) fail<ShapeError>(loc, "empty: expected sizes of 0 or more, got {}", shape);
+  checked_numel(shape);  // before the strides are multiplied
   Ref<Value> v = make_ref<Value>(d, dtype, shape, contiguous_strides(shape));
   v->storage = make_ref<Storage>(d, static_cast<size_t>(flame::numel(shape)) * size_of(dtype), loc);
   return Tensor(std::move(v));
@@ -59,6 +60,7 @@ Tensor Tensor::over_blob(void* data, DType t, const Shape& shape, const Strides&
                          Device& d, Loc loc) {
   for (int64_t n : shape)
     if (n < 0) fail<ShapeError>(loc, "from_blob: expected sizes of 0 or more, got {}", shape);
+  checked_numel(shape);  // before anything is multiplied
   const Strides st = strides.empty() ? contiguous_strides(shape) : strides;
   if (st.rank() != shape.rank())
     fail<ShapeError>(loc, "from_blob: shape {} needs {} strides, got {}", shape, shape.rank(), st);

@@ -97,7 +97,7 @@ class Tensor {
     }
   }
   // A tensor over somebody else's memory on `d`, without a copy. The memory may not change while a tensor reads it;
-  // `deleter(data)` is called when the last one is gone. Strides in elements; none: row-major.
+  // `deleter(data)` is called when the last one is gone, and not if this throws. Strides in elements; none: row-major.
   template <class T, class Deleter>
   static Tensor from_blob(T* data, const Shape& shape, Deleter deleter, const Strides& strides = {}, Device& d = cpu(),
                           Loc loc = Loc::current()) {

@@ -120,7 +120,9 @@ struct RecordedStep::Impl {
             const std::vector<Tensor>& out) {
     try {
       s.recording = std::make_unique<Recording>(recorder, *s.last, places, out);
-    } catch (const OutOfMemory& e) { return miss(s, e.what()); }
+    } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
+      return miss(s, "no memory for the recording's list");
+    }
     ++stats.recordings;
     stats.arena_bytes = s.recording->arena->bytes();
     stats.launches = s.recording->entries.size();

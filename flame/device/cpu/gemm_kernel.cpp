@@ -107,7 +107,7 @@ void store(const void* pacc, int64_t ld, int64_t rows, int64_t cols, const void*
   T* y = static_cast<T*>(py);
   for (int64_t i = 0; i < rows; ++i)
     for (int64_t j = 0; j < cols; ++j)
-      y[i * rs + j * cs] = static_cast<T>(bias ? acc[i * ld + j] + static_cast<Acc>(bias[j]) : acc[i * ld + j]);
+      y[i * rs + j * cs] = static_cast<T>(bias ? acc[i * ld + j] + widened<Acc>(bias[j]) : acc[i * ld + j]);
 }
 
 template <class T, class Acc>
