@@ -270,7 +270,7 @@ class Machine {
 
   bool is_sizes(uint32_t i) {
     const PickleValue& v = at(i);
-    return v.kind == Kind::tuple && v.items.size() <= max_rank &&
+    return v.kind == Kind::tuple && v.items.size() <= 64 &&
            std::all_of(v.items.begin(), v.items.end(), [&](uint32_t k) { return at(k).kind == Kind::integer; });
   }
 

@@ -15,7 +15,7 @@ namespace {
 
 using Kind = PickleValue::Kind;
 constexpr int max_depth = 64;
-constexpr size_t max_leaves = size_t{1} << 16, max_name_bytes = size_t{1} << 25;
+constexpr size_t max_leaves = size_t{1} << 19, max_name_bytes = size_t{1} << 25;
 
 struct StorageClass {
   std::string_view name;
