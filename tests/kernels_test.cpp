@@ -423,6 +423,8 @@ TEST_P(Kernels, NumbersAsInputs) {
                 reinterpret_cast<T*>(in[k].data())[i] = static_cast<T>(1 + ((same >> k & 1 ? 0 : i) * 7 + k) % 5);
           });
         }
+        if (static_cast<Code>(code) == Code::where)  // its first input is bool
+          for (int64_t i = 0; i < n; ++i) reinterpret_cast<uint8_t*>(in[0].data())[i] = (same & 1 ? 1 : i) % 2 != 0;
         whole(in[0].data(), in[1].data(), in[2].data(), want.data(), n);
         block_kernel(static_cast<Code>(code), t, same)(in[0].data(), in[1].data(), in[2].data(), got.data(), n);
         EXPECT_EQ(std::memcmp(got.data(), want.data(), n * sizeof(double)), 0) << code << name_of(t) << same;
