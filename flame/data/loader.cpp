@@ -98,7 +98,7 @@ class BatchStream::Epoch {
   }
 
   // The exception of a forced unwinding has no object, which a catch by reference binds to all the same.
-  [[gnu::no_sanitize("null")]] void work() {
+  __attribute__((no_sanitize("null"))) void work() {
     for (;;) {
       int64_t number;
       {
