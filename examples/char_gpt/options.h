@@ -10,7 +10,7 @@ struct Options {
   std::string device = "auto";
   std::string text = "/usr/share/doc/jargon-text/jargon.txt.gz";
   uint32_t text_crc = 0;  // of what the text holds, set once it is read
-  int64_t steps = 2000, batch = 32;
+  int64_t steps = 3000, batch = 32;
   int64_t context = 128, width = 128, layers = 4, heads = 4;
   double dropout = 0.0;
   double lr = 2e-3;  // the peak of the one-cycle schedule
