@@ -127,8 +127,8 @@ Tensor dispatch(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc);
 Tensor dispatch(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
 
 // A composed op with its own rule: `out` was computed from `in` without a graph; `rule` gives the gradients.
-// `saved` is freed with the graph and goes through the hooks on saved tensors, so a rule captures no tensor itself. Rules run with the graph on if create_graph is set; then saved inputs and outputs are
-// handed out with their edges.
+// `saved` is freed with the graph and goes through the hooks on saved tensors, so a rule captures no tensor itself. Rules
+// run with the graph on if create_graph is set; then saved inputs and outputs are handed out with their edges.
 struct CustomContext {
   std::vector<Tensor> saved;
   std::vector<Tensor> grads;  // incoming, one per output; zeros where nothing arrived

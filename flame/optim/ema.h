@@ -22,7 +22,8 @@ class EMA {
   EMA& operator=(EMA&&) noexcept;
   ~EMA();
 
-  // After each optimizer step. Should it throw, nothing has changed. ValueError while swapped in.
+  // After each optimizer step. Should it throw, nothing has changed but, for want of memory, the averages of integer buffers
+  // may lag behind. ValueError while swapped in.
   void update(Loc loc = Loc::current());
   int64_t updates() const;
 

@@ -1,4 +1,4 @@
-// NAdam as a rule. The product of all momenta so far is a function of the step, so it is no state.
+// NAdam as a rule. With a constant beta1 the product of all momenta so far is a function of the step, so it is no state.
 #include "flame/optim/nadam.h"
 
 #include <cmath>

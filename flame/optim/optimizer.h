@@ -39,7 +39,8 @@ class Optimizer {
   void step(const StepOptions& o = {}, Loc loc = Loc::current());
   void zero_grad() const;
 
-  // Step n (from 0) runs at schedule.at(n), for all groups or one.
+  // Step n (from 0) runs at schedule.at(n), for all groups or one. A momentum that the schedule moves reaches groups with a
+  // momentum alone; NAdam takes that of the step for all steps before it.
   void set_schedule(const Schedule& s);
   void set_schedule(size_t group, const Schedule& s, Loc loc = Loc::current());
   // A fixed rate from now on; a schedule of the group ends.

@@ -11,7 +11,9 @@ namespace flame {
 //   attempt([&] { backward(loss_of(batch)); opt.step(); });
 // An optimizer's step is all or nothing by itself; it comes last, since its count of steps is not taken back. Keeps the old
 // gradients, and in host memory the old bytes of each State from its first write on: with the optimizer's step inside these
-// are the parameters and moments too. Around a recorded step, eager runs are covered; a replay allocates nothing.
+// are the parameters and moments too. Around a recorded step, eager runs are
+// covered; a replay allocates nothing, but one that ends with another error (a target out of range) is not taken back. An
+// attempt inside a recorded step must not fail: a replay would repeat what it left.
 // Tensors that leave a failed attempt otherwise than as its result are not to be read if they are States it wrote.
 template <class F>
 decltype(auto) attempt(F&& fn) {
