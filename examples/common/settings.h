@@ -72,15 +72,7 @@ class Settings {
 };
 
 // "cpu", "cuda", or "auto" for a GPU where there is one.
-inline flame::Device& pick_device(const std::string& wish) {
-  if (wish == "cpu") return flame::cpu();
-  try {
-    return flame::device("cuda:0");
-  } catch (const flame::DeviceError&) {
-    if (wish == "cuda") throw;
-    return flame::cpu();
-  }
-}
+inline flame::Device& pick_device(const std::string& wish) { return flame::device(wish); }
 
 // An error's text without the place in the source, which only programmers want.
 inline std::string plain(const std::exception& e) {

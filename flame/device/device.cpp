@@ -11,6 +11,8 @@
 #include "flame/device/counters.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/device_scope.h"
+#include "flame/device/kernel.h"
+#include "flame/device/plugin.h"
 #include "flame/device/recorder.h"
 
 namespace flame {
@@ -122,6 +124,16 @@ void PlanCache::clear() {
 Device::Device(Kind kind, std::string name) : kind_(kind), name_(std::move(name)) {}
 Device::~Device() = default;
 
+void Device::copy_within(void* dst, const void* src, size_t bytes) {
+  if (bytes) std::memcpy(dst, src, bytes);
+}
+void Device::fill_bytes(void* dst, int byte, size_t bytes) {
+  if (bytes) std::memset(dst, byte, bytes);
+}
+Ref<Kernel> Device::kernel(const KernelDesc& d) {
+  fail<NotImplemented>(Loc::current(), "{}: {} takes no kernels from text", d.name, name_);
+}
+
 void Device::launch(const Launch& l, Loc where) {
   constexpr size_t few = 24;
   void* small[few];
@@ -204,15 +216,35 @@ Device& default_device() {
 void set_default_device(Device& d) { list().chosen.store(&d, std::memory_order_release); }
 DeviceScope::DeviceScope(Device& d) : before_(std::exchange(scoped_device, &d)) {}
 DeviceScope::~DeviceScope() { scoped_device = before_; }
-Device& device(std::string_view name) {
-  if (name == "cpu") return cpu();
+namespace {
+Device* registered(std::string_view name) {
   std::lock_guard lock(list().mutex);
   for (const auto& d : list().devices)
-    if (d->name() == name) return *d;
+    if (d->name() == name) return d.get();
+  return nullptr;
+}
+}  // namespace
+
+Device& device(std::string_view name) {
+  if (name == "cpu") return cpu();
+  if (name == "auto") return load_cuda_plugin().empty() ? *registered("cuda:0") : cpu();
+  const std::string wanted(name == "cuda" ? "cuda:0" : name);
+  if (Device* d = registered(wanted)) return *d;
+  if (wanted.starts_with("cuda:")) {
+    if (const std::string missing = load_cuda_plugin(); !missing.empty())
+      fail<DeviceError>(Loc::current(), "device: '{}' is not there: {}", name, missing);
+    if (Device* d = registered(wanted)) return *d;
+  }
   std::string known = "cpu";
-  for (const auto& d : list().devices) known += ", " + d->name();
+  {
+    std::lock_guard lock(list().mutex);
+    for (const auto& d : list().devices) known += ", " + d->name();
+  }
   fail<DeviceError>(Loc::current(), "device: expected one of {}; got '{}'", known, name);
 }
+MemoryStats memory_stats(const Device& d) { return d.memory_stats(); }
+void reset_peak_memory(Device& d) { d.reset_peak_memory(); }
+void empty_cache(Device& d) { d.empty_cache(); }
 void register_device(std::unique_ptr<Device> d) {
   std::lock_guard lock(list().mutex);
   list().devices.push_back(std::move(d));

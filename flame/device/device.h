@@ -15,7 +15,9 @@
 namespace flame {
 
 class Device;
+class Kernel;
 class Recorder;
+struct KernelDesc;
 
 // What a kernel is told about a tensor before it has a pointer. Strides count elements.
 struct Meta {
@@ -145,6 +147,10 @@ class PlanCache {
   std::unique_ptr<Impl> impl_;
 };
 
+struct MemoryStats {
+  size_t allocated = 0, peak = 0, reserved = 0;  // bytes: live, most ever live, held from the system
+};
+
 class Device {
  public:
   enum class Kind : uint8_t { cpu, cuda, trace };
@@ -160,6 +166,16 @@ class Device {
   virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;
   virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
   virtual void synchronize() = 0;
+
+  virtual MemoryStats memory_stats() const = 0;
+  virtual void reset_peak_memory() = 0;
+  virtual void empty_cache() = 0;  // gives cached blocks back to the system
+
+  // For the bodies of plans: bytes within the device, in order with its launches.
+  virtual void copy_within(void* dst, const void* src, size_t bytes);
+  virtual void fill_bytes(void* dst, int byte, size_t bytes);
+  // A kernel from text, compiled once; NotImplemented on devices that take none.
+  virtual Ref<Kernel> kernel(const KernelDesc& d);
 
   // Library services: prepared once, launched like any plan.
   virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
@@ -183,7 +199,9 @@ class Device {
 Device& cpu();             // always there
 Device& default_device();  // cpu() unless set
 void set_default_device(Device& d);
-Device& device(std::string_view name);            // "cpu", "cuda:0"; throws DeviceError
+// "cpu"; "cuda" or "cuda:1", for which libflame_cuda.so is loaded; "auto": a GPU where there is one, else the CPU.
+// DeviceError says which piece is missing.
+Device& device(std::string_view name);
 void register_device(std::unique_ptr<Device> d);  // for plugins and tests
 void set_num_threads(int n);                      // of the CPU device; default: all cores
 int num_threads();
@@ -202,11 +220,8 @@ struct Stats {
 };
 Stats stats();
 
-struct MemoryStats {
-  size_t allocated = 0, peak = 0, reserved = 0;  // bytes: live, most ever live, held from the system
-};
-MemoryStats memory_stats();
-void reset_peak_memory();
-void empty_cache();  // gives cached blocks back to the system
+MemoryStats memory_stats(const Device& d = default_device());
+void reset_peak_memory(Device& d = default_device());
+void empty_cache(Device& d = default_device());
 
 }  // namespace flame

@@ -143,7 +143,7 @@ void Island::run(std::vector<Ref<Value>>& live_nodes) {
   auto found = plans_.find(key.bytes());
   if (found == plans_.end()) {
     if (plans_.size() >= 4096) plans_.clear();
-    auto made = std::make_shared<IslandPlan>(plan_island(live_nodes, wanted, leaves));
+    auto made = std::make_shared<IslandPlan>(plan_island(live_nodes, wanted, leaves, *device));
     counters().plans_prepared += made->groups.size();
     found = plans_.emplace(std::string(key.bytes()), std::move(made)).first;
   }

@@ -61,8 +61,9 @@ void set_reduction(Draft& d, const Strides& st, uint32_t mask) {
 
 class Planner {
  public:
-  Planner(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted, const std::vector<Value*>& leaves)
-      : nodes_(nodes), wanted_(wanted), leaves_(leaves), group_(nodes.size()), row_(nodes.size()) {}
+  Planner(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted, const std::vector<Value*>& leaves,
+          Device& d)
+      : nodes_(nodes), wanted_(wanted), leaves_(leaves), device_(d), group_(nodes.size()), row_(nodes.size()) {}
 
   IslandPlan plan() {
     for (size_t i = 0; i < nodes_.size(); ++i) place(static_cast<int>(i));
@@ -76,6 +77,7 @@ class Planner {
   const std::vector<Ref<Value>>& nodes_;
   std::vector<bool> wanted_;
   const std::vector<Value*>& leaves_;
+  Device& device_;
   std::vector<int> group_;
   std::vector<bool> row_;
   std::vector<Draft> drafts_;
@@ -275,7 +277,8 @@ IslandPlan::Group Planner::build(int g) {
   collapse(p);
   out.ops = p.ops;
   out.nodes = static_cast<int>(p.nodes.size());
-  out.plan = prepare_cpu_program(std::move(p));
+  out.plan = device_.kind() == Device::Kind::cuda ? prepare_cuda_program(std::move(p), device_)
+                                                  : prepare_cpu_program(std::move(p));
   return out;
 }
 
@@ -307,8 +310,8 @@ void Planner::collapse(Program& p) {
 }  // namespace
 
 IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted,
-                       const std::vector<Value*>& leaves) {
-  return Planner(nodes, wanted, leaves).plan();
+                       const std::vector<Value*>& leaves, Device& d) {
+  return Planner(nodes, wanted, leaves, d).plan();
 }
 
 }  // namespace flame

@@ -77,6 +77,6 @@ class Island {
 
 // Splits nodes into groups and prepares one plan each.
 IslandPlan plan_island(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& wanted,
-                       const std::vector<Value*>& leaves);
+                       const std::vector<Value*>& leaves, Device& d);
 
 }  // namespace flame

@@ -53,5 +53,6 @@ struct Program {
 };
 
 Ref<Plan> prepare_cpu_program(Program p);
+Ref<Plan> prepare_cuda_program(Program p, Device& d);
 
 }  // namespace flame

@@ -5,6 +5,7 @@
 #include "flame/core/format.h"
 #include "flame/device/cpu/parallel.h"
 #include "flame/ops/create.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/reduce.h"
@@ -92,6 +93,24 @@ class ArgReduce final : public Op {
           }
         });
       });
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    struct Walks {  // as in arg_reduce.cu
+      int64_t rows, count, kept_rank, along_rank;
+      int64_t kept[max_rank], kept_strides[max_rank], along[max_rank], along_strides[max_rank];
+    } w{numel(axes_.kept), axes_.count, 0, 0, {}, {}, {}, {}};
+    if (w.rows == 0) return make_ref<Plan>(name_, [](const Run&) {});
+    for (int i = 0; i < in[0].shape.rank(); ++i) {
+      const bool reduced = (axes_.mask >> i & 1) != 0;
+      int64_t& rank = reduced ? w.along_rank : w.kept_rank;
+      (reduced ? w.along : w.kept)[rank] = in[0].shape[i];
+      (reduced ? w.along_strides : w.kept_strides)[rank++] = in[0].strides[i];
+    }
+    return make_ref<Plan>(name_, [k = device_kernel(d, "ops/arg_reduce.cu", "arg_extreme", in[0].dtype,
+                                                    {greatest_ ? "-DFLAME_GREATEST=1" : "-DFLAME_GREATEST=0"}),
+                                  w](const Run& r) {
+      (*k)({.blocks = blocks_for(w.rows, 8)}, w, r.buffers[0], r.buffers[1]);
     });
   }
 

@@ -7,7 +7,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
+#include "flame/ops/device_internal.h"
 
 namespace flame {
 namespace {
@@ -41,6 +41,24 @@ class Cat final : public Op {
     int64_t at = 0;
     for (const Meta& m : in) {
       pieces.push_back({StridedCopy(m.shape, out[0].strides, m.strides, element),
+                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
+      at += m.shape[axis_];
+    }
+    return make_ref<Plan>(name(), [pieces](const Run& r) {
+      char* out = static_cast<char*>(r.buffers[pieces.size()]);
+      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    struct Piece {
+      DeviceCopy copy;
+      int64_t offset;
+    };
+    const size_t element = size_of(out[0].dtype);
+    std::vector<Piece> pieces;
+    int64_t at = 0;
+    for (const Meta& m : in) {
+      pieces.push_back({DeviceCopy(d, m.shape, out[0].strides, m.strides, element),
                         at * out[0].strides[axis_] * static_cast<int64_t>(element)});
       at += m.shape[axis_];
     }

@@ -7,6 +7,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/device/cpu/pool_kernel.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/reduce.h"
 
 namespace flame {
@@ -58,6 +59,18 @@ class Pool : public Op {
       fn(p, r.buffers[0], index < 0 ? nullptr : static_cast<int32_t*>(r.buffers[index]), r.buffers[out]);
     });
   }
+  // The same on a device that compiles text; `count`: of the numbers made.
+  Ref<Plan> plan(Device& d, const char* entry, DType t, const Shape& x, const Shape& y, int index, int out,
+                 const Shape& made) const {
+    const int64_t count = numel(made);
+    if (count == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/pool.cu", entry, t), p = sizes(x, y), index, out,
+                                   count](const Run& r) {
+      const Grid grid{.blocks = blocks_for(count, 256)};
+      if (index < 0) (*k)(grid, p, r.buffers[0], r.buffers[out]);
+      else (*k)(grid, p, r.buffers[0], r.buffers[index], r.buffers[out]);
+    });
+  }
   const PoolAttributes a_;
   const char* name_;
 };
@@ -77,6 +90,9 @@ class MaxPool final : public Pool {
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(max_pool_kernel(PoolPass::max, in[0].dtype), in[0].shape, y_, 2, 1);
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return plan(d, "max_pool", in[0].dtype, in[0].shape, y_, 2, 1, y_);
   }
   bool saves_input(int) const override { return false; }
   bool saves_output(int i) const override { return i == 1; }
@@ -102,6 +118,9 @@ class MaxPoolBackward final : public Pool {
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(max_pool_kernel(PoolPass::max_backward, in[0].dtype), x_, in[0].shape, 1, 2);
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return plan(d, "max_pool_backward", in[0].dtype, x_, in[0].shape, 1, 2, x_);
+  }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override { v.give(0, max_gather(name_, a_, v.grad(0), v.input(1), v.call_site())); }
 
@@ -123,6 +142,9 @@ class MaxPoolGather final : public Pool {
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(max_pool_kernel(PoolPass::max_gather, in[0].dtype), in[0].shape, in[1].shape, 1, 2);
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return plan(d, "max_pool_gather", in[0].dtype, in[0].shape, in[1].shape, 1, 2, in[1].shape);
+  }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override {
     v.give(0, max_backward(name_, a_, v.input_meta(0).shape, v.grad(0), v.input(1), v.call_site()));
@@ -137,6 +159,9 @@ class AvgPool final : public Pool {
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(avg_pool_kernel(PoolPass::average, in[0].dtype), in[0].shape, y_, -1, 1);
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return plan(d, "average", in[0].dtype, in[0].shape, y_, -1, 1, y_);
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {
@@ -159,6 +184,9 @@ class AvgPoolBackward final : public Pool {
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(avg_pool_kernel(PoolPass::average_backward, in[0].dtype), x_, in[0].shape, -1, 1);
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return plan(d, "average_backward", in[0].dtype, x_, in[0].shape, -1, 1, x_);
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override { v.give(0, average(name_, a_, v.input_meta(0).shape, v.grad(0), v.call_site())); }

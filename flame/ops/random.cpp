@@ -12,6 +12,7 @@
 #include "flame/device/cpu/parallel.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/normal_internal.h"
 #include "flame/ops/philox_internal.h"
 #include "flame/ops/pointwise.h"
@@ -151,6 +152,36 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
   return [n](const Run& r) { permutation(r, n); };
 }
 
+// As in random.cu.
+struct DeviceDraw {
+  uint64_t seed, call;
+  int64_t count;
+  double f[6];
+  uint64_t u[2];
+};
+Ref<Plan> device_plan(Device& d, Kind kind, DType t, int64_t n) {
+  constexpr const char* entries[] = {"rand_uniform", "rand_normal", "rand_truncated", "rand_integers", "rand_bernoulli"};
+  const char* name = names[static_cast<int>(kind)];
+  if (kind == Kind::permutation) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t, d.name());
+  if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
+  const bool halves = kind == Kind::bernoulli || (kind <= Kind::normal && t != DType::f64);  // 32 bits a number
+  return make_ref<Plan>(
+      name, [k = device_kernel(d, "ops/random.cu", entries[static_cast<int>(kind)], t), kind, n, halves](const Run& r) {
+        const Draw draw(r);
+        DeviceDraw a{draw.seed, draw.call, n, {}, {}};
+        const Word* own = r.scalars + 2;
+        if (kind == Kind::integers) a.u[0] = own[0].u, a.u[1] = own[1].u;
+        else if (kind == Kind::bernoulli) a.u[0] = own[0].u;
+        else if (kind == Kind::truncated) {
+          for (int i = 0; i < 4; ++i) a.f[i] = own[i].f;
+          a.u[0] = own[4].u, a.u[1] = own[5].u;
+        } else {
+          a.f[0] = own[0].f, a.f[1] = own[1].f;
+        }
+        (*k)({.blocks = blocks_for((n + (halves ? 3 : 1)) / (halves ? 4 : 2), 256)}, a, r.buffers[0]);
+      });
+}
+
 class Random final : public Op {
  public:
   Random(Kind kind, const Meta& out, Device& d, Generator::Call call, std::vector<Word> own)
@@ -165,6 +196,9 @@ class Random final : public Op {
   }
   Ref<Plan> prepare_cpu(std::span<const Meta>, std::span<const Meta> out) const override {
     return make_ref<Plan>(name(), body(kind_, out[0].dtype, numel(out[0].shape)));
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta>, std::span<const Meta> out) const override {
+    return device_plan(d, kind_, out[0].dtype, numel(out[0].shape));
   }
   bool differentiable() const override { return false; }
 

@@ -3,6 +3,7 @@
 
 #include "flame/ops/create.h"
 #include "flame/ops/strided_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/view_internal.h"
 
 namespace flame {
@@ -20,6 +21,25 @@ class RegionPut final : public Op {
   }
   void key(Key& k) const override {
     k << "region" << shape_ << region_.start << region_.count << region_.step << onto_zeros_;
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    const auto element = static_cast<int64_t>(size_of(out[0].dtype));
+    Strides to = out[0].strides;
+    int64_t skip = 0;
+    for (int i = 0; i < shape_.rank(); ++i) {
+      skip += region_.start[i] * to[i] * element;
+      to[i] *= region_.step[i];
+    }
+    const auto size = static_cast<size_t>(element);
+    const DeviceCopy value(d, region_.count, to, in[0].strides, size);
+    const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[1].strides, size);
+    return make_ref<Plan>(name_, [&d, value, base, skip, onto_zeros = onto_zeros_,
+                                  bytes = static_cast<size_t>(numel(shape_) * element)](const Run& r) {
+      char* out = static_cast<char*>(r.buffers[onto_zeros ? 1 : 2]);
+      if (onto_zeros) d.fill_bytes(out, 0, bytes);
+      else base(out, r.buffers[1]);
+      value(out + skip, r.buffers[0]);
+    });
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     const auto element = static_cast<int64_t>(size_of(out[0].dtype));

@@ -4,6 +4,7 @@
 #include "flame/fuse/scalar_math.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/scatter_internal.h"
@@ -99,6 +100,28 @@ class Scatter final : public Op {
       } else {
         fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on cpu", name_, out[0].dtype);
       }
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    constexpr const char* combine[] = {"assign", "add", "prod", "amax", "amin"};
+    const DType t = out[0].dtype;
+    if (mode_ != ScatterMode::assign && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
+      fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name_, t, d.name());
+    const DeviceIndexWalk walk(in[1], in[0], out[0], axis_);
+    const std::string option = std::string("-DFLAME_COMBINE=") + combine[static_cast<int>(mode_)];
+    const DType moved = size_of(t) == 1 ? DType::u8 : size_of(t) == 4 ? DType::i32 : DType::i64;
+    Ref<Kernel> k;
+    if (walk.count > 0 && mode_ == ScatterMode::assign && size_of(t) == 2)
+      k = device_kernel(d, "ops/gather.cu", "scatter", DType::u8, {option, "-DFLAME_SIXTEEN"});
+    else if (walk.count > 0)
+      k = device_kernel(d, "ops/gather.cu", "scatter", mode_ == ScatterMode::assign ? moved : t, {option});
+    const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, size_of(t));
+    const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
+    return make_ref<Plan>(name_, [&d, k, base, walk, bytes, onto_zeros = onto_zeros_](const Run& r) {
+      void* out = r.buffers[onto_zeros ? 2 : 3];
+      if (onto_zeros) d.fill_bytes(out, 0, bytes);
+      else base(out, r.buffers[2]);
+      if (k) (*k)({.blocks = blocks_for(walk.count / walk.shape[walk.axis], 256)}, walk, r.buffers[1], r.buffers[0], out);
     });
   }
   bool saves_input(int i) const override { return i == 0; }

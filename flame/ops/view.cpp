@@ -11,6 +11,7 @@
 #include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/strided_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/view_internal.h"
 
 namespace flame {
@@ -92,6 +93,17 @@ class SliceScatter final : public Op {
       parallel_for(bytes, 8 * elements_per_piece,
                    [&](int64_t begin, int64_t end) { std::memset(out + begin, 0, static_cast<size_t>(end - begin)); });
       copy(out + offset, r.buffers[0]);
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    const size_t element = size_of(in[0].dtype);
+    Strides to = out[0].strides;
+    const int64_t offset = to[axis_] * start_ * static_cast<int64_t>(element);
+    to[axis_] *= step_;
+    return make_ref<Plan>(name(), [&d, bytes = static_cast<size_t>(numel(shape_)) * element, offset,
+                                   copy = DeviceCopy(d, in[0].shape, to, in[0].strides, element)](const Run& r) {
+      d.fill_bytes(r.buffers[1], 0, bytes);
+      copy(static_cast<char*>(r.buffers[1]) + offset, r.buffers[0]);
     });
   }
   bool saves_input(int) const override { return false; }

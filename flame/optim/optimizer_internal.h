@@ -42,7 +42,7 @@ struct Rule {
   UpdateFn (*kernel)(const Hyper&, DType compute);                      // null if the plan has its own
   void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);  // step counts from 1
   void (*check)(const char* name, const Hyper&, Loc loc);
-  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors) = update_plan;
+  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) = update_plan;
 };
 
 // What the options of an optimizer stand for: `static constexpr Rule rule` and `static Hyper hyper(const Options&)`.

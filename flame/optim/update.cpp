@@ -42,7 +42,8 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors) {
+Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+  if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d);
   std::vector<Placed> placed;
   std::vector<int64_t> starts;  // of each tensor among all elements
   int64_t total = 0;

@@ -7,6 +7,9 @@ namespace flame {
 
 Ref<Plan> Op::prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const {
   if (d.host_accessible() || d.kind() == Device::Kind::trace) return prepare_cpu(in, out);
+  return prepare_cuda(d, in, out);
+}
+Ref<Plan> Op::prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const {
   fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name(), in.empty() ? out[0].dtype : in[0].dtype,
                        d.name());
 }

@@ -41,9 +41,11 @@ class Op : public RefCounted {
   virtual void key(Key&) const {}
   // Host numbers and addresses handed to the body at every launch; no part of the plan.
   virtual std::vector<Word> scalars() const { return {}; }
-  // The device body. Library services are asked of the device; own kernels override prepare_cpu.
+  // The device body. Library services are asked of the device; own kernels override prepare_cpu
+  // and prepare_cuda.
   virtual Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const;
   virtual Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const;
+  virtual Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const;
 
   // Which tensors the gradient rule reads; the rest are not kept alive.
   virtual bool saves_input(int) const { return true; }

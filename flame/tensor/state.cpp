@@ -20,9 +20,9 @@ namespace {
 Ref<Plan> copy_plan(Device& d) {
   Key key;
   key << "copy_bytes";
-  return d.plans().get(key, [] {
-    return make_ref<Plan>("copy_bytes", [](const Run& r) {
-      std::memcpy(r.buffers[1], r.buffers[0], static_cast<size_t>(r.scalars[0].i));
+  return d.plans().get(key, [&d] {
+    return make_ref<Plan>("copy_bytes", [&d](const Run& r) {
+      d.copy_within(r.buffers[1], r.buffers[0], static_cast<size_t>(r.scalars[0].i));
     });
   });
 }

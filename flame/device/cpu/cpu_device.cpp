@@ -113,17 +113,17 @@ void CpuDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
 Ref<Plan> CpuDevice::gemm(const GemmDesc& d) { return cpu_gemm(d); }
 Ref<Plan> CpuDevice::conv(const ConvDesc& d) { return cpu_conv(d); }
 
-MemoryStats memory_stats() {
+MemoryStats CpuDevice::memory_stats() const {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
   return {p.allocated, p.peak, p.reserved};
 }
-void reset_peak_memory() {
+void CpuDevice::reset_peak_memory() {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
   p.peak = p.allocated;
 }
-void empty_cache() {
+void CpuDevice::empty_cache() {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
   release_all(p);

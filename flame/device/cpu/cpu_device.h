@@ -13,6 +13,9 @@ class CpuDevice : public Device {
   void copy_from_host(void* dst, const void* src, size_t bytes) override;
   void copy_to_host(void* dst, const void* src, size_t bytes) override;
   void synchronize() override {}
+  MemoryStats memory_stats() const override;
+  void reset_peak_memory() override;
+  void empty_cache() override;
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
 

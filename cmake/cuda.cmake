@@ -1,0 +1,18 @@
+# Finds the headers of the CUDA toolkit and cuDNN, which is all that building the CUDA plugin takes. Sets
+# FLAME_WITH_CUDA and FLAME_CUDA_INCLUDE.
+set(FLAME_CUDA_ROOT "/usr/local/cuda" CACHE PATH "Where the CUDA toolkit's include/ is")
+set(FLAME_WITH_CUDA OFF)
+if(NOT FLAME_CUDA STREQUAL "OFF")
+  find_path(FLAME_CUDA_H cuda.h HINTS "${FLAME_CUDA_ROOT}/include")
+  find_path(FLAME_NVRTC_H nvrtc.h HINTS "${FLAME_CUDA_ROOT}/include")
+  find_path(FLAME_CUBLASLT_H cublasLt.h HINTS "${FLAME_CUDA_ROOT}/include")
+  find_path(FLAME_CUDNN_H cudnn.h HINTS "${FLAME_CUDA_ROOT}/include")
+  if(FLAME_CUDA_H AND FLAME_NVRTC_H AND FLAME_CUBLASLT_H AND FLAME_CUDNN_H)
+    set(FLAME_WITH_CUDA ON)
+    set(FLAME_CUDA_INCLUDE "${FLAME_CUDA_H}" "${FLAME_NVRTC_H}" "${FLAME_CUBLASLT_H}" "${FLAME_CUDNN_H}")
+    list(REMOVE_DUPLICATES FLAME_CUDA_INCLUDE)
+  elseif(FLAME_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "FLAME_CUDA=ON, but cuda.h, nvrtc.h, cublasLt.h or cudnn.h is not found: set FLAME_CUDA_ROOT")
+  endif()
+endif()
+message(STATUS "CUDA device: ${FLAME_WITH_CUDA}")

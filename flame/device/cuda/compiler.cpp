@@ -1,0 +1,174 @@
+// NVRTC and the cache on disk.
+#include "flame/device/cuda/compiler.h"
+
+#include <nvrtc.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <mutex>
+#include <optional>
+
+#include "flame/core/format.h"
+#include "flame/device/cuda/library.h"
+#include "flame/device/kernel.h"
+
+namespace flame::cuda {
+namespace {
+
+namespace fs = std::filesystem;
+
+#define FLAME_NVRTC_FUNCTIONS(F) \
+  F(nvrtcVersion)                \
+  F(nvrtcCreateProgram)          \
+  F(nvrtcCompileProgram)         \
+  F(nvrtcDestroyProgram)         \
+  F(nvrtcGetCUBINSize)           \
+  F(nvrtcGetCUBIN)               \
+  F(nvrtcGetProgramLogSize)      \
+  F(nvrtcGetProgramLog)          \
+  F(nvrtcGetErrorString)
+
+struct Nvrtc {
+#define FLAME_DECLARE(name) decltype(&::name) name;
+  FLAME_NVRTC_FUNCTIONS(FLAME_DECLARE)
+  int major = 0, minor = 0;
+  Nvrtc() {
+    void* l = need_library("NVRTC", {"libnvrtc.so.13", "libnvrtc.so.12", "libnvrtc.so"});
+#define FLAME_LOAD(name) name = reinterpret_cast<decltype(name)>(need_symbol(l, #name));
+    FLAME_NVRTC_FUNCTIONS(FLAME_LOAD)
+    nvrtcVersion(&major, &minor);
+  }
+};
+const Nvrtc& nvrtc() {
+  static const Nvrtc all;
+  return all;
+}
+void check(nvrtcResult r, const char* what) {
+  if (r != NVRTC_SUCCESS)
+    fail<DeviceError>(Loc::current(), "cuda: {} failed: {}", what, nvrtc().nvrtcGetErrorString(r));
+}
+
+std::atomic<uint64_t> compiled{0}, from_disk{0}, nanoseconds{0};
+
+uint64_t hash(std::string_view bytes, uint64_t h) {
+  for (const unsigned char c : bytes) h = (h ^ c) * 0x100000001b3ull;
+  h ^= h >> 29;
+  return h * 0xbf58476d1ce4e5b9ull;
+}
+
+// What an entry of the cache starts with.
+struct Header {
+  char magic[8];
+  uint64_t bytes, checksum;
+};
+constexpr char magic[8] = {'F', 'L', 'A', 'M', 'E', 'C', 'B', '1'};
+
+fs::path cache_folder() {
+  if (const char* own = std::getenv("FLAME_CACHE")) return own;
+  const char* home = std::getenv("HOME");
+  return fs::path(home ? home : "/tmp") / ".cache" / "flame";
+}
+
+std::optional<std::string> read_entry(const fs::path& file) {
+  std::ifstream in(file, std::ios::binary);
+  Header h{};
+  if (!in.read(reinterpret_cast<char*>(&h), sizeof h) || std::memcmp(h.magic, magic, sizeof magic) != 0 ||
+      h.bytes > (uint64_t{1} << 30))
+    return {};
+  std::string cubin(h.bytes, '\0');
+  if (!in.read(cubin.data(), static_cast<std::streamsize>(h.bytes)) || in.peek() != std::ifstream::traits_type::eof() ||
+      hash(cubin, 1) != h.checksum)
+    return {};
+  return cubin;
+}
+
+// To a name of its own, then renamed, so that nobody reads half an entry. A full or read-only disk is no error.
+void write_entry(const fs::path& file, const std::string& cubin) {
+  std::error_code ignored;
+  fs::create_directories(file.parent_path(), ignored);
+  static std::atomic<uint64_t> counter{0};
+  const fs::path own = file.string() + fmt::format(".{}.{}", ::getpid(), counter.fetch_add(1));
+  {
+    std::ofstream out(own, std::ios::binary);
+    Header h{{}, cubin.size(), hash(cubin, 1)};
+    std::memcpy(h.magic, magic, sizeof magic);
+    out.write(reinterpret_cast<const char*>(&h), sizeof h);
+    out.write(cubin.data(), static_cast<std::streamsize>(cubin.size()));
+    if (!out.flush()) {
+      out.close();
+      fs::remove(own, ignored);
+      return;
+    }
+  }
+  fs::rename(own, file, ignored);
+  if (ignored) fs::remove(own, ignored);
+}
+
+}  // namespace
+
+std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch) {
+  const auto start = std::chrono::steady_clock::now();
+  const Nvrtc& n = nvrtc();
+  std::vector<const char*> names, texts, flags;
+  for (const DeviceHeader& h : device_headers()) {
+    names.push_back(h.name);
+    texts.push_back(h.text.data());
+  }
+  const std::string source(text), target = fmt::format("--gpu-architecture=sm_{}", arch);
+  for (const char* f : {target.c_str(), "--std=c++20", "--device-as-default-execution-space", "--no-source-include"})
+    flags.push_back(f);
+  for (const std::string& o : options) flags.push_back(o.c_str());
+  nvrtcProgram p;
+  check(n.nvrtcCreateProgram(&p, source.c_str(), (name + ".cu").c_str(), static_cast<int>(names.size()), texts.data(),
+                             names.data()),
+        "nvrtcCreateProgram");
+  const nvrtcResult r = n.nvrtcCompileProgram(p, static_cast<int>(flags.size()), flags.data());
+  std::string cubin;
+  if (r == NVRTC_SUCCESS) {
+    size_t bytes = 0;
+    check(n.nvrtcGetCUBINSize(p, &bytes), "nvrtcGetCUBINSize");
+    cubin.resize(bytes);
+    check(n.nvrtcGetCUBIN(p, cubin.data()), "nvrtcGetCUBIN");
+  }
+  std::string log;
+  if (r != NVRTC_SUCCESS) {
+    size_t bytes = 0;
+    n.nvrtcGetProgramLogSize(p, &bytes);
+    log.resize(bytes);
+    n.nvrtcGetProgramLog(p, log.data());
+  }
+  n.nvrtcDestroyProgram(&p);
+  compiled += 1;
+  nanoseconds += static_cast<uint64_t>(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
+  if (r != NVRTC_SUCCESS)
+    fail<ValueError>(Loc::current(), "{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch,
+                     n.nvrtcGetErrorString(r), log);
+  return cubin;
+}
+
+std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
+                           int arch) {
+  std::string key = fmt::format("sm_{} nvrtc {}", arch, nvrtc_version());
+  for (const std::string& o : options) key += '\n' + o;
+  for (const DeviceHeader& h : device_headers()) key += fmt::format("\n{} {:x}", h.name, hash(h.text, 7));
+  const fs::path file =
+      cache_folder() / fmt::format("{:016x}{:016x}.cubin", hash(text, hash(key, 11)), hash(key, hash(text, 13)));
+  if (std::optional<std::string> known = read_entry(file)) {
+    from_disk += 1;
+    return *std::move(known);
+  }
+  std::string cubin = compile(name, text, options, arch);
+  write_entry(file, cubin);
+  return cubin;
+}
+
+CompilerStats compiler_stats() { return {compiled, from_disk, static_cast<double>(nanoseconds) * 1e-9}; }
+std::string nvrtc_version() { return fmt::format("{}.{}", nvrtc().major, nvrtc().minor); }
+
+}  // namespace flame::cuda

@@ -1,0 +1,23 @@
+// Internal: text to machine code by NVRTC, kept on disk so that a second process compiles nothing.
+#pragma once
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace flame::cuda {
+
+// The cubin of `text` for compute capability `arch` (90 for 9.0). ValueError with the compiler's log if it does not compile.
+std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch);
+
+// As above, from the cache's folder if it is there: $FLAME_CACHE, else ~/.cache/flame. A damaged entry is made anew.
+std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
+                           int arch);
+
+struct CompilerStats {
+  uint64_t compiled = 0, from_disk = 0;
+  double seconds = 0;  // spent in NVRTC
+};
+CompilerStats compiler_stats();
+std::string nvrtc_version();
+
+}  // namespace flame::cuda

@@ -1,0 +1,59 @@
+// Internal: the CUDA driver's functions, found in libcuda.so.1 at run time, and the check of what they return.
+#pragma once
+#include <cuda.h>
+
+#include <string>
+
+#include "flame/core/error.h"
+
+namespace flame::cuda {
+
+#define FLAME_DRIVER_FUNCTIONS(F)                                                                                       \
+  F(cuInit)                                                                                                             \
+  F(cuDriverGetVersion)                                                                                                 \
+  F(cuGetErrorName)                                                                                                     \
+  F(cuGetErrorString)                                                                                                   \
+  F(cuDeviceGetCount)                                                                                                   \
+  F(cuDeviceGet)                                                                                                        \
+  F(cuDeviceGetName)                                                                                                    \
+  F(cuDeviceGetAttribute)                                                                                               \
+  F(cuDevicePrimaryCtxRetain)                                                                                           \
+  F(cuCtxSetCurrent)                                                                                                    \
+  F(cuStreamCreate)                                                                                                     \
+  F(cuStreamSynchronize)                                                                                                \
+  F(cuStreamBeginCapture)                                                                                               \
+  F(cuStreamEndCapture)                                                                                                 \
+  F(cuGraphInstantiateWithFlags)                                                                                        \
+  F(cuGraphLaunch)                                                                                                      \
+  F(cuGraphExecDestroy)                                                                                                 \
+  F(cuGraphDestroy)                                                                                                     \
+  F(cuEventCreate)                                                                                                      \
+  F(cuEventRecord)                                                                                                      \
+  F(cuEventSynchronize)                                                                                                 \
+  F(cuEventElapsedTime)                                                                                                 \
+  F(cuMemAlloc)                                                                                                         \
+  F(cuMemFree)                                                                                                          \
+  F(cuMemGetInfo)                                                                                                       \
+  F(cuMemAllocHost)                                                                                                     \
+  F(cuMemcpyHtoDAsync)                                                                                                  \
+  F(cuMemcpyDtoHAsync)                                                                                                  \
+  F(cuMemcpyDtoDAsync)                                                                                                  \
+  F(cuMemsetD8Async)                                                                                                    \
+  F(cuModuleLoadData)                                                                                                   \
+  F(cuModuleGetFunction)                                                                                                \
+  F(cuFuncSetAttribute)                                                                                                 \
+  F(cuLaunchKernel)
+
+struct Driver {
+#define FLAME_DECLARE(name) decltype(&::name) name;
+  FLAME_DRIVER_FUNCTIONS(FLAME_DECLARE)
+#undef FLAME_DECLARE
+};
+
+// Loads and initialises the driver once; `missing` says why there is none.
+const Driver* find_driver(std::string& missing);
+const Driver& driver();  // throws DeviceError if there is none
+
+std::string describe(CUresult r);
+
+}  // namespace flame::cuda

@@ -1,0 +1,37 @@
+// The device that only compiles.
+#include "flame/device/cuda/dry_device.h"
+
+#include <cstdlib>
+#include <cstring>
+
+#include "flame/core/format.h"
+#include "flame/device/cuda/compiler.h"
+#include "flame/device/cuda/libraries.h"
+
+namespace flame::cuda {
+namespace {
+
+class DryKernel final : public Kernel {
+ public:
+  void launch(const Grid&, std::span<const std::byte>) const override {}
+};
+
+}  // namespace
+
+DryDevice::DryDevice(int arch) : Device(Kind::cuda, fmt::format("cuda:dry{}", arch)), arch_(arch) {}
+void* DryDevice::allocate(size_t bytes, Loc) { return std::calloc(bytes + 1, 1); }
+void DryDevice::deallocate(void* p, size_t) noexcept { std::free(p); }
+void DryDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
+  if (bytes) std::memcpy(dst, src, bytes);
+}
+void DryDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
+  if (bytes) std::memcpy(dst, src, bytes);
+}
+Ref<Kernel> DryDevice::kernel(const KernelDesc& d) {
+  compile_cached(d.name, d.text, d.options, arch_);
+  return make_ref<DryKernel>();
+}
+Ref<Plan> DryDevice::gemm(const GemmDesc& d) { return own_gemm(*this, d); }
+Ref<Plan> DryDevice::conv(const ConvDesc& d) { return own_conv(*this, d); }
+
+}  // namespace flame::cuda

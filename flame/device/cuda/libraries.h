@@ -1,0 +1,35 @@
+// Internal: cuBLASLt and cuDNN for one device, opened when a plan first wants them, and the plans made with them.
+#pragma once
+#include <memory>
+#include <mutex>
+
+#include "flame/device/device.h"
+
+namespace flame::cuda {
+
+class CudaDevice;
+
+class Libraries {
+ public:
+  explicit Libraries(CudaDevice& d);
+  ~Libraries();
+  struct Blas;
+  struct Dnn;
+  Blas& blas();
+  Dnn& dnn();
+
+ private:
+  CudaDevice& device_;
+  std::mutex mutex_;
+  std::unique_ptr<Blas> blas_;
+  std::unique_ptr<Dnn> dnn_;
+};
+
+// The own kernels, for what the libraries refuse; on any device that takes kernels.
+Ref<Plan> own_gemm(Device& d, const GemmDesc& g);
+Ref<Plan> own_conv(Device& d, const ConvDesc& c);
+// Null where the library has no plan of that kind.
+Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g);
+Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c);
+
+}  // namespace flame::cuda

@@ -1,0 +1,62 @@
+// Internal: the functions of cuBLASLt and cuDNN that are used, and a device's handles to them.
+#pragma once
+#include <cublasLt.h>
+#include <cudnn.h>
+
+#include "flame/device/cuda/libraries.h"
+
+namespace flame::cuda {
+
+#define FLAME_BLAS_FUNCTIONS(F)       \
+  F(cublasLtCreate)                   \
+  F(cublasLtGetVersion)               \
+  F(cublasLtMatmul)                   \
+  F(cublasLtMatmulAlgoGetHeuristic)   \
+  F(cublasLtMatmulDescCreate)         \
+  F(cublasLtMatmulDescDestroy)        \
+  F(cublasLtMatmulDescSetAttribute)   \
+  F(cublasLtMatmulPreferenceCreate)   \
+  F(cublasLtMatmulPreferenceDestroy)  \
+  F(cublasLtMatmulPreferenceSetAttribute) \
+  F(cublasLtMatrixLayoutCreate)       \
+  F(cublasLtMatrixLayoutDestroy)      \
+  F(cublasLtMatrixLayoutSetAttribute)
+
+struct BlasFunctions {
+  BlasFunctions();  // opens the library
+#define FLAME_DECLARE(name) decltype(&::name) name;
+  FLAME_BLAS_FUNCTIONS(FLAME_DECLARE)
+#undef FLAME_DECLARE
+};
+struct Libraries::Blas {
+  explicit Blas(CudaDevice& d);
+  BlasFunctions f;
+  cublasLtHandle_t handle = nullptr;
+  Ref<Storage> workspace;  // of all products: they run one after the other
+};
+
+#define FLAME_DNN_FUNCTIONS(F)     \
+  F(cudnnCreate)                   \
+  F(cudnnSetStream)                \
+  F(cudnnGetVersion)               \
+  F(cudnnGetErrorString)           \
+  F(cudnnBackendCreateDescriptor)  \
+  F(cudnnBackendDestroyDescriptor) \
+  F(cudnnBackendSetAttribute)      \
+  F(cudnnBackendGetAttribute)      \
+  F(cudnnBackendFinalize)          \
+  F(cudnnBackendExecute)
+
+struct DnnFunctions {
+  DnnFunctions();
+#define FLAME_DECLARE(name) decltype(&::name) name;
+  FLAME_DNN_FUNCTIONS(FLAME_DECLARE)
+#undef FLAME_DECLARE
+};
+struct Libraries::Dnn {
+  explicit Dnn(CudaDevice& d);
+  DnnFunctions f;
+  cudnnHandle_t handle = nullptr;
+};
+
+}  // namespace flame::cuda

@@ -1,0 +1,139 @@
+// The caching allocator.
+#include "flame/device/cuda/memory.h"
+
+#include "flame/device/counters.h"
+
+namespace flame::cuda {
+namespace {
+
+constexpr size_t unit = 512;                     // blocks are multiples of it
+constexpr size_t small_limit = size_t{1} << 20;  // up to it, blocks come from segments of their own
+constexpr size_t small_segment = size_t{2} << 20, medium_segment = size_t{16} << 20, step = size_t{2} << 20;
+
+size_t rounded(size_t bytes) { return bytes <= unit ? unit : (bytes + unit - 1) / unit * unit; }
+size_t segment_for(size_t bytes) {
+  if (bytes <= small_limit) return small_segment;
+  if (bytes <= medium_segment / 2) return medium_segment;
+  return (bytes + step - 1) / step * step;
+}
+
+}  // namespace
+
+// The smallest free block that fits; of the large ones none of which most would be wasted or cut to pieces.
+Allocator::Block* Allocator::take(size_t bytes) {
+  auto& pool = bytes <= small_limit ? free_small_ : free_large_;
+  Block wanted{nullptr, bytes, true};
+  const auto it = pool.lower_bound(&wanted);
+  if (it == pool.end()) return nullptr;
+  Block* b = *it;
+  pool.erase(it);
+  return split(b, bytes);
+}
+
+Allocator::Block* Allocator::split(Block* b, size_t bytes) {
+  const bool small = bytes <= small_limit;
+  const size_t rest = b->bytes - bytes;
+  if (rest >= (small ? unit : small_limit)) {
+    Block* tail = new Block{b->at + bytes, rest, true, b, b->after};
+    if (b->after) b->after->before = tail;
+    b->after = tail;
+    b->bytes = bytes;
+    (small ? free_small_ : free_large_).insert(tail);
+  }
+  b->free = false;
+  return b;
+}
+
+Allocator::Block* Allocator::grow(size_t bytes) {
+  const size_t size = segment_for(bytes);
+  void* p = from_driver_(size);
+  if (!p) return nullptr;
+  counters().system_allocations += 1;
+  stats_.reserved += size;
+  return split(new Block{static_cast<char*>(p), size, true}, bytes);
+}
+
+void* Allocator::allocate(size_t request) {
+  const size_t bytes = rounded(request);
+  std::lock_guard lock(mutex_);
+  Block* b = take(bytes);
+  if (!b) b = grow(bytes);
+  if (!b) {
+    release_free_segments();
+    b = grow(bytes);
+    if (!b) return nullptr;
+  }
+  live_[b->at] = b;
+  stats_.allocated += b->bytes;
+  stats_.peak = std::max(stats_.peak, stats_.allocated);
+  return b->at;
+}
+
+void Allocator::deallocate(void* p) noexcept {
+  std::lock_guard lock(mutex_);
+  const auto it = live_.find(p);
+  if (it == live_.end()) return;
+  Block* b = it->second;
+  live_.erase(it);
+  stats_.allocated -= b->bytes;
+  b->free = true;
+  // A segment belongs to one pool: its first block is at its start, and small segments are as large as no other.
+  size_t whole = b->bytes;
+  for (const Block* x = b->before; x; x = x->before) whole += x->bytes;
+  for (const Block* x = b->after; x; x = x->after) whole += x->bytes;
+  auto& pool = whole == small_segment ? free_small_ : free_large_;
+  const auto absorb = [&](Block* into, Block* next) {
+    into->bytes += next->bytes;
+    into->after = next->after;
+    if (next->after) next->after->before = into;
+    delete next;
+  };
+  if (b->after && b->after->free) {
+    pool.erase(b->after);
+    absorb(b, b->after);
+  }
+  if (b->before && b->before->free) {
+    b = b->before;
+    pool.erase(b);
+    absorb(b, b->after);
+  }
+  pool.insert(b);
+}
+
+void Allocator::release_free_segments() {
+  wait_();
+  for (auto* pool : {&free_small_, &free_large_})
+    for (auto it = pool->begin(); it != pool->end();) {
+      Block* b = *it;
+      if (b->before || b->after) {
+        ++it;
+        continue;
+      }
+      to_driver_(b->at);
+      stats_.reserved -= b->bytes;
+      it = pool->erase(it);
+      delete b;
+    }
+}
+
+void Allocator::empty_cache() {
+  std::lock_guard lock(mutex_);
+  release_free_segments();
+}
+MemoryStats Allocator::stats() const {
+  std::lock_guard lock(mutex_);
+  return stats_;
+}
+void Allocator::reset_peak() {
+  std::lock_guard lock(mutex_);
+  stats_.peak = stats_.allocated;
+}
+size_t Allocator::largest_free() const {
+  std::lock_guard lock(mutex_);
+  size_t largest = 0;
+  for (const auto* pool : {&free_small_, &free_large_})
+    if (!pool->empty()) largest = std::max(largest, (*pool->rbegin())->bytes);
+  return largest;
+}
+
+}  // namespace flame::cuda

@@ -1,0 +1,53 @@
+// Internal: the caching allocator. Segments from the driver are split into blocks, which join again when they are free.
+// All work runs on one stream in order, so a block freed by the host may be handed out at once.
+#pragma once
+#include <cstddef>
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+
+#include "flame/device/device.h"
+
+namespace flame::cuda {
+
+class Allocator {
+ public:
+  // `from_driver` gives null where there is no memory; `wait` lets the device finish before segments are given back.
+  Allocator(std::function<void*(size_t)> from_driver, std::function<void(void*)> to_driver, std::function<void()> wait)
+      : from_driver_(std::move(from_driver)), to_driver_(std::move(to_driver)), wait_(std::move(wait)) {}
+
+  void* allocate(size_t bytes);  // null after freeing the cache did not help either
+  void deallocate(void* p) noexcept;
+  void empty_cache();
+  MemoryStats stats() const;
+  void reset_peak();
+  size_t largest_free() const;
+
+ private:
+  struct Block {
+    char* at;
+    size_t bytes;
+    bool free;
+    Block *before = nullptr, *after = nullptr;  // in the segment
+  };
+  struct BySize {
+    bool operator()(const Block* a, const Block* b) const {
+      return a->bytes != b->bytes ? a->bytes < b->bytes : a->at < b->at;
+    }
+  };
+  Block* take(size_t bytes);
+  Block* grow(size_t bytes);
+  Block* split(Block* b, size_t bytes);
+  void release_free_segments();
+
+  std::function<void*(size_t)> from_driver_;
+  std::function<void(void*)> to_driver_;
+  std::function<void()> wait_;
+  mutable std::mutex mutex_;
+  std::set<Block*, BySize> free_small_, free_large_;
+  std::map<void*, Block*> live_;
+  MemoryStats stats_;
+};
+
+}  // namespace flame::cuda

@@ -1,0 +1,79 @@
+// The kernel service of a device that compiles text at run time: a description in, something to launch out.
+// No CUDA header is needed to use it; launches go onto the device's one compute stream, in order with its plans.
+#pragma once
+#include <cstddef>
+#include <cstring>
+#include <span>
+#include <string>
+#include <string_view>
+#include <type_traits>
+#include <vector>
+
+#include "flame/core/dtype.h"
+#include "flame/core/ref.h"
+
+namespace flame {
+
+// One kernel to compile. Equal descriptions give one kernel; text and options are the key of the cache on disk too.
+struct KernelDesc {
+  std::string name;                       // for reports and errors
+  std::string text;                       // CUDA C++; may include the headers of device_headers()
+  std::string entry;                      // an extern "C" __global__ function
+  std::vector<std::string> options = {};  // of the compiler, such as "-DFLAME_T=float"
+};
+
+struct Grid {
+  int64_t blocks = 1, y = 1, z = 1;
+  int threads = 256;
+  int shared = 0;  // bytes, dynamic
+};
+
+// Arguments of a kernel, each by value at its natural alignment, as the kernel's own parameters lie.
+class KernelArguments {
+ public:
+  template <class T>
+  KernelArguments& operator<<(const T& v) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    const size_t at = (bytes_.size() + alignof(T) - 1) / alignof(T) * alignof(T);
+    bytes_.resize(at + sizeof(T));
+    std::memcpy(bytes_.data() + at, &v, sizeof(T));
+    return *this;
+  }
+  std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::vector<std::byte> bytes_;
+};
+
+class Kernel : public RefCounted {
+ public:
+  virtual void launch(const Grid& g, std::span<const std::byte> arguments) const = 0;
+  template <class... T>
+  void operator()(const Grid& g, const T&... arguments) const {
+    KernelArguments all;
+    (all << ... << arguments);
+    launch(g, all.bytes());
+  }
+};
+
+// Blocks of `threads` that cover n items; at least one.
+inline int64_t blocks_for(int64_t n, int64_t threads) { return n > 0 ? (n + threads - 1) / threads : 1; }
+
+// How device code spells a dtype as it lies in memory.
+constexpr const char* device_type(DType t) {
+  constexpr const char* names[num_dtypes] = {"bool", "uint8_t", "int8_t", "int32_t", "int64_t",
+                                             "half", "bhalf",   "float",  "double"};
+  return names[static_cast<int>(t)];
+}
+
+// A text that the build embedded, by its path below flame/, such as "ops/pool.cu".
+std::string_view device_text(std::string_view path);
+
+// What a kernel's text may include by name.
+struct DeviceHeader {
+  const char* name;
+  std::string_view text;
+};
+std::span<const DeviceHeader> device_headers();
+
+}  // namespace flame

@@ -1,0 +1,103 @@
+// Runs an island's group on a device that compiles text: kernels by structure, launches by size.
+#include <bit>
+
+#include "flame/core/format.h"
+#include "flame/device/kernel.h"
+#include "flame/fuse/cuda_text.h"
+
+namespace flame {
+namespace {
+
+struct Prepared {
+  std::vector<CudaField> fields;
+  Ref<Kernel> island, finish;
+
+  Prepared(Device& d, const Program& p, const std::string& name, int width, bool finishes) {
+    CudaKernelText t = cuda_island_text(p, width);
+    fields = std::move(t.fields);
+    island = d.kernel({name, t.text, "island", {"--fmad=false"}});
+    if (finishes) finish = d.kernel({name, std::move(t.text), "finish", {"--fmad=false"}});
+  }
+  std::vector<uint64_t> arguments(const Run& r, size_t leaves) const {
+    std::vector<uint64_t> words;
+    words.reserve(fields.size());
+    for (const CudaField& f : fields) {
+      const auto k = static_cast<size_t>(f.index);
+      switch (f.kind) {
+        case CudaField::Kind::leaf: words.push_back(reinterpret_cast<uint64_t>(r.buffers[k])); break;
+        case CudaField::Kind::output: words.push_back(reinterpret_cast<uint64_t>(r.buffers[leaves + k])); break;
+        case CudaField::Kind::workspace: words.push_back(reinterpret_cast<uint64_t>(r.workspace)); break;
+        case CudaField::Kind::number: words.push_back(static_cast<uint64_t>(f.value)); break;
+        case CudaField::Kind::scalar: words.push_back(r.scalars[k].u); break;
+      }
+    }
+    return words;
+  }
+};
+void run(const Ref<Kernel>& k, const Grid& g, const std::vector<uint64_t>& words) {
+  k->launch(g, std::as_bytes(std::span(words)));
+}
+
+// Whether every tensor begins at a multiple of `width` of its elements, as 16-byte access wants.
+bool aligned(const Program& p, const Run& r, int width) {
+  const auto fits = [&](const void* at, DType t) {
+    const size_t bytes = std::min<size_t>(std::bit_floor(size_of(t) * static_cast<size_t>(width)), 16);
+    return reinterpret_cast<uintptr_t>(at) % bytes == 0;
+  };
+  for (size_t i = 0; i < p.leaves.size(); ++i)
+    if (!fits(r.buffers[i], p.leaves[i].dtype)) return false;
+  for (size_t i = 0; i < p.outputs.size(); ++i)
+    if (!fits(r.buffers[p.leaves.size() + i], p.outputs[i].dtype)) return false;
+  return true;
+}
+
+std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::string& name, int64_t n) {
+  const int width = cuda_vector_width(p);
+  auto whole = std::make_shared<Prepared>(d, p, name, width, false);
+  return [p = std::move(p), &d, name, n, width, whole, one = std::shared_ptr<Prepared>()](const Run& r) mutable {
+    const bool fits = width == 1 || aligned(p, r, width);
+    if (!fits && !one) one = std::make_shared<Prepared>(d, p, name, 1, false);
+    const Prepared& k = fits ? *whole : *one;
+    run(k.island, {.blocks = blocks_for(n, int64_t{cuda_threads} * (fits ? width : 1))}, k.arguments(r, p.leaves.size()));
+  };
+}
+
+}  // namespace
+
+Ref<Plan> prepare_cuda_program(Program p, Device& d) {
+  const std::string name = fmt::format("island({} ops)", p.ops);
+  const CudaSpace s = cuda_space(p);
+  const size_t leaves = p.leaves.size();
+  if (!p.has_reduce) {
+    const int64_t n = s.rows * s.cols;
+    if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
+    return make_ref<Plan>(name, pointwise_body(std::move(p), d, name, n));
+  }
+  const int64_t items = p.mode == Mode::column ? s.outer * s.inner : s.rows;
+  if (items == 0) return make_ref<Plan>(name, [](const Run&) {});
+  const bool finishes = p.mode == Mode::wide || (p.mode == Mode::column && s.partials > 1);
+  int64_t count = 0;
+  for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce;
+  const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes);
+  if (p.mode == Mode::row) {
+    const Grid grid{.blocks = blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
+    return make_ref<Plan>(name, [k, grid, leaves](const Run& r) { run(k->island, grid, k->arguments(r, leaves)); });
+  }
+  const int64_t partials = items * s.partials;
+  Grid first{.blocks = blocks_for(partials, p.mode == Mode::wide ? cuda_threads / 32 : cuda_threads)};
+  Grid second{.blocks = blocks_for(items, cuda_threads), .y = count};
+  if (p.mode == Mode::wide) {
+    second.blocks = items;
+    second.shared = static_cast<int>((s.partials + 1023) / 1024 * 8);
+  }
+  return make_ref<Plan>(
+      name,
+      [k, first, second, leaves](const Run& r) {
+        const std::vector<uint64_t> words = k->arguments(r, leaves);
+        run(k->island, first, words);
+        if (k->finish) run(k->finish, second, words);
+      },
+      finishes ? static_cast<size_t>(count * partials) * 8 : 0);
+}
+
+}  // namespace flame

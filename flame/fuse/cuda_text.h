@@ -1,0 +1,42 @@
+// Internal: the CUDA text of an island's group. The text is a function of its structure alone (ops, dtypes, which strides
+// are zero, index width); sizes, strides and numbers are arguments, so that one kernel serves every size.
+#pragma once
+#include <string>
+#include <vector>
+
+#include "flame/fuse/program.h"
+
+namespace flame {
+
+// One 8-byte member of the kernels' argument struct, in order.
+struct CudaField {
+  enum class Kind : uint8_t { leaf, output, workspace, number, scalar } kind;
+  int index = 0;      // of the leaf, output or scalar
+  int64_t value = 0;  // of a number
+};
+
+struct CudaKernelText {
+  std::string text;
+  std::vector<CudaField> fields;
+};
+
+// How a group is spread over threads; sizes, so no part of the text.
+struct CudaSpace {
+  int64_t rows = 1, cols = 1;                 // pointwise, row and wide modes
+  int64_t outer = 1, reduced = 1, inner = 1;  // column mode
+  int64_t partials = 1;                       // a row (wide) or a column
+};
+
+constexpr int cuda_threads = 256;
+constexpr int64_t cuda_wide_chunk = 1024, cuda_column_chunk = 256;  // the CPU's, so that sums have its order
+
+CudaSpace cuda_space(const Program& p);
+// Elements a thread for a pointwise group whose tensors are all dense in one order; 1 where they are not.
+int cuda_vector_width(const Program& p);
+// Warps that share a row in row mode, each with 1,024 columns: 1, 2 or 4.
+int cuda_row_warps(const CudaSpace& s);
+// Entries: "island"; in wide mode, and in column mode with several partials, "finish" too. `width`: elements a thread
+// of a pointwise group, whose flat tensors must then be aligned to as many.
+CudaKernelText cuda_island_text(const Program& p, int width);
+
+}  // namespace flame

@@ -1,0 +1,54 @@
+// The place of the extreme element along any axes, the first of equals; a NaN beats all but an earlier one. A warp a row.
+// FLAME_T: the dtype. FLAME_GREATEST: 1 for the largest.
+#include "flame/fuse/device.cuh"
+
+namespace flame {
+using T = FLAME_T;
+using A = computed<T>;
+
+struct Walk {
+  int64_t rows, count, kept_rank, along_rank;
+  int64_t kept[8], kept_strides[8], along[8], along_strides[8];
+};
+inline int64_t offset(int64_t i, int64_t rank, const int64_t* sizes, const int64_t* strides) {
+  int64_t at = 0;
+  for (int64_t k = rank - 1; k >= 0; --k) {
+    at += i % sizes[k] * strides[k];
+    i /= sizes[k];
+  }
+  return at;
+}
+
+struct Best {
+  A value;
+  int64_t place;  // -1: nothing yet
+};
+// Whether `b` takes the place of `a`, both there.
+inline bool beats(const Best& b, const Best& a) {
+  const bool a_nan = a.value != a.value, b_nan = b.value != b.value;
+  if (a_nan || b_nan) return b_nan && (!a_nan || b.place < a.place);
+  if (a.value == b.value) return b.place < a.place;
+  return FLAME_GREATEST ? b.value > a.value : b.value < a.value;
+}
+inline Best join(const Best& a, const Best& b) {
+  return b.place < 0 ? a : a.place < 0 ? b : beats(b, a) ? b : a;
+}
+template <class V>
+V from_lane(V v, int by) {
+  if constexpr (sizeof(V) < 4) return static_cast<V>(__shfl_down_sync(0xffffffffu, static_cast<int>(v), by));
+  else return __shfl_down_sync(0xffffffffu, v, by);
+}
+
+extern "C" __global__ void __launch_bounds__(256) arg_extreme(const __grid_constant__ Walk w, const T* x, int64_t* out) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
+  const int lane = threadIdx.x % 32;
+  if (row >= w.rows) return;
+  const T* from = x + offset(row, w.kept_rank, w.kept, w.kept_strides);
+  Best best{A(), -1};
+  for (int64_t i = lane; i < w.count; i += 32)
+    best = join(best, {widen(from[offset(i, w.along_rank, w.along, w.along_strides)]), i});
+  for (int by = 16; by > 0; by /= 2) best = join(best, {from_lane(best.value, by), from_lane(best.place, by)});
+  if (lane == 0) out[row] = best.place;
+}
+
+}  // namespace flame

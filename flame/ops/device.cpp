@@ -1,0 +1,40 @@
+// Kernels of ops/*.cu and strided copies on a device.
+#include "flame/ops/device_internal.h"
+
+namespace flame {
+
+Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType t, std::vector<std::string> options) {
+  options.push_back(std::string("-DFLAME_T=") + device_type(t));
+  options.emplace_back("--fmad=false");
+  return d.kernel({entry, std::string(device_text(file)), entry, std::move(options)});
+}
+Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element) {
+  const char* type = element == 1 ? "uint8_t" : element == 2 ? "uint16_t" : element == 4 ? "uint32_t" : "uint64_t";
+  return d.kernel({entry, std::string(device_text(file)), entry, {std::string("-DFLAME_T=") + type}});
+}
+
+DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element) {
+  const JoinedAxes axes(shape, to, from);
+  walk_.rank = axes.shape.rank();
+  walk_.count = numel(shape);
+  for (int i = 0; i < axes.shape.rank(); ++i) {
+    walk_.shape[i] = axes.shape[i];
+    walk_.to[i] = axes.strides[0][i];
+    walk_.from[i] = axes.strides[1][i];
+  }
+  if (walk_.count > 0) kernel_ = moving_kernel(d, "ops/strided.cu", "copy", element);
+}
+DeviceIndexWalk::DeviceIndexWalk(const Meta& s, const Meta& i, const Meta& b, int a)
+    : rank(i.shape.rank()), count(numel(i.shape)), axis(a), size(b.shape[a]), step(b.strides[a]) {
+  for (int k = 0; k < i.shape.rank(); ++k) {
+    shape[k] = i.shape[k];
+    small[k] = s.strides[k];
+    index[k] = i.strides[k];
+    big[k] = k == a ? 0 : b.strides[k];
+  }
+}
+void DeviceCopy::operator()(void* to, const void* from) const {
+  if (kernel_) (*kernel_)({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+}
+
+}  // namespace flame
