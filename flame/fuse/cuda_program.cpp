@@ -1,5 +1,9 @@
 // Runs an island's group on a device that compiles text: kernels by structure, launches by size.
+#include <algorithm>
 #include <bit>
+#include <functional>
+#include <memory>
+#include <mutex>
 
 #include "flame/core/format.h"
 #include "flame/device/kernel.h"
@@ -53,11 +57,17 @@ bool aligned(const Program& p, const Run& r, int width) {
 
 std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::string& name, int64_t n) {
   const int width = cuda_vector_width(p);
-  auto whole = std::make_shared<Prepared>(d, p, name, width, false);
-  return [p = std::move(p), &d, name, n, width, whole, one = std::shared_ptr<Prepared>()](const Run& r) mutable {
+  struct Kernels {
+    explicit Kernels(Prepared p) : whole(std::move(p)) {}
+    Prepared whole;
+    std::once_flag made;
+    std::unique_ptr<Prepared> one;  // for tensors that begin at odd places
+  };
+  auto all = std::make_shared<Kernels>(Prepared(d, p, name, width, false));
+  return [p = std::move(p), &d, name, n, width, all](const Run& r) {
     const bool fits = width == 1 || aligned(p, r, width);
-    if (!fits && !one) one = std::make_shared<Prepared>(d, p, name, 1, false);
-    const Prepared& k = fits ? *whole : *one;
+    if (!fits) std::call_once(all->made, [&] { all->one = std::make_unique<Prepared>(d, p, name, 1, false); });
+    const Prepared& k = fits ? all->whole : *all->one;
     run(k.island, {.blocks = blocks_for(n, int64_t{cuda_threads} * (fits ? width : 1))}, k.arguments(r, p.leaves.size()));
   };
 }

@@ -4,6 +4,7 @@
 #include <cstring>
 #include <limits>
 
+#include "flame/core/format.h"
 #include "flame/fuse/kernels.h"
 #include "flame/optim/adafactor_internal.h"
 
@@ -298,7 +299,9 @@ class Pass {
 
 }  // namespace
 
-Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors) {
+Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+  if (!d.host_accessible() && d.kind() != Device::Kind::trace)
+    fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, tensors[0].parameter, d.name());
   std::vector<Factored> list;
   std::vector<Batch> batches;
   size_t buffer = tensors.size(), workspace = 0;

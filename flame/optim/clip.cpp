@@ -114,6 +114,9 @@ class ClipNorm : public Op {
     return make_ref<Plan>(
         name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); }, workspace);
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_clip_plan(name(), in, out[0].dtype, d);
+  }
 
  private:
   static void body(const Work& w, DType norm_dtype, const Run& run) {
@@ -152,6 +155,9 @@ class ClipValue : public Op {
                     run.buffers[w.dtypes.size() + c.tensor], c.begin, c.count, run.scalars[0].f);
       });
     });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return device_clip_plan(name(), in, {}, d);
   }
 
  private:

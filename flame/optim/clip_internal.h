@@ -1,5 +1,6 @@
 // Internal: what the ops that clip gradients share: loops over chunks of many tensors, and their kernels.
 #pragma once
+#include <optional>
 #include <vector>
 
 #include "flame/optim/update_internal.h"
@@ -23,6 +24,9 @@ inline constexpr int64_t clip_chunk = 4096;  // elements summed or scaled at a t
 const void* staged(void* buffer, DType t, int64_t begin, int64_t n, float* stage);
 // out = kernel(in, number), n elements from `begin` of each.
 void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int64_t begin, int64_t n, double number);
+
+// The plans of the two on a device that takes kernels from text. With a norm's dtype: by norm, else by value.
+Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d);
 
 struct Gradients {
   std::vector<const Parameter*> owners;

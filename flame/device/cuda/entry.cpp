@@ -1,5 +1,5 @@
 // The plugin's door: three C functions that the core and the tests look up by name.
-#include <mutex>
+#include <chrono>
 #include <set>
 
 #include "flame/abi_hash.h"
@@ -33,6 +33,28 @@ extern "C" {
 [[gnu::visibility("default")]] void flame_cuda_dry(int arch) {
   static std::set<int> known;
   if (known.insert(arch).second) register_device(std::make_unique<cuda::DryDevice>(arch));
+}
+
+// Captures what fn launches on a GPU into a CUDA graph, replays it, and gives the microseconds of a replay.
+[[gnu::visibility("default")]] double flame_cuda_capture(Device* device, void (*fn)(void*), void* context, int replays) {
+  auto& d = static_cast<cuda::CudaDevice&>(*device);
+  const cuda::Driver& f = cuda::driver();
+  CUgraph graph = nullptr;
+  CUgraphExec ready = nullptr;
+  d.enter();
+  d.check(f.cuStreamBeginCapture(d.stream(), CU_STREAM_CAPTURE_MODE_RELAXED), "cuStreamBeginCapture");
+  fn(context);
+  d.check(f.cuStreamEndCapture(d.stream(), &graph), "cuStreamEndCapture");
+  d.check(f.cuGraphInstantiateWithFlags(&ready, graph, 0), "cuGraphInstantiateWithFlags");
+  d.check(f.cuGraphLaunch(ready, d.stream()), "cuGraphLaunch");
+  d.synchronize();
+  const auto start = std::chrono::steady_clock::now();
+  for (int i = 0; i < replays; ++i) d.check(f.cuGraphLaunch(ready, d.stream()), "cuGraphLaunch");
+  d.synchronize();
+  const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+  f.cuGraphExecDestroy(ready);
+  f.cuGraphDestroy(graph);
+  return took.count() / replays;
 }
 
 // Kernels compiled and read from the disk since start, and seconds spent in NVRTC.

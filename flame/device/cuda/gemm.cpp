@@ -2,6 +2,7 @@
 #include <cublasLt.h>
 
 #include <array>
+#include <mutex>
 #include <optional>
 
 #include "flame/core/format.h"
@@ -41,7 +42,8 @@ std::optional<Operand> operand(const GemmProblem::Matrix& m, int64_t rows, int64
 struct Call {
   cublasLtMatmulDesc_t op = nullptr;
   std::array<cublasLtMatrixLayout_t, 3> layout{};
-  cublasLtMatmulAlgo_t algorithm{};
+  cublasLtMatmulAlgo_t algorithm[2]{};  // for operands at any place, and at multiples of 16 bytes
+  std::mutex mutex;                     // the bias's address is part of the description
   const BlasFunctions& f;
   explicit Call(const BlasFunctions& functions) : f(functions) {}
   Call(const Call&) = delete;
@@ -105,20 +107,23 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   check(f.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
   f.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                          sizeof workspace_bytes);
-  // Views may begin anywhere, so no more alignment is promised than an element's.
-  const uint32_t alignment = static_cast<uint32_t>(size_of(p.dtype));
-  for (auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
-                    CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-    f.cublasLtMatmulPreferenceSetAttribute(preference, what, &alignment, sizeof alignment);
-  cublasLtMatmulHeuristicResult_t found{};
-  int count = 0;
   const auto& l = call->layout;
-  const cublasStatus_t s =
-      f.cublasLtMatmulAlgoGetHeuristic(blas.handle, call->op, l[0], l[1], l[2], l[2], preference, 1, &found, &count);
+  bool found_all = true;
+  for (const uint32_t alignment : {static_cast<uint32_t>(size_of(p.dtype)), uint32_t{16}}) {
+    for (auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
+                      CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
+      f.cublasLtMatmulPreferenceSetAttribute(preference, what, &alignment, sizeof alignment);
+    cublasLtMatmulHeuristicResult_t found{};
+    int count = 0;
+    const cublasStatus_t s =
+        f.cublasLtMatmulAlgoGetHeuristic(blas.handle, call->op, l[0], l[1], l[2], l[2], preference, 1, &found, &count);
+    found_all = found_all && s == CUBLAS_STATUS_SUCCESS && count > 0;
+    call->algorithm[alignment == 16] = found.algo;
+  }
   f.cublasLtMatmulPreferenceDestroy(preference);
-  if (s != CUBLAS_STATUS_SUCCESS || count == 0) return {};
-  call->algorithm = found.algo;
+  if (!found_all) return {};
   return make_ref<Plan>("gemm", [&d, &blas, call, bias = p.bias, wide](const Run& r) {
+    std::lock_guard lock(call->mutex);
     if (bias) {
       const void* at = r.buffers[2];
       check(blas.f.cublasLtMatmulDescSetAttribute(call->op, CUBLASLT_MATMUL_DESC_BIAS_POINTER, &at, sizeof at), "bias");
@@ -128,8 +133,10 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
     const void *one = wide ? static_cast<const void*>(&one64) : &one32, *zero = wide ? static_cast<const void*>(&zero64) : &zero32;
     void* c = r.buffers[bias ? 3 : 2];
     const auto& l = call->layout;
+    bool aligned = true;
+    for (const void* at : {r.buffers[0], r.buffers[1], c}) aligned = aligned && reinterpret_cast<uintptr_t>(at) % 16 == 0;
     check(blas.f.cublasLtMatmul(blas.handle, call->op, one, r.buffers[1], l[0], r.buffers[0], l[1], zero, c, l[2], c, l[2],
-                                &call->algorithm, blas.workspace->data(), workspace_bytes,
+                                &call->algorithm[aligned], blas.workspace->data(), workspace_bytes,
                                 reinterpret_cast<cudaStream_t>(d.stream())),
           "cublasLtMatmul");
   });

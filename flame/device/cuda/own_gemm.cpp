@@ -1,4 +1,5 @@
 // The own matrix product: any dtype and any strides, for what cuBLASLt does not take.
+#include "flame/core/format.h"
 #include "flame/device/cpu/gemm.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/kernel.h"

@@ -1,0 +1,168 @@
+// Optimizers and clipping on a device: the tensors of a step go to the kernels as tables in their arguments, as many
+// a launch as these hold, so that a step of a common network is one launch.
+#include <map>
+
+#include "flame/core/format.h"
+#include "flame/device/kernel.h"
+#include "flame/optim/clip_internal.h"
+
+namespace flame::optim {
+namespace {
+
+constexpr int64_t elements_a_block = 2048;
+constexpr size_t few = 32, most = 200;  // items a table; kernels take 32,764 bytes of arguments
+
+// As in update.cu.
+struct Item {
+  void* p;
+  const void* g;
+  void* m[3];
+  int64_t count, first;
+  double k[10];
+};
+template <class T, size_t n>
+struct Table {
+  int64_t count = 0;
+  T item[n] = {};
+};
+
+// The rule of update.cu that a kernel of the CPU stands for.
+const char* rule_of(UpdateFn fn) {
+  const Kernels& k = Kernels::best();
+  for (int i = 0; i < 2; ++i) {
+    const std::pair<UpdateFn, const char*> all[] = {
+        {k.adam[i], "adam"},       {k.amsgrad[i], "amsgrad"},          {k.nadam[i], "nadam"},
+        {k.radam[i], "radam"},     {k.adamax[i], "adamax"},            {k.sgd[i], "sgd"},
+        {k.rmsprop[i][0], "rmsprop0"}, {k.rmsprop[i][1], "rmsprop1"},  {k.rmsprop[i][2], "rmsprop2"},
+        {k.rmsprop[i][3], "rmsprop3"}, {k.sgd_momentum[i], "sgd_momentum"}, {k.adagrad[i], "adagrad"},
+        {k.lion[i], "lion"},       {k.average[i], "average"}};
+    for (const auto& [known, name] : all)
+      if (fn == known) return name;
+  }
+  return nullptr;
+}
+
+struct Placed {
+  size_t gradient, parameter, block;
+  int moments;
+  int64_t count;
+};
+// Tensors that one kernel updates.
+struct Family {
+  Ref<Kernel> small, large;
+  std::vector<Placed> tensors;
+};
+
+template <size_t n>
+void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_t last, const Run& run) {
+  const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
+  Table<Item, n> table;
+  int64_t at = 0;
+  for (size_t i = first; i < last; ++i) {
+    const Placed& t = all[i];
+    Item& item = table.item[table.count++];
+    item = {run.buffers[t.parameter], run.buffers[t.gradient], {}, t.count, at, {}};
+    for (int m = 0; m < t.moments; ++m) item.m[m] = run.buffers[t.parameter + 1 + static_cast<size_t>(m)];
+    std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
+    at += blocks_for(t.count, elements_a_block);
+  }
+  k({.blocks = at}, table);
+}
+
+}  // namespace
+
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+  const std::string text(device_text("optim/update.cu"));
+  std::map<std::string, Family> families;
+  size_t buffer = tensors.size();
+  for (const UpdateTensor& t : tensors) {
+    const char* rule = rule_of(t.kernel);
+    if (!rule) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t.parameter, d.name());
+    const DType compute = compute_dtype(t.parameter);
+    Family& f = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
+    if (!f.small) {
+      const auto kernel = [&](size_t items) {
+        return d.kernel({name,
+                         text,
+                         "update",
+                         {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
+                          fmt::format("-DFLAME_G={}", device_type(t.gradient)),
+                          fmt::format("-DFLAME_C={}", device_type(compute)), fmt::format("-DFLAME_RULE={}", rule),
+                          fmt::format("-DFLAME_ITEMS={}", items), "--fmad=false"}});
+      };
+      f.small = kernel(few);
+      if (tensors.size() > few) f.large = kernel(most);
+    }
+    if (const int64_t n = numel(t.shape); n > 0)
+      f.tensors.push_back({static_cast<size_t>(&t - tensors.data()), buffer, t.block, t.moments, n});
+    buffer += 1 + static_cast<size_t>(t.moments);
+  }
+  std::vector<Family> all;
+  for (auto& [key, f] : families) all.push_back(std::move(f));
+  return make_ref<Plan>(name, [all = std::move(all)](const Run& run) {
+    for (const Family& f : all) {
+      const size_t n = f.tensors.size();
+      if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run);
+      else
+        for (size_t i = 0; i < n; i += most) launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run);
+    }
+  });
+}
+
+namespace {
+
+// As in clip.cu.
+struct ClipItem {
+  const void* x;
+  void* out;
+  int64_t count, first, dtype;
+};
+constexpr size_t clip_items = 256;
+
+}  // namespace
+
+Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d) {
+  const std::string text(device_text("optim/clip.cu"));
+  const auto kernel = [&](const char* entry) { return d.kernel({name, text, entry, {"--fmad=false"}}); };
+  const Ref<Kernel> parts = kernel("norm_parts"), join = kernel("norm_join"), scale = kernel("scale"), clamp = kernel("clamp");
+  struct Tensor {
+    int64_t count;
+    DType dtype;
+  };
+  std::vector<Tensor> tensors;
+  int64_t chunks = 0;
+  for (const Meta& m : gradients) {
+    tensors.push_back({numel(m.shape), m.dtype});
+    chunks += (tensors.back().count + clip_chunk - 1) / clip_chunk;
+  }
+  // The sum of each chunk, then the factor.
+  const size_t workspace = (static_cast<size_t>(chunks) + 1) * sizeof(double);
+  return make_ref<Plan>(
+      name,
+      [=, tensors = std::move(tensors)](const Run& run) {
+        double* sums = static_cast<double*>(run.workspace);
+        const auto each = [&](auto&& launch) {
+          int64_t before = 0;
+          for (size_t first = 0; first < tensors.size(); first += clip_items) {
+            Table<ClipItem, clip_items> table;
+            int64_t at = 0;
+            for (size_t i = first; i < std::min(first + clip_items, tensors.size()); ++i) {
+              if (tensors[i].count == 0) continue;
+              table.item[table.count++] = {run.buffers[i], run.buffers[tensors.size() + (norm ? 1 : 0) + i],
+                                           tensors[i].count, at, static_cast<int64_t>(tensors[i].dtype)};
+              at += blocks_for(tensors[i].count, clip_chunk);
+            }
+            if (at > 0) launch(Grid{.blocks = at}, table, before);
+            before += at;
+          }
+        };
+        if (!norm) return each([&](const Grid& g, const auto& table, int64_t) { (*clamp)(g, table, run.scalars[0].f); });
+        const double p = run.scalars[1].f;
+        each([&](const Grid& g, const auto& table, int64_t before) { (*parts)(g, table, sums + before, p); });
+        (*join)({}, sums, chunks, p, run.scalars[0].f, run.buffers[tensors.size()], int64_t{*norm == DType::f64});
+        each([&](const Grid& g, const auto& table, int64_t) { (*scale)(g, table, sums + chunks); });
+      },
+      norm ? workspace : 0);
+}
+
+}  // namespace flame::optim
