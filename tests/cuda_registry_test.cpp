@@ -154,7 +154,7 @@ class GpuLoop {
     set_fusion(false);
     Result alone;
     try {
-      alone = evaluate(there, inputs, false);
+      alone = evaluate(there, inputs, twice);
     } catch (...) {
       set_fusion(true);
       throw;

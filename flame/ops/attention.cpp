@@ -127,6 +127,8 @@ class Attention final : public Op {
     return attention_cpu(in, out, settings_.flags);
   }
   bool saves_output(int) const override { return true; }
+  // The same in tensor ops, whose gradients are theirs: for devices without a kernel.
+  Tensor composed(std::span<const Tensor> in, Loc loc) const;
   void vjp(Vjp& v) const override {
     const bool mask_too = settings_.flags.mask && v.needs(3);
     if (v.create_graph() || mask_too) return composed(v);
@@ -179,6 +181,18 @@ Tensor Attention::weights(const Tensor& q, const Tensor& k, const Tensor& mask) 
   });
   const Tensor e = exp(s - top), total = sum(e, -1, true);
   return e / where(total == 0, 1.0, total);
+}
+
+Tensor Attention::composed(std::span<const Tensor> in, Loc loc) const {
+  const DType t = in[0].dtype(), wide = wide_of(t);
+  const int64_t heads = in[0].shape()[1];
+  const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads), u = repeat_heads(in[2].to(wide, loc), heads);
+  Tensor p = weights(q, k, settings_.flags.mask ? in[3] : Tensor());
+  if (settings_.draw) {
+    const Tensor keep = dispatch(make_ref<KeptWeights>(p.shape(), q.device(), settings_), {}, loc);
+    p = where(keep, p * settings_.draw->factor(), 0.0);
+  }
+  return matmul(p, u, loc).to(t, loc);
 }
 
 // The same gradients in tensor ops, which can be differentiated again.
@@ -290,7 +304,9 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   Settings s{
       {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
   if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
-  return dispatch_multi(make_ref<Attention>(std::move(s)), in, loc)[0].reshape(c.out, loc);
+  const Ref<Attention> op = make_ref<Attention>(std::move(s));
+  const Tensor out = q.device().kind() == Device::Kind::cuda ? op->composed(in, loc) : dispatch_multi(op, in, loc)[0];
+  return out.reshape(c.out, loc);
 }
 
 namespace {

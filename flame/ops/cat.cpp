@@ -32,40 +32,10 @@ class Cat final : public Op {
   }
   void key(Key& k) const override { k << axis_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    struct Piece {
-      StridedCopy copy;
-      int64_t offset;
-    };
-    const size_t element = size_of(out[0].dtype);
-    std::vector<Piece> pieces;
-    int64_t at = 0;
-    for (const Meta& m : in) {
-      pieces.push_back({StridedCopy(m.shape, out[0].strides, m.strides, element),
-                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
-      at += m.shape[axis_];
-    }
-    return make_ref<Plan>(name(), [pieces](const Run& r) {
-      char* out = static_cast<char*>(r.buffers[pieces.size()]);
-      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
-    });
+    return plan(in, out, [](auto&&... a) { return StridedCopy(a...); });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    struct Piece {
-      DeviceCopy copy;
-      int64_t offset;
-    };
-    const size_t element = size_of(out[0].dtype);
-    std::vector<Piece> pieces;
-    int64_t at = 0;
-    for (const Meta& m : in) {
-      pieces.push_back({DeviceCopy(d, m.shape, out[0].strides, m.strides, element),
-                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
-      at += m.shape[axis_];
-    }
-    return make_ref<Plan>(name(), [pieces](const Run& r) {
-      char* out = static_cast<char*>(r.buffers[pieces.size()]);
-      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
-    });
+    return plan(in, out, [&](auto&&... a) { return DeviceCopy(d, a...); });
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {
@@ -79,6 +49,25 @@ class Cat final : public Op {
   }
 
  private:
+  template <class MakeCopy>
+  Ref<Plan> plan(std::span<const Meta> in, std::span<const Meta> out, MakeCopy make) const {
+    struct Piece {
+      std::invoke_result_t<MakeCopy, Shape, Strides, Strides, size_t> copy;
+      int64_t offset;
+    };
+    const size_t element = size_of(out[0].dtype);
+    std::vector<Piece> pieces;
+    int64_t at = 0;
+    for (const Meta& m : in) {
+      pieces.push_back({make(m.shape, out[0].strides, m.strides, element),
+                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
+      at += m.shape[axis_];
+    }
+    return make_ref<Plan>(name(), [pieces](const Run& r) {
+      char* out = static_cast<char*>(r.buffers[pieces.size()]);
+      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
+    });
+  }
   int axis_, inputs_;
 };
 

@@ -8,9 +8,11 @@ Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType 
   options.emplace_back("--fmad=false");
   return d.kernel({entry, std::string(device_text(file)), entry, std::move(options)});
 }
-Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element) {
+Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element,
+                          std::vector<std::string> options) {
   const char* type = element == 1 ? "uint8_t" : element == 2 ? "uint16_t" : element == 4 ? "uint32_t" : "uint64_t";
-  return d.kernel({entry, std::string(device_text(file)), entry, {std::string("-DFLAME_T=") + type}});
+  options.push_back(std::string("-DFLAME_T=") + type);
+  return d.kernel({entry, std::string(device_text(file)), entry, std::move(options)});
 }
 
 DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element) {

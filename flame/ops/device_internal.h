@@ -10,7 +10,8 @@ namespace flame {
 Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType t,
                           std::vector<std::string> options = {});
 // As above, FLAME_T an unsigned integer of so many bytes.
-Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element);
+Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element,
+                          std::vector<std::string> options = {});
 
 // Copies elements of one size from strides `from` to strides `to`, as StridedCopy does on the host.
 class DeviceCopy {

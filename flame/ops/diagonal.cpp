@@ -5,6 +5,7 @@
 
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -61,6 +62,17 @@ class DiagonalScatter final : public Op {
             std::memset(out + begin, 0, static_cast<size_t>(end - begin));
           });
           copy(out + skip, r.buffers[0]);
+        });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    const Line line(name(), shape_, options_, Loc::current());
+    const size_t element = size_of(in[0].dtype);
+    return make_ref<Plan>(
+        name(), [&d, bytes = static_cast<size_t>(numel(shape_)) * element,
+                 skip = line.skip(out[0].strides) * static_cast<int64_t>(element),
+                 copy = DeviceCopy(d, line.shape, line.strides(out[0].strides), in[0].strides, element)](const Run& r) {
+          d.fill_bytes(r.buffers[1], 0, bytes);
+          copy(static_cast<char*>(r.buffers[1]) + skip, r.buffers[0]);
         });
   }
   bool saves_input(int) const override { return false; }

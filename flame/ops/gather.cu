@@ -6,11 +6,7 @@
 
 namespace flame {
 using namespace kernels;
-#ifdef FLAME_SIXTEEN  // numbers of 16 bits that only move
-using T = uint16_t;
-#else
 using T = FLAME_T;
-#endif
 
 // Over the index's shape: the small tensor, the index, and the big one without its walk along the axis.
 struct Walk {

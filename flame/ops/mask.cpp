@@ -7,6 +7,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/gather_internal.h"
@@ -58,6 +59,12 @@ class CountTrue final : public Op {
       *static_cast<int64_t*>(r.buffers[1]) = sum;
     });
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    const Ref<Kernel> k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()});
+    return make_ref<Plan>(name(), [k, n = numel(in[0].shape)](const Run& r) {
+      (*k)({.threads = 1024}, r.buffers[0], r.buffers[1], n);
+    });
+  }
 };
 
 // mask -> [count, rank]. Each block learns from those before it where its places go.
@@ -91,6 +98,16 @@ class Nonzero final : public Op {
           });
         },
         static_cast<size_t>(blocks) * sizeof(int64_t));
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    struct Sizes {  // as in mask.cu
+      int64_t rank, n;
+      int64_t shape[max_rank];
+    } s{in[0].shape.rank(), numel(in[0].shape), {}};
+    for (int i = 0; i < in[0].shape.rank(); ++i) s.shape[i] = in[0].shape[i];
+    return make_ref<Plan>(name(), [k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()}), s](const Run& r) {
+      (*k)({.threads = 1024}, s, r.buffers[0], r.buffers[1]);
+    });
   }
 
  private:

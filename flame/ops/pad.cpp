@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "flame/core/format.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -104,6 +105,15 @@ class PaddedRows {
   }
 };
 
+// What stands around, in the dtype of a launch.
+template <class T>
+T border(const Run& r) {
+  if constexpr (std::is_same_v<T, bool>) return r.scalars[0].f != 0;
+  else if constexpr (std::is_integral_v<T>) return static_cast<T>(r.scalars[1].i);
+  else if constexpr (sizeof(T) == 2) return T(static_cast<float>(r.scalars[0].f));
+  else return static_cast<T>(r.scalars[0].f);
+}
+
 // A tensor inside a larger one.
 class Pad final : public Op {
  public:
@@ -125,12 +135,32 @@ class Pad final : public Op {
     return visit_dtype(in[0].dtype, [&](auto t) -> Ref<Plan> {
       using T = decltype(t);
       return make_ref<Plan>(name(), [rows = PaddedRows<T>(mode_, in[0], out[0], before_)](const Run& r) {
-        T value;
-        if constexpr (std::is_same_v<T, bool>) value = r.scalars[0].f != 0;
-        else if constexpr (std::is_integral_v<T>) value = static_cast<T>(r.scalars[1].i);
-        else if constexpr (sizeof(T) == 2) value = T(static_cast<float>(r.scalars[0].f));
-        else value = static_cast<T>(r.scalars[0].f);
-        rows.make(static_cast<const T*>(r.buffers[0]), static_cast<T*>(r.buffers[1]), value);
+        rows.make(static_cast<const T*>(r.buffers[0]), static_cast<T*>(r.buffers[1]), border<T>(r));
+      });
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    struct Walk {  // as in pad.cu
+      int64_t rank, count;
+      int64_t in_size[max_rank], size[max_rank], before[max_rank], in[max_rank], out[max_rank];
+    } w{shape_.rank(), numel(shape_), {}, {}, {}, {}, {}};
+    if (w.count == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    for (int i = 0; i < shape_.rank(); ++i) {
+      w.in_size[i] = in[0].shape[i];
+      w.size[i] = shape_[i];
+      w.before[i] = before_[i];
+      w.in[i] = in[0].strides[i];
+      w.out[i] = out[0].strides[i];
+    }
+    const Ref<Kernel> k = device_kernel(d, "ops/pad.cu", "pad", in[0].dtype,
+                                        {"-DFLAME_MODE=" + std::to_string(mode_ == PadMode::reflect     ? 1
+                                                                          : mode_ == PadMode::replicate ? 2
+                                                                          : mode_ == PadMode::circular  ? 3
+                                                                                                        : 0)});
+    return visit_dtype(in[0].dtype, [&](auto t) {
+      using T = decltype(t);
+      return make_ref<Plan>(name(), [k, w](const Run& r) {
+        (*k)({.blocks = blocks_for(w.count, 256)}, w, r.buffers[0], r.buffers[1], border<T>(r));
       });
     });
   }

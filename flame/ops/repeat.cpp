@@ -5,6 +5,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
@@ -59,8 +60,24 @@ class Roll final : public Op {
   }
   void key(Key& k) const override { k << shifts_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return plan(in, out, [](auto&&... a) { return StridedCopy(a...); });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return plan(in, out, [&](auto&&... a) { return DeviceCopy(d, a...); });
+  }
+  bool saves_input(int) const override { return false; }
+  void vjp(Vjp& v) const override {
+    const Tensor g = v.grad(0);
+    Dims back = shifts_;
+    for (int i = 0; i < back.rank(); ++i) back[i] = shifts_[i] ? g.shape()[i] - shifts_[i] : 0;
+    v.give(0, dispatch(make_ref<Roll>(back), {g}, v.call_site()));
+  }
+
+ private:
+  template <class MakeCopy>
+  Ref<Plan> plan(std::span<const Meta> in, std::span<const Meta> out, MakeCopy make) const {
     struct Piece {
-      StridedCopy copy;
+      std::invoke_result_t<MakeCopy, Shape, Strides, Strides, size_t> copy;
       int64_t to, from;
     };
     const auto element = static_cast<int64_t>(size_of(in[0].dtype));
@@ -77,7 +94,7 @@ class Roll final : public Op {
         (start ? from : to) += start ? (n - s) * in[0].strides[i] : s * out[0].strides[i];
       }
       if (numel(shape) == 0) continue;
-      pieces.push_back({StridedCopy(shape, out[0].strides, in[0].strides, static_cast<size_t>(element)), to * element,
+      pieces.push_back({make(shape, out[0].strides, in[0].strides, static_cast<size_t>(element)), to * element,
                         from * element});
     }
     return make_ref<Plan>(name(), [pieces](const Run& r) {
@@ -85,15 +102,6 @@ class Roll final : public Op {
         p.copy(static_cast<char*>(r.buffers[1]) + p.to, static_cast<const char*>(r.buffers[0]) + p.from);
     });
   }
-  bool saves_input(int) const override { return false; }
-  void vjp(Vjp& v) const override {
-    const Tensor g = v.grad(0);
-    Dims back = shifts_;
-    for (int i = 0; i < back.rank(); ++i) back[i] = shifts_[i] ? g.shape()[i] - shifts_[i] : 0;
-    v.give(0, dispatch(make_ref<Roll>(back), {g}, v.call_site()));
-  }
-
- private:
   Dims shifts_;
 };
 

@@ -5,6 +5,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -76,6 +77,32 @@ class Rope final : public Op {
       case DType::f64: return plan_of<double, double>(in, out[0], row);
       default: return plan_of<float, float>(in, out[0], row);
     }
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    const int64_t pairs = in[1].shape.back();
+    const int last = out[0].shape.rank() - 1;
+    struct Rows {  // as in rope.cu
+      int64_t rank, count;
+      int64_t shape[max_rank], x[max_rank], cos[max_rank], sin[max_rank], y[max_rank];
+      int64_t features, pairs, first, second, x_step, y_step, inverse;
+    } rows{last, 1, {}, {}, {}, {}, {}, out[0].shape.back(), pairs, interleaved_ ? 2 : 1, interleaved_ ? 1 : pairs,
+           in[0].strides[last], out[0].strides[last], inverse_};
+    Shape table = out[0].shape;
+    table[last] = pairs;
+    const Strides cos = broadcast_strides(in[1].shape, in[1].strides, table),
+                  sin = broadcast_strides(in[2].shape, in[2].strides, table);
+    for (int i = 0; i < last; ++i) {
+      rows.count *= rows.shape[i] = out[0].shape[i];
+      rows.x[i] = in[0].strides[i];
+      rows.cos[i] = cos[i];
+      rows.sin[i] = sin[i];
+      rows.y[i] = out[0].strides[i];
+    }
+    const int64_t work = rows.count * (rows.features - pairs);
+    if (work == 0) return make_ref<Plan>("rope", [](const Run&) {});
+    return make_ref<Plan>("rope", [k = device_kernel(d, "ops/rope.cu", "rope", out[0].dtype), rows, work](const Run& r) {
+      (*k)({.blocks = blocks_for(work, 256)}, rows, r.buffers[0], r.buffers[1], r.buffers[2], r.buffers[3]);
+    });
   }
   bool saves_input(int i) const override { return i > 0; }
   void vjp(Vjp& v) const override {

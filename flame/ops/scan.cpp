@@ -10,6 +10,7 @@
 #include "flame/ops/check_internal.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
@@ -103,6 +104,19 @@ class Scan : public Op {
 
  protected:
   // 16-bit gradients are computed in float32 and rounded once.
+  // The kernel `entry` of scan.cu over the lines of N tensors; `more` follows their addresses.
+  template <size_t N, class... More>
+  static Ref<Plan> device_plan(Device& d, const char* entry, DType t, const Lines<N>& lines, More... more) {
+    const DeviceLines l = lines.on_device();
+    if (l.lines * l.n == 0) return make_ref<Plan>(entry, [](const Run&) {});
+    std::vector<std::string> options;
+    if (is_float(t)) options.emplace_back("-DFLAME_FLOATING");
+    return make_ref<Plan>(entry, [k = device_kernel(d, "ops/scan.cu", entry, t, options), l, more...](const Run& r) {
+      const Grid grid{.blocks = blocks_for(l.lines, 256)};
+      if constexpr (N == 2) (*k)(grid, l, r.buffers[0], r.buffers[1], more...);
+      else (*k)(grid, l, r.buffers[0], r.buffers[1], r.buffers[2], more...);
+    });
+  }
   static DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
   int axis_;
   bool reverse_;
@@ -124,6 +138,9 @@ class LinearScan final : public Scan {
     const Lines<3> lines(in, out, axis_, reverse_);
     const auto plan = [&](auto t) { return plan_for<decltype(t)>(lines); };
     return in[0].dtype == DType::f64 ? plan(double()) : plan(float());
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_plan(d, name(), in[0].dtype, Lines<3>(in, out, axis_, reverse_), int64_t{lag_});
   }
   bool saves_input(int i) const override { return i == 0; }
   bool saves_output(int) const override { return true; }
@@ -193,6 +210,9 @@ class RunningOp : public Scan {
       });
     });
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_plan(d, J::name, in[0].dtype, Lines<2>(in, out, axis_, reverse_));
+  }
 };
 
 class CumSum final : public RunningOp<Sum> {
@@ -254,6 +274,9 @@ class LogCumSumExp final : public Scan {
       });
     });
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_plan(d, name(), in[0].dtype, Lines<2>(in, out, axis_, reverse_));
+  }
   // dx_i = e^(x_i - y_i) R_i with R_i = g_i + e^(y_i - y_(i+1)) R_(i+1): y never falls, so no power overflows.
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
@@ -281,6 +304,9 @@ class CumExtreme final : public Scan {
     return visit_dtype(in[0].dtype, [&](auto t) {
       return greatest_ ? plan_for<decltype(t), true>(lines) : plan_for<decltype(t), false>(lines);
     });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_plan(d, greatest_ ? "cummax" : "cummin", in[0].dtype, Lines<3>(in, out, axis_, false, 1));
   }
   bool saves_input(int) const override { return false; }
   bool saves_output(int i) const override { return i == 1; }

@@ -10,6 +10,12 @@
 
 namespace flame {
 
+// Lines of up to three tensors as scan.cu reads them.
+struct DeviceLines {
+  int64_t lines = 0, n = 0, rank = 0;
+  int64_t shape[max_rank]{}, strides[3][max_rank]{}, start[3]{}, along[3]{};
+};
+
 template <size_t N>
 class Lines {
  public:
@@ -45,6 +51,19 @@ class Lines {
   }
 
   int64_t count() const { return numel(others_); }
+  DeviceLines on_device() const {
+    DeviceLines d;
+    d.lines = count();
+    d.n = n;
+    d.rank = others_.rank();
+    for (int i = 0; i < others_.rank(); ++i) d.shape[i] = others_[i];
+    for (size_t k = 0; k < N; ++k) {
+      d.start[k] = start_[k];
+      d.along[k] = along[k];
+      for (int i = 0; i < others_.rank(); ++i) d.strides[k][i] = strides_[k][i];
+    }
+    return d;
+  }
   // Calls fn(at, width) for bundles that cover every line once, on several threads.
   template <class F>
   void each(F&& fn) const {

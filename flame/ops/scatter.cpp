@@ -109,12 +109,10 @@ class Scatter final : public Op {
       fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name_, t, d.name());
     const DeviceIndexWalk walk(in[1], in[0], out[0], axis_);
     const std::string option = std::string("-DFLAME_COMBINE=") + combine[static_cast<int>(mode_)];
-    const DType moved = size_of(t) == 1 ? DType::u8 : size_of(t) == 4 ? DType::i32 : DType::i64;
     Ref<Kernel> k;
-    if (walk.count > 0 && mode_ == ScatterMode::assign && size_of(t) == 2)
-      k = device_kernel(d, "ops/gather.cu", "scatter", DType::u8, {option, "-DFLAME_SIXTEEN"});
-    else if (walk.count > 0)
-      k = device_kernel(d, "ops/gather.cu", "scatter", mode_ == ScatterMode::assign ? moved : t, {option});
+    if (walk.count > 0)
+      k = mode_ == ScatterMode::assign ? moving_kernel(d, "ops/gather.cu", "scatter", size_of(t), {option})
+                                       : device_kernel(d, "ops/gather.cu", "scatter", t, {option});
     const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, size_of(t));
     const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
     return make_ref<Plan>(name_, [&d, k, base, walk, bytes, onto_zeros = onto_zeros_](const Run& r) {

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/strided_internal.h"
 
@@ -38,6 +39,15 @@ class Search final : public Op {
           for (int64_t i = begin; i < end; ++i) out[i] = place(sorted + i / m * row, n, comparable(values[i]), right);
         });
       });
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    const int64_t n = in[0].shape[1], m = in[1].shape[1], count = numel(in[1].shape);
+    const int64_t row = in[0].shape[0] == 1 ? 0 : n;
+    if (count == 0) return make_ref<Plan>(name_, [](const Run&) {});
+    return make_ref<Plan>(name_, [k = device_kernel(d, "ops/search.cu", "search", in[0].dtype), n, m, row, count,
+                                  right = int64_t{right_}](const Run& r) {
+      (*k)({.blocks = blocks_for(count, 256)}, r.buffers[0], r.buffers[1], r.buffers[2], n, m, row, count, right);
     });
   }
 

@@ -204,8 +204,6 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
 
 void Optimizer::step(const StepOptions& o, Loc loc) {
   Core& c = *core_;
-  Device& d = c.slots[0].parameter.device();
-  if (d.kind() == Device::Kind::cuda) fail<NotImplemented>(loc, "{}: no kernel for device {}", c.rule.name, d.name());
   NoGrad guard;
   const Gradients g = gather(c, loc);
   const Core::CachedPlan& plan = c.plan_for(g.signature);
