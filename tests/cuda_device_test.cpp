@@ -45,7 +45,8 @@ TEST(CudaPlugin, KernelsCompileOnceForEveryArchitecture) {
     for (const int arch : {80, 89, 90, 100, 120}) {
       dry(arch);
       Device& d = device("cuda:dry" + std::to_string(arch));
-      const KernelDesc k{"probe", "extern \"C\" __global__ void probe(float* x) { x[threadIdx.x] += N; }", "probe", {"-DN=1"}};
+      const KernelDesc k{
+          "probe", "extern \"C\" __global__ void probe(float* x) { x[threadIdx.x] += N; }", "probe", {"-DN=1"}};
       const uint64_t before = compiler_counts().compiled;
       d.kernel(k);
       EXPECT_EQ(compiler_counts().compiled, before + 1) << arch;
@@ -55,7 +56,8 @@ TEST(CudaPlugin, KernelsCompileOnceForEveryArchitecture) {
     for (const auto& entry : std::filesystem::directory_iterator(folder))  // damaged entries are made anew
       std::filesystem::resize_file(entry.path(), std::filesystem::file_size(entry.path()) / 2);
     const uint64_t before = compiler_counts().compiled;
-    device("cuda:dry90").kernel({"probe", "extern \"C\" __global__ void probe(float* x) { x[threadIdx.x] += N; }", "probe", {"-DN=1"}});
+    device("cuda:dry90")
+        .kernel({"probe", "extern \"C\" __global__ void probe(float* x) { x[threadIdx.x] += N; }", "probe", {"-DN=1"}});
     EXPECT_EQ(compiler_counts().compiled, before + 1);
     EXPECT_THROW(device("cuda:dry90").kernel({"bad", "extern \"C\" __global__ void bad( {", "bad"}), ValueError);
   } catch (const DeviceError& e) {  // the headers are here, the compiler is not
@@ -101,7 +103,8 @@ TEST(CudaDevice, OutOfMemoryIsCaughtAndWorkGoesOn) {
   try {
     for (;;) ballast.push_back(Tensor::empty({int64_t{1} << 30}, DType::f32, d));
   } catch (const OutOfMemory& e) { message = e.what(); }
-  for (const char* part : {"requested", "free", "used", "largest"}) EXPECT_NE(message.find(part), std::string::npos) << message;
+  for (const char* part : {"requested", "free", "used", "largest"})
+    EXPECT_NE(message.find(part), std::string::npos) << message;
   ballast.clear();
   EXPECT_EQ((Tensor::from(std::vector<float>{1, 2}, {2}, d) * 2).to_vector<float>(), (std::vector<float>{2, 4}));
   empty_cache(d);
@@ -111,13 +114,17 @@ TEST(CudaDevice, RandomBitsAreThoseOfTheCpu) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::f64, DType::f16, DType::bf16})
     for (const auto& draw : std::vector<std::function<Tensor(const RandomOptions&)>>{
-             [](const RandomOptions& o) { return rand({1'000'003}, o); }, [](const RandomOptions& o) { return randn({1'000'003}, o); }}) {
+             [](const RandomOptions& o) { return rand({1'000'003}, o); },
+             [](const RandomOptions& o) { return randn({1'000'003}, o); }}) {
       Generator a(7), b(7);
-      const Tensor here = draw({.dtype = t, .device = &cpu(), .generator = &a}), there = draw({.dtype = t, .device = &d, .generator = &b});
+      const Tensor here = draw({.dtype = t, .device = &cpu(), .generator = &a}),
+                   there = draw({.dtype = t, .device = &d, .generator = &b});
       EXPECT_EQ(difference(there, here), "") << name_of(t);
     }
   Generator a(3), b(3);
-  EXPECT_EQ(difference(bernoulli({100'001}, 0.25, {.device = &d, .generator = &a}), bernoulli({100'001}, 0.25, {.generator = &b})), "");
+  EXPECT_EQ(difference(bernoulli({100'001}, 0.25, {.device = &d, .generator = &a}),
+                       bernoulli({100'001}, 0.25, {.generator = &b})),
+            "");
 }
 
 TEST(CudaDevice, ArithmeticAndSumsHaveTheCpusBits) {
@@ -128,7 +135,8 @@ TEST(CudaDevice, ArithmeticAndSumsHaveTheCpusBits) {
       const Tensor x = randn(s, {.dtype = t, .generator = &g}), y = rand(s, {.dtype = t, .generator = &g}) + 0.5;
       const auto work = [](const Tensor& a, const Tensor& b) {
         const Tensor z = where(a > b, a * b - a / b, maximum(a, 0.25) + sqrt(b));
-        return std::vector<Tensor>{z, z.sum(), z.sum(Axes{0}), z.sum(Axes{-1}), amax(z, -1), z.mean(Axes{-1}, true) - z};
+        return std::vector<Tensor>{
+            z, z.sum(), z.sum(Axes{0}), z.sum(Axes{-1}), amax(z, -1), z.mean(Axes{-1}, true) - z};
       };
       const std::vector<Tensor> here = work(x, y), there = work(x.to(d), y.to(d));
       for (size_t i = 0; i < here.size(); ++i)
@@ -179,6 +187,85 @@ TEST(CudaDevice, AWarmStepAllocatesAndCompilesNothing) {
   EXPECT_EQ(compiler_counts().from_disk, read);
   EXPECT_LT(step(x, labels).item(), losses[0]);
   EXPECT_GT(stats().replays, 15u);
+}
+
+// Five steps over tensors of several sizes give the CPU's bits.
+template <class Optimizer, class Options>
+void expect_equal_steps(Device& d, const char* name, const Options& o, DType t) {
+  std::vector<Parameter> here, there;
+  for (const Shape& s : {Shape{3}, Shape{17, 5}, Shape{}, Shape{5000}, Shape{0, 2}}) {
+    Generator g(9);
+    const Tensor x = randn(s, {.dtype = t, .generator = &g});
+    here.emplace_back(x);
+    there.emplace_back(x.to(d));
+  }
+  Optimizer a{here, o}, b{there, o};
+  for (uint64_t step = 0; step < 5; ++step) {
+    for (size_t i = 0; i < here.size(); ++i) {
+      Generator g(100 + step);
+      const Tensor grad = randn(here[i].shape(), {.dtype = t, .generator = &g});
+      here[i].set_grad(grad);
+      there[i].set_grad(grad.to(d));
+    }
+    a.step();
+    b.step();
+  }
+  for (size_t i = 0; i < here.size(); ++i)
+    EXPECT_EQ(difference(there[i].tensor().detach(), here[i].tensor().detach()), "")
+        << name << " " << name_of(t) << " " << i;
+}
+TEST(CudaDevice, OptimizersHaveTheCpusBits) {
+  FLAME_NEEDS_GPU(d);
+  using namespace optim;
+  for (const DType t : {DType::f32, DType::f64, DType::bf16, DType::f16}) {
+    expect_equal_steps<AdamW>(d, "AdamW", AdamWOptions{.amsgrad = false}, t);
+    expect_equal_steps<Adam>(d, "Adam, amsgrad", AdamOptions{.weight_decay = 0.1, .amsgrad = true, .maximize = true},
+                             t);
+    expect_equal_steps<NAdam>(d, "NAdam", NAdamOptions{.weight_decay = 0.1}, t);
+    expect_equal_steps<RAdam>(d, "RAdam", RAdamOptions{}, t);
+    expect_equal_steps<Adamax>(d, "Adamax", AdamaxOptions{}, t);
+    expect_equal_steps<SGD>(d, "SGD", SGDOptions{.lr = 0.1}, t);
+    expect_equal_steps<SGD>(d, "SGD, Nesterov", SGDOptions{.lr = 0.1, .momentum = 0.9, .nesterov = true}, t);
+    for (const double momentum : {0.0, 0.9})
+      for (const bool centered : {false, true})
+        expect_equal_steps<RMSprop>(d, "RMSprop", RMSpropOptions{.momentum = momentum, .centered = centered}, t);
+    expect_equal_steps<Adagrad>(d, "Adagrad", AdagradOptions{}, t);
+    expect_equal_steps<Lion>(d, "Lion", LionOptions{.weight_decay = 0.1}, t);
+  }
+}
+
+TEST(CudaDevice, ClippingAgreesWithTheCpu) {
+  FLAME_NEEDS_GPU(d);
+  for (const double p : {1.0, 2.0, 3.0, HUGE_VAL}) {
+    std::vector<Parameter> here, there;
+    for (const Shape& s : {Shape{3}, Shape{10'000}, Shape{17, 5}}) {
+      Generator g(9);
+      const Tensor x = randn(s, {.generator = &g});
+      here.emplace_back(x);
+      there.emplace_back(x.to(d));
+      here.back().set_grad(x);
+      there.back().set_grad(x.to(d));
+    }
+    const double a = optim::clip_grad_norm(here, 0.5, {.norm_type = p}).item();
+    const double b = optim::clip_grad_norm(there, 0.5, {.norm_type = p}).item();
+    EXPECT_NEAR(a, b, 1e-6 * a) << p;
+    for (size_t i = 0; i < here.size(); ++i) EXPECT_LT(error_of(there[i].grad(), here[i].grad()).units, 8) << p;
+    optim::clip_grad_value(here, 0.01);
+    optim::clip_grad_value(there, 0.01);
+    for (size_t i = 0; i < here.size(); ++i) EXPECT_LT(error_of(there[i].grad(), here[i].grad()).units, 8) << p;
+  }
+}
+
+TEST(CudaDevice, LongSortsAndPermutationsAreTheCpus) {
+  FLAME_NEEDS_GPU(d);
+  Generator g(1), h(1);
+  const Tensor x = (randn({3, 70'001}, {.generator = &g}) * 100).to(DType::i32).to(DType::f32);  // with ties
+  const auto a = sort(x, {.descending = true}), b = sort(x.to(d), {.descending = true});
+  EXPECT_EQ(difference(b.values, a.values), "");
+  EXPECT_EQ(difference(b.indices, a.indices), "");
+  Generator one(4), two(4);
+  EXPECT_EQ(difference(randperm(100'003, {.device = &d, .generator = &one}), randperm(100'003, {.generator = &two})),
+            "");
 }
 
 // The unavoidable times of a process. Written to $FLAME_FIRST_MINUTE as JSON; meant to be the first test of a process.
@@ -240,8 +327,8 @@ TEST(CudaFirstMinute, TimesAndACapture) {
   std::ofstream(path) << "{\"driver_context_ms\": " << context << ", \"first_kernel_ms\": " << kernel
                       << ", \"second_kernel_ms\": " << kernel_again << ", \"cublaslt_first_product_ms\": " << product
                       << ", \"second_product_ms\": " << product_again << ", \"cudnn_first_convolution_ms\": " << conv
-                      << ", \"second_convolution_ms\": " << conv_again << ", \"graph_replay_of_add_matmul_conv_us\": " << replay
-                      << "}\n";
+                      << ", \"second_convolution_ms\": " << conv_again
+                      << ", \"graph_replay_of_add_matmul_conv_us\": " << replay << "}\n";
 }
 
 }  // namespace

@@ -49,8 +49,8 @@ class GpuLoop {
       (state == "passed" ? passed : state == "missing" ? missing : failed).insert(e.name);
       for (char& c : finding_)
         if (c == '\n') c = ' ';
-      std::printf("cuda-op %s %s %s %.3g %.3g %s\n", e.name.c_str(), std::string(flame::name_of(t)).c_str(), state.c_str(),
-                  seen_.value, seen_.gradient, finding_.substr(0, 400).c_str());
+      std::printf("cuda-op %s %s %s %.3g %.3g %s\n", e.name.c_str(), std::string(flame::name_of(t)).c_str(),
+                  state.c_str(), seen_.value, seen_.gradient, finding_.substr(0, 400).c_str());
       std::fflush(stdout);
     }
   }
@@ -161,7 +161,8 @@ class GpuLoop {
     }
     set_fusion(true);
     for (size_t i = 0; i < got.outputs.size(); ++i)
-      if (const std::string d = difference(got.outputs[i], alone.outputs[i]); !d.empty()) note("fused is not unfused: " + d);
+      if (const std::string d = difference(got.outputs[i], alone.outputs[i]); !d.empty())
+        note("fused is not unfused: " + d);
     for (size_t i = 0; i < got.gradients.size() && i < alone.gradients.size(); ++i)
       if (const std::string d = difference(got.gradients[i], alone.gradients[i]); !d.empty())
         note("gradient, fused is not unfused: " + d);
@@ -177,9 +178,10 @@ TEST(CudaRegistry, EveryOpAgainstFloat64) {
   for (const OpEntry& e : Registry::global().entries())
     if (chosen(e.name) && at++ % of == own) loop.run(e);
   const CompilerCounts c = compiler_counts();
-  std::printf("%zu passed in some dtype, %zu missing, %zu failed; %llu kernels compiled in %.1f s, %llu read from disk\n",
-              loop.passed.size(), loop.missing.size(), loop.failed.size(), static_cast<unsigned long long>(c.compiled),
-              c.seconds, static_cast<unsigned long long>(c.from_disk));
+  std::printf(
+      "%zu passed in some dtype, %zu missing, %zu failed; %llu kernels compiled in %.1f s, %llu read from disk\n",
+      loop.passed.size(), loop.missing.size(), loop.failed.size(), static_cast<unsigned long long>(c.compiled),
+      c.seconds, static_cast<unsigned long long>(c.from_disk));
   for (const std::string& op : loop.failed) ADD_FAILURE() << op;
 }
 
@@ -210,7 +212,8 @@ TEST(CudaCompile, SamplesOfTheRegistry) {
               if (y.requires_grad()) wanted.push_back(y);
             Tensors all = out;
             if (!wanted.empty() && e.differentiable)
-              for (const Tensor& g : grad(wanted, leaves, {.grad_outputs = wanted, .allow_unused = true})) all.push_back(g);
+              for (const Tensor& g : grad(wanted, leaves, {.grad_outputs = wanted, .allow_unused = true}))
+                all.push_back(g);
             for (const Tensor& y : all)
               if (y.defined()) y.data();
           }
@@ -220,7 +223,8 @@ TEST(CudaCompile, SamplesOfTheRegistry) {
           state = std::string("failed ") + x.what();
           ADD_FAILURE() << e.name << " " << flame::name_of(t) << ": " << x.what();
         }
-        std::printf("cuda-compile sm_%d %s %s %s\n", arch, e.name.c_str(), std::string(flame::name_of(t)).c_str(), state.c_str());
+        std::printf("cuda-compile sm_%d %s %s %s\n", arch, e.name.c_str(), std::string(flame::name_of(t)).c_str(),
+                    state.c_str());
       }
     }
   }

@@ -68,7 +68,8 @@ std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::
     const bool fits = width == 1 || aligned(p, r, width);
     if (!fits) std::call_once(all->made, [&] { all->one = std::make_unique<Prepared>(d, p, name, 1, false); });
     const Prepared& k = fits ? all->whole : *all->one;
-    run(k.island, {.blocks = blocks_for(n, int64_t{cuda_threads} * (fits ? width : 1))}, k.arguments(r, p.leaves.size()));
+    run(k.island, {.blocks = blocks_for(n, int64_t{cuda_threads} * (fits ? width : 1))},
+        k.arguments(r, p.leaves.size()));
   };
 }
 

@@ -2,63 +2,15 @@
 // caches, and any length of row takes the same few registers. Sums are added up in the CPU's order.
 #include "flame/fuse/cuda_text.h"
 
-#include <algorithm>
-#include <array>
-#include <limits>
-
-#include "flame/core/format.h"
+#include "flame/fuse/cuda_elements.h"
 
 namespace flame {
 namespace {
+using namespace cuda_text;
 
-struct RowText {
-  const char* name;
-  int arity;
-  bool select, vector;
-  const char* scalar;
-};
-#define FLAME_LANES_scalar false
-#define FLAME_LANES_vector true
-#define FLAME_SELECT_any false
-#define FLAME_SELECT_number false
-#define FLAME_SELECT_floating false
-#define FLAME_SELECT_integral false
-#define FLAME_SELECT_select true
-#define FLAME_POINTWISE(name, arity, in, out, lanes, scalar, ...) \
-  {#name, arity, FLAME_SELECT_##in, FLAME_LANES_##lanes, #scalar},
-constexpr RowText rows_of_table[] = {
-#include "flame/fuse/pointwise.def"
-};
-#undef FLAME_POINTWISE
-
-constexpr const char* memory_types[num_dtypes] = {"bool", "uint8_t", "int8_t", "int32_t", "int64_t",
-                                                  "half", "bhalf",   "float",  "double"};
-constexpr const char* computed_types[num_dtypes] = {"bool",  "uint8_t", "int8_t", "int32_t", "int64_t",
-                                                    "float", "float",   "float",  "double"};
-const char* in_memory(DType t) { return memory_types[static_cast<int>(t)]; }
-const char* computed(DType t) { return computed_types[static_cast<int>(t)]; }
-bool sixteen(DType t) { return t == DType::f16 || t == DType::bf16; }
-
-int64_t product(const Dims& d, int from, int to) {
-  int64_t n = 1;
-  for (int i = from; i < to; ++i) n *= d[i];
-  return n;
-}
-bool constant(const Strides& st) {
-  return std::all_of(st.begin(), st.end(), [](int64_t s) { return s == 0; });
-}
-bool flat(const Dims& dims, const Strides& st) {
-  int64_t step = 1;
-  for (int i = dims.rank() - 1; i >= 0; --i) {
-    if (dims[i] != 1 && st[i] != step) return false;
-    step *= dims[i];
-  }
-  return true;
-}
-
-class Writer {
+class Writer : Elements {
  public:
-  Writer(const Program& p, int width) : p_(p), space_(cuda_space(p)), width_(width), rank_(p.dims.rank()) {}
+  Writer(const Program& p, int width) : Elements(p, width) {}
 
   CudaKernelText run() {
     wide_index_ = needs_wide_index();
@@ -84,176 +36,6 @@ class Writer {
   }
 
  private:
-  const Program& p_;
-  const CudaSpace space_;
-  const int width_, rank_;
-  bool wide_index_ = false, special_ = false, shuffles_ = false;
-  std::string members_, functions_;
-  std::vector<CudaField> fields_;
-  std::vector<std::string> known_;  // members and functions written
-  std::vector<int> level_;          // of elements: the pass that can compute it; of row values: the pass after which it is there
-  int passes_ = 1;
-
-  using Kind = NodeDesc::Kind;
-  const NodeDesc& node(int i) const { return p_.nodes[static_cast<size_t>(i)]; }
-  int nodes() const { return static_cast<int>(p_.nodes.size()); }
-
-  bool once(std::string name) {
-    if (std::find(known_.begin(), known_.end(), name) != known_.end()) return false;
-    known_.push_back(std::move(name));
-    return true;
-  }
-  void field(const std::string& declaration, CudaField f) {
-    members_ += "  " + declaration + ";\n";
-    fields_.push_back(f);
-  }
-  // An argument of the kernel; the same name twice is one member.
-  std::string number(const std::string& name, int64_t value) {
-    if (once("n " + name)) field("int64_t " + name, {CudaField::Kind::number, 0, value});
-    return "static_cast<I>(a." + name + ")";
-  }
-  std::string dim(int i) { return number(fmt::format("d{}", i), p_.dims[i]); }
-
-  bool needs_wide_index() const {
-    constexpr int64_t limit = std::numeric_limits<int32_t>::max() - (int64_t{1} << 16);
-    int64_t most = product(p_.dims, 0, rank_);
-    const auto span = [&](const Strides& st) {
-      int64_t reach = 0;
-      for (int i = 0; i < st.rank() && i < rank_; ++i) reach += std::abs(st[i]) * std::max<int64_t>(p_.dims[i] - 1, 0);
-      most = std::max(most, reach);
-    };
-    for (const LeafDesc& l : p_.leaves) span(l.strides);
-    for (const OutputDesc& o : p_.outputs) span(o.strides);
-    for (const NodeDesc& n : p_.nodes) span(n.iota_strides);
-    return 32 * most > limit && most > limit / 32;  // a warp a row: threads count too
-  }
-
-  void scalar_fields(const NodeDesc& n) {
-    for (const Src& s : n.in)
-      if (s.kind == Src::Kind::scalar)
-        field(fmt::format("{} s{}", is_float(n.compute) ? "double" : "int64_t", s.index),
-              {CudaField::Kind::scalar, s.index});
-  }
-
-  void find_levels() {
-    level_.assign(p_.nodes.size(), 0);
-    passes_ = 0;
-    int last = 0;
-    for (int i = 0; i < nodes(); ++i) {
-      int level = 0;
-      for (const Src& s : node(i).in)
-        if (s.kind == Src::Kind::node) level = std::max(level, level_[static_cast<size_t>(s.index)]);
-      if (node(i).kind == Kind::reduce) passes_ = std::max(passes_, ++level);
-      level_[static_cast<size_t>(i)] = level;
-      if (!node(i).row && node(i).output >= 0) last = std::max(last, level);
-    }
-    passes_ = std::max(passes_, last + 1);
-  }
-
-  // c<i> for dims [from, to), from a flat index.
-  std::string coordinates(const std::string& index, int from, int to, const std::string& indent) {
-    std::string out;
-    if (to - from == 1) return fmt::format("{}const I c{} = {};\n", indent, from, index);
-    if (to - from > 1) out += fmt::format("{}U i{} = {};\n", indent, from, index);
-    for (int i = to - 1; i > from; --i)
-      out += fmt::format("{0}const I c{1} = i{2} % static_cast<U>({3});\n{0}i{2} /= static_cast<U>({3});\n", indent, i,
-                         from, dim(i));
-    if (to - from > 1) out += fmt::format("{0}const I c{1} = i{1};\n", indent, from);
-    return out;
-  }
-  // The sum of c<i> times stride over dims [from, to); strides that are 0 are left out, the others are arguments.
-  std::string offset(const std::string& name, const Strides& st, int from, int to) {
-    std::string out;
-    for (int i = from; i < to && i < st.rank(); ++i)
-      if (st[i] != 0)
-        out += (out.empty() ? "" : " + ") + fmt::format("c{} * {}", i, number(fmt::format("{}_{}", name, i), st[i]));
-    return out.empty() ? "0" : out;
-  }
-  std::string leaf_offset(int k, int from, int to) {
-    return offset(fmt::format("t{}", k), p_.leaves[static_cast<size_t>(k)].strides, from, to);
-  }
-  std::string output_offset(int k, int from, int to) {
-    return offset(fmt::format("u{}", k), p_.outputs[static_cast<size_t>(k)].strides, from, to);
-  }
-
-  std::string scalar(const Src& s, DType t) { return fmt::format("static_cast<{}>(a.s{})", computed(t), s.index); }
-  std::string source(const NodeDesc& n, int k) {
-    const Src& s = n.in[k];
-    if (s.kind == Src::Kind::scalar) return scalar(s, n.code == Code::where && k == 0 ? DType::boolean : n.compute);
-    return fmt::format("{}{}", s.kind == Src::Kind::leaf ? 'l' : 'v', s.index);
-  }
-  static std::string rounded(DType t, std::string x) {
-    return t == DType::f16 ? "round_half(" + x + ")" : t == DType::bf16 ? "round_bhalf(" + x + ")" : x;
-  }
-
-  std::string call(const NodeDesc& n) {
-    const RowText& row = rows_of_table[static_cast<size_t>(n.code)];
-    std::string in[3];
-    for (int k = 0; k < row.arity; ++k) in[k] = source(n, k);
-    if (row.vector && is_float(n.compute)) {
-      std::string out = fmt::format("vec_{}({}", row.name, in[0]);
-      for (int k = 1; k < row.arity; ++k) out += ", " + in[k];
-      return out + ")";
-    }
-    const std::string_view text = row.scalar;
-    for (const char* name : {"erf_inverse", "digamma_of", "polygamma_of", "log_gamma"})
-      special_ = special_ || text.find(name) != std::string_view::npos;
-    if (once(std::string("f ") + row.name))
-      functions_ += fmt::format("template <class A, class T>\nauto row_{}(A a, T b, T c) {{\n  return {};\n}}\n", row.name,
-                                row.scalar);
-    const std::string t = computed(n.compute);
-    for (int k = row.arity; k < 3; ++k) in[k] = t + "()";
-    return fmt::format("row_{}<{}, {}>({}, {}, {})", row.name, row.select ? "bool" : t, t, in[0], in[1], in[2]);
-  }
-  std::string iota(int i, const NodeDesc& n) {
-    const std::string k = offset(fmt::format("k{}", i), n.iota_strides, 0, rank_);
-    const Src &s = n.in[0], &by = n.in[1];
-    if (is_float(n.compute))
-      return fmt::format("static_cast<{}>(a.s{} + static_cast<double>({}) * a.s{})", computed(n.out), s.index, k, by.index);
-    return fmt::format("static_cast<{}>(a.s{} + static_cast<int64_t>({}) * a.s{})", computed(n.out), s.index, k, by.index);
-  }
-  // The statement that computes node i from l<k> and v<j>.
-  std::string compute(int i, const std::string& indent) {
-    const NodeDesc& n = node(i);
-    std::string x;
-    if (n.kind == Kind::iota) x = rounded(n.out, iota(i, n));
-    else if (n.kind == Kind::copy) {
-      x = fmt::format("convert<{}>({})", computed(n.out), source(n, 0));
-      if (n.compute != n.out) x = rounded(n.out, x);
-    } else {
-      x = rounded(n.out, fmt::format("static_cast<{}>({})", computed(n.out), call(n)));
-    }
-    return fmt::format("{}const {} v{} = {};\n", indent, computed(n.out), i, x);
-  }
-  std::string load(int k, const std::string& at, const std::string& indent) {
-    return fmt::format("{}const {} l{} = widen(a.p{}[{}]);\n", indent, computed(p_.leaves[static_cast<size_t>(k)].dtype), k,
-                       k, at);
-  }
-  std::string stored(DType t, const std::string& x) { return fmt::format("convert<{}>({})", in_memory(t), x); }
-
-  // Element nodes and leaves that `wanted` needs, in order.
-  struct Needs {
-    std::vector<bool> nodes, leaves;
-  };
-  Needs needs(const std::vector<int>& wanted, bool rows) const {
-    Needs out{std::vector<bool>(p_.nodes.size()), std::vector<bool>(p_.leaves.size())};
-    for (int i : wanted) out.nodes[static_cast<size_t>(i)] = true;
-    for (int i = nodes() - 1; i >= 0; --i) {
-      if (!out.nodes[static_cast<size_t>(i)]) continue;
-      for (const Src& s : node(i).in) {
-        if (s.kind == Src::Kind::leaf) out.leaves[static_cast<size_t>(s.index)] = true;
-        if (s.kind == Src::Kind::node && node(s.index).row == rows) out.nodes[static_cast<size_t>(s.index)] = true;
-      }
-    }
-    return out;
-  }
-  std::string elements(const Needs& n, const std::string& indent) {
-    std::string out;
-    for (int i = 0; i < nodes(); ++i)
-      if (n.nodes[static_cast<size_t>(i)] && !node(i).row) out += compute(i, indent);
-    return out;
-  }
-
   // ---- pointwise groups
   std::string element_kernel() {
     const std::string n = number("n", product(p_.dims, 0, rank_));
@@ -264,8 +46,8 @@ class Writer {
       if (const int o = node(i).output; o >= 0)
         body += fmt::format("  a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_),
                             stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
-    return head("island") + fmt::format("  const I at = static_cast<I>(global_thread());\n  if (at >= {}) return;\n", n) + body +
-           "}\n";
+    return head("island") +
+           fmt::format("  const I at = static_cast<I>(global_thread());\n  if (at >= {}) return;\n", n) + body + "}\n";
   }
   std::string vector_kernel() {
     const std::string n = number("n", product(p_.dims, 0, rank_));
@@ -294,14 +76,15 @@ class Writer {
         stores += fmt::format("    *reinterpret_cast<Pack<{0}, {1}>*>(a.q{2} + at) = y{2};\n", in_memory(t), width_, o);
       }
     return head("island") +
-           fmt::format("  int64_t at = global_thread() * {0};\n  const int64_t n = a.n;\n  if (at >= n) return;\n{1}"
-                       "  if (at + {0} <= n) {{\n{2}#pragma unroll\n    for (int j = 0; j < {0}; ++j) {{\n{3}{4}{5}    }}\n{6}"
-                       "  }} else {{\n    for (; at < n; ++at) {{\n{7}{4}{8}    }}\n  }}\n}}\n",
-                       width_, both, packs, in_pack, nodes_text, out_pack, stores, alone, out_alone);
+           fmt::format(
+               "  int64_t at = global_thread() * {0};\n  const int64_t n = a.n;\n  if (at >= n) return;\n{1}"
+               "  if (at + {0} <= n) {{\n{2}#pragma unroll\n    for (int j = 0; j < {0}; ++j) {{\n{3}{4}{5}    }}\n{6}"
+               "  }} else {{\n    for (; at < n; ++at) {{\n{7}{4}{8}    }}\n  }}\n}}\n",
+               width_, both, packs, in_pack, nodes_text, out_pack, stores, alone, out_alone);
   }
   static std::string head(const std::string& name) {
-    return fmt::format(
-        "extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ A a) {{\n", cuda_threads, name);
+    return fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ A a) {{\n",
+                       cuda_threads, name);
   }
 
   // ---- reductions
@@ -395,7 +178,8 @@ class Writer {
     if (!shuffles_) {
       functions_ +=
           "template <class T>\nT down(T x, int by) {\n  if constexpr (sizeof(T) < 4) return static_cast<T>("
-          "__shfl_down_sync(0xffffffffu, static_cast<int>(x), by));\n  else return __shfl_down_sync(0xffffffffu, x, by);\n}\n"
+          "__shfl_down_sync(0xffffffffu, static_cast<int>(x), by));\n  else return __shfl_down_sync(0xffffffffu, x, "
+          "by);\n}\n"
           "template <class T>\nT first(T x) {\n  if constexpr (sizeof(T) < 4) return static_cast<T>("
           "__shfl_sync(0xffffffffu, static_cast<int>(x), 0));\n  else return __shfl_sync(0xffffffffu, x, 0);\n}\n";
       shuffles_ = true;
@@ -428,8 +212,9 @@ class Writer {
           if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
           else out += compute(i, "  ");
           if (const int o = node(i).output; o >= 0)
-            out += fmt::format("  if (live && lane == 0 && part == 0) a.q{}[{}] = {};\n", o, output_offset(o, 0, p_.kept),
-                               stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+            out +=
+                fmt::format("  if (live && lane == 0 && part == 0) a.q{}[{}] = {};\n", o, output_offset(o, 0, p_.kept),
+                            stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
         }
     }
     return out + "}\n";
@@ -478,18 +263,17 @@ class Writer {
         "  const I from = part * {}, to = cols < from + {} ? cols : from + {};\n",
         cuda_threads / 32, partials, partials, cols, cuda_wide_chunk, cuda_wide_chunk, cuda_wide_chunk);
     out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + accumulators(0, "  ");
-    out += "#pragma unroll 4\n  for (I col = from + lane; col < to; col += 32) {\n" + coordinates("col", p_.kept, end, "    ") +
-           element_of(0, "    ", p_.kept, end, "") + "  }\n";
+    out += "#pragma unroll 4\n  for (I col = from + lane; col < to; col += 32) {\n" +
+           coordinates("col", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") + "  }\n";
     const std::vector<int> all = reductions(0);
     for (size_t k = 0; k < all.size(); ++k)
-      out += tree(all[k], "  ") +
-             fmt::format("  if (lane == 0) {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
+      out += tree(all[k], "  ") + fmt::format("  if (lane == 0) {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
     out += "}\n";
     for (size_t k = 0; k < all.size(); ++k) out = pairwise(all[k]) + out;
     out += head("finish") +
            "  extern __shared__ double shared[];\n  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n"
-           "  const I row = blockIdx.x, partials = " + partials + ", blocks = (partials + 1023) / 1024;\n" +
-           coordinates("row", 0, p_.kept, "  ");
+           "  const I row = blockIdx.x, partials = " +
+           partials + ", blocks = (partials + 1023) / 1024;\n" + coordinates("row", 0, p_.kept, "  ");
     for (size_t k = 0; k < all.size(); ++k) {
       const int i = all[k];
       const std::string t = computed(node(i).compute);
@@ -501,9 +285,10 @@ class Writer {
           k, t, cuda_threads / 32, i, identity(node(i)),
           join(node(i), fmt::format("z{}", i), partial(int(k), i, "row * static_cast<int64_t>(partials) + at")));
       out += tree(i, "      ") +
-             fmt::format("      if (lane == 0) m[block] = z{0};\n    }}\n    __syncthreads();\n    if (threadIdx.x == 0) {{\n"
-                         "      const {1} z{0} = pairwise{0}(m, blocks);\n",
-                         i, t) +
+             fmt::format(
+                 "      if (lane == 0) m[block] = z{0};\n    }}\n    __syncthreads();\n    if (threadIdx.x == 0) {{\n"
+                 "      const {1} z{0} = pairwise{0}(m, blocks);\n",
+                 i, t) +
              store_reduced(i, 0, p_.kept, rank_, "      ") + "    }\n  }\n";
     }
     return out + "}\n";
@@ -522,7 +307,8 @@ class Writer {
     const std::vector<int> all = reductions(0);
     if (!single) workspace();
     const std::string reduced_n = number("reduced", space_.reduced), inner = number("inner", space_.inner);
-    const std::string partials = number("partials", space_.partials), kept = number("kept", space_.outer * space_.inner);
+    const std::string partials = number("partials", space_.partials),
+                      kept = number("kept", space_.outer * space_.inner);
     number("region", space_.outer * space_.inner * space_.partials);
     const auto place = [&](const char* index) {
       return fmt::format("  const I in = {0} % {1}, outer = {0} / {1};\n", index, inner) +
@@ -535,13 +321,15 @@ class Writer {
         kept);
     out += place("column");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
-      out += fmt::format("  const I b{} = {} + {};\n", k, leaf_offset(int(k), 0, p_.kept), leaf_offset(int(k), end, rank_));
+      out += fmt::format("  const I b{} = {} + {};\n", k, leaf_offset(int(k), 0, p_.kept),
+                         leaf_offset(int(k), end, rank_));
     for (size_t o = 0; o < p_.outputs.size(); ++o)
       if (!p_.outputs[o].row)
-        out += fmt::format("  const I e{} = {} + {};\n", o, output_offset(int(o), 0, p_.kept), output_offset(int(o), end, rank_));
+        out += fmt::format("  const I e{} = {} + {};\n", o, output_offset(int(o), 0, p_.kept),
+                           output_offset(int(o), end, rank_));
     out += accumulators(0, "  ");
-    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 8\n", cuda_column_chunk,
-                       reduced_n) +
+    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 8\n",
+                       cuda_column_chunk, reduced_n) +
            "  for (I step = from; step < to; ++step) {\n" + coordinates("step", p_.kept, end, "    ") +
            element_of(0, "    ", p_.kept, end, "") + "  }\n";
     for (size_t k = 0; k < all.size(); ++k)
@@ -549,13 +337,14 @@ class Writer {
                     : fmt::format("  {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
     out += "}\n";
     if (single) return out;
-    out += head("finish") + "  const I column = static_cast<I>(global_thread());\n  if (column >= " + kept + ") return;\n" +
-           place("column");
+    out += head("finish") + "  const I column = static_cast<I>(global_thread());\n  if (column >= " + kept +
+           ") return;\n" + place("column");
     for (size_t k = 0; k < all.size(); ++k) {
       const int i = all[k];
       out += fmt::format(
-          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n#pragma unroll 8\n    for (I k = 1; k < {4}; ++k) z{2} = {5};\n", k,
-          computed(node(i).compute), i, partial(int(k), i, "column"), partials,
+          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n#pragma unroll 8\n    for (I k = 1; k < {4}; ++k) z{2} = "
+          "{5};\n",
+          k, computed(node(i).compute), i, partial(int(k), i, "column"), partials,
           join(node(i), fmt::format("z{}", i), partial(int(k), i, "k * static_cast<int64_t>(" + kept + ") + column")));
       out += store_reduced(i, 0, p_.kept, end, "    ") + "  }\n";
     }

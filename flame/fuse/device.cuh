@@ -30,9 +30,9 @@ constexpr bool is_unsigned_v<bool> = true;
 template <class T>
 constexpr bool is_signed_v = !is_unsigned_v<T>;
 template <class T>
-constexpr bool is_integral_v = is_same_v<T, bool> || is_same_v<T, int8_t> || is_same_v<T, uint8_t> ||
-                               is_same_v<T, int32_t> || is_same_v<T, uint32_t> || is_same_v<T, int64_t> ||
-                               is_same_v<T, uint64_t>;
+constexpr bool is_integral_v =
+    is_same_v<T, bool> || is_same_v<T, int8_t> || is_same_v<T, uint8_t> || is_same_v<T, int32_t> ||
+    is_same_v<T, uint32_t> || is_same_v<T, int64_t> || is_same_v<T, uint64_t>;
 template <class T>
 struct unsigned_of {
   using type = T;
@@ -117,14 +117,16 @@ constexpr double pi = 3.14159265358979323846;
 }
 
 // float32 functions whose device versions are more than 2 ulp off are computed in float64 and rounded once.
-#define FLAME_EXACT(name) \
+#define FLAME_EXACT(name)                             \
   inline float name(float x) { return ::name##f(x); } \
   inline double name(double x) { return ::name(x); }
-#define FLAME_WIDE(name) \
+#define FLAME_WIDE(name)                                                                    \
   inline float name(float x) { return static_cast<float>(::name(static_cast<double>(x))); } \
   inline double name(double x) { return ::name(x); }
-#define FLAME_WIDE2(name) \
-  inline float name(float x, float y) { return static_cast<float>(::name(static_cast<double>(x), static_cast<double>(y))); } \
+#define FLAME_WIDE2(name)                                                              \
+  inline float name(float x, float y) {                                                \
+    return static_cast<float>(::name(static_cast<double>(x), static_cast<double>(y))); \
+  }                                                                                    \
   inline double name(double x, double y) { return ::name(x, y); }
 FLAME_EXACT(fabs)
 FLAME_EXACT(floor)
@@ -200,7 +202,8 @@ template <class To, class From>
 struct Convert {
   static To of(From x) {
     if constexpr (std::is_same_v<To, bool>) return x != From(0);
-    else if constexpr (sizeof(To) == 1 && std::is_floating_point_v<From>) return static_cast<To>(static_cast<int64_t>(x));
+    else if constexpr (sizeof(To) == 1 && std::is_floating_point_v<From>)
+      return static_cast<To>(static_cast<int64_t>(x));
     else return static_cast<To>(x);
   }
 };

@@ -62,7 +62,7 @@ T vec_pow(T a, T b) {
   return std::pow(a, b);
 }
 
-#define FLAME_UNARY(name) \
+#define FLAME_UNARY(name)                                   \
   inline float vec_##name(float a) { return ::name##f(a); } \
   inline double vec_##name(double a) { return ::name(a); }
 FLAME_UNARY(exp)
@@ -120,19 +120,16 @@ inline double tanhshrink64(double a) {
                z * (17.0 / 315 +
                     z * (-62.0 / 2835 +
                          z * (1382.0 / 155925 +
-                              z * (-21844.0 / 6081075 +
-                                   z * (929569.0 / 638512875 +
-                                        z * (-6404582.0 / 10854718875.0 +
-                                             z * (443861162.0 / 1856156927625.0 -
-                                                  z * (18888466084.0 / 194896477400625.0))))))))));
+                              z * (-21844.0 / 6081075 + z * (929569.0 / 638512875 +
+                                                             z * (-6404582.0 / 10854718875.0 +
+                                                                  z * (443861162.0 / 1856156927625.0 -
+                                                                       z * (18888466084.0 / 194896477400625.0))))))))));
 }
-inline double selu64(double a) {
-  return 1.05070098735548049342 * (a > 0 ? a : 1.67326324235437728481 * ::expm1(a));
-}
+inline double selu64(double a) { return 1.05070098735548049342 * (a > 0 ? a : 1.67326324235437728481 * ::expm1(a)); }
 inline double logit64(double a) { return ::log(a / (1 - a)); }
 inline double sinc64(double a) { return a == 0 ? 1 : ::sinpi(a) / (3.14159265358979323846 * a); }
 // Exact 1 - a in float64 for float32; for float64 as it is.
-#define FLAME_THROUGH64(name) \
+#define FLAME_THROUGH64(name)                                \
   inline double vec_##name(double a) { return name##64(a); } \
   inline float vec_##name(float a) { return static_cast<float>(name##64(static_cast<double>(a))); }
 FLAME_THROUGH64(sigmoid)

@@ -7,6 +7,12 @@
 
 #include "flame/fuse/scalar_math.h"
 
+#ifdef __CUDACC_RTC__  // long functions that a kernel may name many times: compiled once
+#define FLAME_APART __noinline__
+#else
+#define FLAME_APART
+#endif
+
 namespace flame::kernels {
 
 inline constexpr double infinite = std::numeric_limits<double>::infinity();
@@ -32,7 +38,7 @@ inline double log_gamma(double x) {
 
 // The logarithmic derivative of the gamma function: recurrence to [1, 2], where the rational form of Boost.Math
 // (digamma.hpp) splits off the root; from 10 on Stirling's series (DLMF 5.11.2); DLMF 5.5.4 for negative numbers.
-inline double digamma_of(double x) {
+FLAME_APART inline double digamma_of(double x) {
   if (x == 0) return std::copysign(infinite, -x);
   if (x < 0) {
     if (x == std::floor(x)) return undefined;
@@ -73,7 +79,7 @@ inline double inverse_power(double q, double s) {
   return 1 / y;
 }
 // The sum of (q + k)^-s over k = 0, 1, ..., for a whole s >= 2 and q > 0, by Euler and Maclaurin (DLMF 25.11.5).
-inline double hurwitz_zeta(double s, double q) {
+FLAME_APART inline double hurwitz_zeta(double s, double q) {
   // B_2j / (2j)!
   constexpr double c[] = {1.0 / 12,
                           -1.0 / 720,
@@ -97,7 +103,7 @@ inline double hurwitz_zeta(double s, double q) {
 
 // The n-th derivative of digamma, n rounded to a whole number: (-1)^(n+1) n! zeta(n + 1, x) (DLMF 5.15.1). For negative
 // x the terms below and above 0 are two sums over positive numbers. Poles are infinite.
-inline double polygamma_of(double order, double x) {
+FLAME_APART inline double polygamma_of(double order, double x) {
   const double n = std::nearbyint(order), s = n + 1;
   if (!(n >= 0) || std::isnan(x)) return undefined;
   if (n == 0) return digamma_of(x);
@@ -114,7 +120,7 @@ inline double polygamma_of(double order, double x) {
 }
 
 // The inverse of erf: algorithm AS 241 (Wichura 1988, PPND16), whose normal quantile is sqrt(2) times it.
-inline double erf_inverse(double x) {
+FLAME_APART inline double erf_inverse(double x) {
   constexpr double a[] = {3.3871328727963666080e0, 1.3314166789178437745e2, 1.9715909503065514427e3,
                           1.3731693765509461125e4, 4.5921953931549871457e4, 6.7265770927008700853e4,
                           3.3430575583588128105e4, 2.5090809287301226727e3};

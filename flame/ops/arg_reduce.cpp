@@ -107,11 +107,10 @@ class ArgReduce final : public Op {
       (reduced ? w.along : w.kept)[rank] = in[0].shape[i];
       (reduced ? w.along_strides : w.kept_strides)[rank++] = in[0].strides[i];
     }
-    return make_ref<Plan>(name_, [k = device_kernel(d, "ops/arg_reduce.cu", "arg_extreme", in[0].dtype,
-                                                    {greatest_ ? "-DFLAME_GREATEST=1" : "-DFLAME_GREATEST=0"}),
-                                  w](const Run& r) {
-      (*k)({.blocks = blocks_for(w.rows, 8)}, w, r.buffers[0], r.buffers[1]);
-    });
+    return make_ref<Plan>(
+        name_, [k = device_kernel(d, "ops/arg_reduce.cu", "arg_extreme", in[0].dtype,
+                                  {greatest_ ? "-DFLAME_GREATEST=1" : "-DFLAME_GREATEST=0"}),
+                w](const Run& r) { (*k)({.blocks = blocks_for(w.rows, 8)}, w, r.buffers[0], r.buffers[1]); });
   }
 
  private:

@@ -30,16 +30,15 @@ inline bool beats(const Best& b, const Best& a) {
   if (a.value == b.value) return b.place < a.place;
   return FLAME_GREATEST ? b.value > a.value : b.value < a.value;
 }
-inline Best join(const Best& a, const Best& b) {
-  return b.place < 0 ? a : a.place < 0 ? b : beats(b, a) ? b : a;
-}
+inline Best join(const Best& a, const Best& b) { return b.place < 0 ? a : a.place < 0 ? b : beats(b, a) ? b : a; }
 template <class V>
 V from_lane(V v, int by) {
   if constexpr (sizeof(V) < 4) return static_cast<V>(__shfl_down_sync(0xffffffffu, static_cast<int>(v), by));
   else return __shfl_down_sync(0xffffffffu, v, by);
 }
 
-extern "C" __global__ void __launch_bounds__(256) arg_extreme(const __grid_constant__ Walk w, const T* x, int64_t* out) {
+extern "C" __global__ void __launch_bounds__(256)
+    arg_extreme(const __grid_constant__ Walk w, const T* x, int64_t* out) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
   const int lane = threadIdx.x % 32;
   if (row >= w.rows) return;

@@ -10,6 +10,7 @@
 #include "flame/device/recorder.h"
 #include "flame/ops/attention_internal.h"
 #include "flame/ops/create.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/philox_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -77,6 +78,15 @@ class KeptWeights final : public Op {
         philox_words(d.seed, static_cast<uint64_t>(i / 4), d.call, 1, words);
         for (int64_t k = 0; k < std::min<int64_t>(4, n - i); ++k) keep[i + k] = words[k] < d.threshold;
       }
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta>, std::span<const Meta> out) const override {
+    const int64_t n = numel(out[0].shape);
+    if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/random.cu", "rand_bernoulli", DType::boolean),
+                                   n](const Run& r) {
+      const AttentionDraw d = attention_draw(r.scalars);
+      (*k)({.blocks = blocks_for((n + 3) / 4, 256)}, DeviceDraw{d.seed, d.call, n, {}, {d.threshold, 0}}, r.buffers[0]);
     });
   }
   bool differentiable() const override { return false; }
@@ -186,7 +196,8 @@ Tensor Attention::weights(const Tensor& q, const Tensor& k, const Tensor& mask) 
 Tensor Attention::composed(std::span<const Tensor> in, Loc loc) const {
   const DType t = in[0].dtype(), wide = wide_of(t);
   const int64_t heads = in[0].shape()[1];
-  const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads), u = repeat_heads(in[2].to(wide, loc), heads);
+  const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads),
+               u = repeat_heads(in[2].to(wide, loc), heads);
   Tensor p = weights(q, k, settings_.flags.mask ? in[3] : Tensor());
   if (settings_.draw) {
     const Tensor keep = dispatch(make_ref<KeptWeights>(p.shape(), q.device(), settings_), {}, loc);

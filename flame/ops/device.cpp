@@ -1,6 +1,8 @@
 // Kernels of ops/*.cu and strided copies on a device.
 #include "flame/ops/device_internal.h"
 
+#include <bit>
+
 namespace flame {
 
 Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType t, std::vector<std::string> options) {
@@ -25,6 +27,22 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
     walk_.from[i] = axes.strides[1][i];
   }
   if (walk_.count > 0) kernel_ = moving_kernel(d, "ops/strided.cu", "copy", element);
+}
+DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n)
+    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
+  stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
+  step_ = device_kernel(d, "ops/sort.cu", "step", t);
+}
+void DeviceSort::operator()(void* entries) const {
+  constexpr int64_t tile = 2048;
+  const int64_t total = rows_ * padded_;
+  const Grid tiles{.blocks = blocks_for(total, tile), .threads = 1024};
+  (*stages_)(tiles, entries, total, padded_, int64_t{2}, std::min(padded_, tile));
+  for (int64_t k = 2 * tile; k <= padded_; k *= 2) {
+    for (int64_t j = k / 2; j >= tile; j /= 2)
+      (*step_)({.blocks = blocks_for(total / 2, 256)}, entries, total, padded_, k, j);
+    (*stages_)(tiles, entries, total, padded_, k, k);
+  }
 }
 DeviceIndexWalk::DeviceIndexWalk(const Meta& s, const Meta& i, const Meta& b, int a)
     : rank(i.shape.rank()), count(numel(i.shape)), axis(a), size(b.shape[a]), step(b.strides[a]) {

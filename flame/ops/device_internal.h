@@ -34,4 +34,25 @@ struct DeviceIndexWalk {
   int64_t shape[max_rank]{}, small[max_rank]{}, index[max_rank]{}, big[max_rank]{};
 };
 
+// What a draw's kernel is told: as in random.cu.
+struct DeviceDraw {
+  uint64_t seed, call;
+  int64_t count;
+  double f[6];
+  uint64_t u[2];
+};
+
+// Sorts rows of entries (key, place), `padded` each, a power of two: as in sort.cu.
+class DeviceSort {
+ public:
+  DeviceSort(Device& d, DType t, int64_t rows, int64_t n);
+  int64_t padded() const { return padded_; }
+  size_t workspace() const { return static_cast<size_t>(rows_ * padded_) * 16; }
+  void operator()(void* entries) const;
+
+ private:
+  int64_t rows_, padded_;
+  Ref<Kernel> stages_, step_;
+};
+
 }  // namespace flame

@@ -70,7 +70,8 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 #endif
 
-extern "C" __global__ void __launch_bounds__(256) one_hot(const int64_t* index, T* out, int64_t rows, int64_t classes, T one) {
+extern "C" __global__ void __launch_bounds__(256)
+    one_hot(const int64_t* index, T* out, int64_t rows, int64_t classes, T one) {
   const int64_t at = global_thread();
   if (at < rows) out[at * classes + checked(index[at], classes)] = one;
 }

@@ -9,9 +9,9 @@ using T = FLAME_T;
 
 struct Walk {
   int64_t entries, slice, axes, at_rank, slice_rank, wraps;
-  int64_t size[8], step[8];               // of the indexed axes of the big tensor
-  int64_t at[8], small_at[8];             // sizes of the index's shape, and strides of the small tensor along it
-  int64_t index_at[8][8];                 // of each index tensor
+  int64_t size[8], step[8];    // of the indexed axes of the big tensor
+  int64_t at[8], small_at[8];  // sizes of the index's shape, and strides of the small tensor along it
+  int64_t index_at[8][8];      // of each index tensor
   int64_t rest[8], small_rest[8], big_rest[8];
   const int64_t* index[8];
 };

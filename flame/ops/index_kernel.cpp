@@ -139,12 +139,12 @@ class IndexGet final : public Op {
     const DeviceIndex walk = device_index(static_cast<int>(k), list_.wraps, in.subspan(1), out[0], in[0]);
     const int64_t n = walk.entries * walk.slice;
     if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(
-        name(), [kernel = moving_kernel(d, "ops/index.cu", "index_get", size_of(out[0].dtype)), walk, n, k](const Run& r) {
-          DeviceIndex w = walk;
-          for (size_t j = 0; j < k; ++j) w.index[j] = r.buffers[1 + j];
-          (*kernel)({.blocks = blocks_for(n, 256)}, w, r.buffers[0], r.buffers[k + 1]);
-        });
+    return make_ref<Plan>(name(), [kernel = moving_kernel(d, "ops/index.cu", "index_get", size_of(out[0].dtype)), walk,
+                                   n, k](const Run& r) {
+      DeviceIndex w = walk;
+      for (size_t j = 0; j < k; ++j) w.index[j] = r.buffers[1 + j];
+      (*kernel)({.blocks = blocks_for(n, 256)}, w, r.buffers[0], r.buffers[k + 1]);
+    });
   }
   bool saves_input(int i) const override { return i > 0; }
   void vjp(Vjp& v) const override;

@@ -7,6 +7,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/resample_kernel.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/pool.h"
 
 namespace flame {
@@ -146,6 +147,38 @@ class Resample final : public Op {
     const std::shared_ptr<ResampleKernel> kernel = resample_kernel(std::move(sizes), in[0].dtype);
     return make_ref<Plan>(
         name(), [kernel](const Run& r) { kernel->run(r.buffers[0], r.buffers[1], r.workspace); }, kernel->workspace());
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    const Shape& s = in[0].shape;
+    const int64_t n = numel(out[0].shape);
+    if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    struct Axis {  // as in interpolate.cu
+      int64_t in = 1, out = 1;
+      const void *first = nullptr, *index = nullptr, *weight = nullptr;
+    };
+    struct Sizes {
+      int64_t planes, inner, pick;
+      Axis axis[3];
+    } sizes{r_.channels_last ? s[0] : s[0] * s[1], r_.channels_last ? s[1] : 1, picks(r_.mode) && !transposed_, {}};
+    std::vector<Ref<Storage>> tables;  // the plan's own
+    const auto upload = [&](const auto& v) -> const void* {
+      const size_t bytes = std::max<size_t>(v.size(), 1) * 8;
+      void* at = d.allocate(bytes, Loc::current());
+      tables.push_back(make_ref<Storage>(d, at, bytes, [&d, at, bytes] { d.deallocate(at, bytes); }));
+      d.copy_from_host(at, v.data(), v.size() * 8);
+      return at;
+    };
+    for (int i = 0; i < 3; ++i) {
+      const int own = i - (3 - r_.in.rank());
+      ResampleAxis t;
+      if (own >= 0) t = transposed_ ? transposed(Table(r_, own).take()) : Table(r_, own).take();
+      sizes.axis[i] = {t.in, t.out, upload(t.first), upload(t.index), upload(t.weight)};
+    }
+    const Ref<Kernel> k = sizes.pick ? moving_kernel(d, "ops/interpolate.cu", "resample", size_of(in[0].dtype))
+                                     : device_kernel(d, "ops/interpolate.cu", "resample", in[0].dtype);
+    return make_ref<Plan>(name(), [k, sizes, n, tables](const Run& r) {
+      (*k)({.blocks = blocks_for(n, 256)}, sizes, r.buffers[0], r.buffers[1]);
+    });
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {

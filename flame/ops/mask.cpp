@@ -61,9 +61,8 @@ class CountTrue final : public Op {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
     const Ref<Kernel> k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()});
-    return make_ref<Plan>(name(), [k, n = numel(in[0].shape)](const Run& r) {
-      (*k)({.threads = 1024}, r.buffers[0], r.buffers[1], n);
-    });
+    return make_ref<Plan>(
+        name(), [k, n = numel(in[0].shape)](const Run& r) { (*k)({.threads = 1024}, r.buffers[0], r.buffers[1], n); });
   }
 };
 
@@ -105,9 +104,8 @@ class Nonzero final : public Op {
       int64_t shape[max_rank];
     } s{in[0].shape.rank(), numel(in[0].shape), {}};
     for (int i = 0; i < in[0].shape.rank(); ++i) s.shape[i] = in[0].shape[i];
-    return make_ref<Plan>(name(), [k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()}), s](const Run& r) {
-      (*k)({.threads = 1024}, s, r.buffers[0], r.buffers[1]);
-    });
+    return make_ref<Plan>(name(), [k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()}),
+                                   s](const Run& r) { (*k)({.threads = 1024}, s, r.buffers[0], r.buffers[1]); });
   }
 
  private:

@@ -33,7 +33,8 @@ struct Sizes {
   int64_t rank, n;
   int64_t shape[8];
 };
-extern "C" __global__ void __launch_bounds__(threads) nonzero(const __grid_constant__ Sizes s, const bool* mask, int64_t* out) {
+extern "C" __global__ void __launch_bounds__(threads)
+    nonzero(const __grid_constant__ Sizes s, const bool* mask, int64_t* out) {
   int64_t done = 0;
   for (int64_t first = 0; first < s.n; first += threads) {
     const int64_t i = first + threadIdx.x;

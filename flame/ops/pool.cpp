@@ -64,12 +64,12 @@ class Pool : public Op {
                  const Shape& made) const {
     const int64_t count = numel(made);
     if (count == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/pool.cu", entry, t), p = sizes(x, y), index, out,
-                                   count](const Run& r) {
-      const Grid grid{.blocks = blocks_for(count, 256)};
-      if (index < 0) (*k)(grid, p, r.buffers[0], r.buffers[out]);
-      else (*k)(grid, p, r.buffers[0], r.buffers[index], r.buffers[out]);
-    });
+    return make_ref<Plan>(
+        name(), [k = device_kernel(d, "ops/pool.cu", entry, t), p = sizes(x, y), index, out, count](const Run& r) {
+          const Grid grid{.blocks = blocks_for(count, 256)};
+          if (index < 0) (*k)(grid, p, r.buffers[0], r.buffers[out]);
+          else (*k)(grid, p, r.buffers[0], r.buffers[index], r.buffers[out]);
+        });
   }
   const PoolAttributes a_;
   const char* name_;

@@ -97,9 +97,9 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int64_t q = d.begin; q < d.end; ++q)
     for (int64_t r = h.begin; r < h.end; ++r)
       for (int64_t s = w.begin; s < w.end; ++s) {
-        const int64_t place = ((d.start + q * p.axis[0].dilation) * p.axis[1].size + h.start + r * p.axis[1].dilation) *
-                                  p.axis[2].size +
-                              w.start + s * p.axis[2].dilation;
+        const int64_t place =
+            ((d.start + q * p.axis[0].dilation) * p.axis[1].size + h.start + r * p.axis[1].dilation) * p.axis[2].size +
+            w.start + s * p.axis[2].dilation;
         const A v = widen(x[offset(p, at, place, false)]);
         if (where < 0 || (!(v <= best) && best == best)) {  // the first of equals; a NaN beats all but an earlier one
           best = v;
@@ -116,7 +116,8 @@ extern "C" __global__ void __launch_bounds__(256)
   if (i >= count_of(p, false)) return;
   const At at = at_of(p, i, false);
   const int64_t own = (at.place[0] * p.axis[1].size + at.place[1]) * p.axis[2].size + at.place[2];
-  const Outputs d = outputs_over(p, 0, at.place[0]), h = outputs_over(p, 1, at.place[1]), w = outputs_over(p, 2, at.place[2]);
+  const Outputs d = outputs_over(p, 0, at.place[0]), h = outputs_over(p, 1, at.place[1]),
+                w = outputs_over(p, 2, at.place[2]);
   A sum = 0;
   for (int64_t q = d.begin; q < d.end; ++q)
     for (int64_t r = h.begin; r < h.end; ++r)
@@ -144,7 +145,8 @@ extern "C" __global__ void __launch_bounds__(256) average(const __grid_constant_
   for (int64_t q = d.begin; q < d.end; ++q)
     for (int64_t r = h.begin; r < h.end; ++r)
       for (int64_t s = w.begin; s < w.end; ++s)
-        sum += widen(x[offset(p, at, ((d.start + q) * p.axis[1].size + h.start + r) * p.axis[2].size + w.start + s, false)]);
+        sum += widen(
+            x[offset(p, at, ((d.start + q) * p.axis[1].size + h.start + r) * p.axis[2].size + w.start + s, false)]);
   y[i] = convert<T>(sum / divisor(p, at.place));
 }
 
@@ -153,7 +155,8 @@ extern "C" __global__ void __launch_bounds__(256)
   const int64_t i = global_thread();
   if (i >= count_of(p, false)) return;
   const At at = at_of(p, i, false);
-  const Outputs d = outputs_over(p, 0, at.place[0]), h = outputs_over(p, 1, at.place[1]), w = outputs_over(p, 2, at.place[2]);
+  const Outputs d = outputs_over(p, 0, at.place[0]), h = outputs_over(p, 1, at.place[1]),
+                w = outputs_over(p, 2, at.place[2]);
   A sum = 0;
   for (int64_t q = d.begin; q < d.end; ++q)
     for (int64_t r = h.begin; r < h.end; ++r)

@@ -152,18 +152,24 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
   return [n](const Run& r) { permutation(r, n); };
 }
 
-// As in random.cu.
-struct DeviceDraw {
-  uint64_t seed, call;
-  int64_t count;
-  double f[6];
-  uint64_t u[2];
-};
 Ref<Plan> device_plan(Device& d, Kind kind, DType t, int64_t n) {
-  constexpr const char* entries[] = {"rand_uniform", "rand_normal", "rand_truncated", "rand_integers", "rand_bernoulli"};
+  constexpr const char* entries[] = {"rand_uniform", "rand_normal", "rand_truncated", "rand_integers",
+                                     "rand_bernoulli"};
   const char* name = names[static_cast<int>(kind)];
-  if (kind == Kind::permutation) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t, d.name());
   if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
+  if (kind == Kind::permutation) {
+    const DeviceSort order(d, t, 1, n);
+    return make_ref<Plan>(
+        name,
+        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t),
+         put = device_kernel(d, "ops/sort.cu", "put_places", t)](const Run& r) {
+          const Draw draw(r);
+          (*fill)({.blocks = blocks_for(order.padded(), 256)}, r.workspace, draw.seed, draw.call, n, order.padded());
+          order(r.workspace);
+          (*put)({.blocks = blocks_for(n, 256)}, r.workspace, r.buffers[0], n);
+        },
+        order.workspace());
+  }
   const bool halves = kind == Kind::bernoulli || (kind <= Kind::normal && t != DType::f64);  // 32 bits a number
   return make_ref<Plan>(
       name, [k = device_kernel(d, "ops/random.cu", entries[static_cast<int>(kind)], t), kind, n, halves](const Run& r) {

@@ -11,7 +11,7 @@ using A = computed<T>;
 struct Draw {
   uint64_t seed, call;
   int64_t count;
-  double f[6];   // uniform, normal: shift, scale; truncated: mean, std, a, b
+  double f[6];    // uniform, normal: shift, scale; truncated: mean, std, a, b
   uint64_t u[2];  // integers: low, range; bernoulli: threshold; truncated: first, range
 };
 

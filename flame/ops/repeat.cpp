@@ -94,8 +94,8 @@ class Roll final : public Op {
         (start ? from : to) += start ? (n - s) * in[0].strides[i] : s * out[0].strides[i];
       }
       if (numel(shape) == 0) continue;
-      pieces.push_back({make(shape, out[0].strides, in[0].strides, static_cast<size_t>(element)), to * element,
-                        from * element});
+      pieces.push_back(
+          {make(shape, out[0].strides, in[0].strides, static_cast<size_t>(element)), to * element, from * element});
     }
     return make_ref<Plan>(name(), [pieces](const Run& r) {
       for (const Piece& p : pieces)

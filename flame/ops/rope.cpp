@@ -85,8 +85,20 @@ class Rope final : public Op {
       int64_t rank, count;
       int64_t shape[max_rank], x[max_rank], cos[max_rank], sin[max_rank], y[max_rank];
       int64_t features, pairs, first, second, x_step, y_step, inverse;
-    } rows{last, 1, {}, {}, {}, {}, {}, out[0].shape.back(), pairs, interleaved_ ? 2 : 1, interleaved_ ? 1 : pairs,
-           in[0].strides[last], out[0].strides[last], inverse_};
+    } rows{last,
+           1,
+           {},
+           {},
+           {},
+           {},
+           {},
+           out[0].shape.back(),
+           pairs,
+           interleaved_ ? 2 : 1,
+           interleaved_ ? 1 : pairs,
+           in[0].strides[last],
+           out[0].strides[last],
+           inverse_};
     Shape table = out[0].shape;
     table[last] = pairs;
     const Strides cos = broadcast_strides(in[1].shape, in[1].strides, table),
@@ -100,9 +112,10 @@ class Rope final : public Op {
     }
     const int64_t work = rows.count * (rows.features - pairs);
     if (work == 0) return make_ref<Plan>("rope", [](const Run&) {});
-    return make_ref<Plan>("rope", [k = device_kernel(d, "ops/rope.cu", "rope", out[0].dtype), rows, work](const Run& r) {
-      (*k)({.blocks = blocks_for(work, 256)}, rows, r.buffers[0], r.buffers[1], r.buffers[2], r.buffers[3]);
-    });
+    return make_ref<Plan>(
+        "rope", [k = device_kernel(d, "ops/rope.cu", "rope", out[0].dtype), rows, work](const Run& r) {
+          (*k)({.blocks = blocks_for(work, 256)}, rows, r.buffers[0], r.buffers[1], r.buffers[2], r.buffers[3]);
+        });
   }
   bool saves_input(int i) const override { return i > 0; }
   void vjp(Vjp& v) const override {

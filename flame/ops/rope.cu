@@ -6,8 +6,8 @@ using T = FLAME_T;
 using A = computed<T>;
 
 struct Rows {
-  int64_t rank, count;                             // of the axes before the features, and rows
-  int64_t shape[8], x[8], cos[8], sin[8], y[8];    // strides along them
+  int64_t rank, count;                           // of the axes before the features, and rows
+  int64_t shape[8], x[8], cos[8], sin[8], y[8];  // strides along them
   int64_t features, pairs, first, second, x_step, y_step, inverse;
 };
 

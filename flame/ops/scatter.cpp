@@ -119,7 +119,8 @@ class Scatter final : public Op {
       void* out = r.buffers[onto_zeros ? 2 : 3];
       if (onto_zeros) d.fill_bytes(out, 0, bytes);
       else base(out, r.buffers[2]);
-      if (k) (*k)({.blocks = blocks_for(walk.count / walk.shape[walk.axis], 256)}, walk, r.buffers[1], r.buffers[0], out);
+      if (k)
+        (*k)({.blocks = blocks_for(walk.count / walk.shape[walk.axis], 256)}, walk, r.buffers[1], r.buffers[0], out);
     });
   }
   bool saves_input(int i) const override { return i == 0; }

@@ -4,8 +4,8 @@
 namespace flame {
 using T = FLAME_T;
 
-extern "C" __global__ void __launch_bounds__(256)
-    search(const T* sorted, const T* values, int64_t* out, int64_t n, int64_t m, int64_t row, int64_t count, int64_t right) {
+extern "C" __global__ void __launch_bounds__(256) search(const T* sorted, const T* values, int64_t* out, int64_t n,
+                                                         int64_t m, int64_t row, int64_t count, int64_t right) {
   const int64_t i = global_thread();
   if (i >= count) return;
   const auto v = widen(values[i]);

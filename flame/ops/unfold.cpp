@@ -112,10 +112,9 @@ class Fold final : public Op {
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const int64_t n = numel(out[0].shape);
     if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/unfold.cu", name(), in[0].dtype),
-                                   w = Windows(picture_, windows_, o_), n](const Run& r) {
-      (*k)({.blocks = blocks_for(n, 256)}, w, r.buffers[0], r.buffers[1]);
-    });
+    return make_ref<Plan>(
+        name(), [k = device_kernel(d, "ops/unfold.cu", name(), in[0].dtype), w = Windows(picture_, windows_, o_),
+                 n](const Run& r) { (*k)({.blocks = blocks_for(n, 256)}, w, r.buffers[0], r.buffers[1]); });
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {

@@ -32,7 +32,8 @@ extern "C" __global__ void __launch_bounds__(256) fold(const __grid_constant__ W
       if (p[0] < 0 || p[1] < 0 || p[0] % w.stride[0] || p[1] % w.stride[1]) continue;
       const int64_t o[2] = {p[0] / w.stride[0], p[1] / w.stride[1]};
       if (o[0] >= w.windows[0] || o[1] >= w.windows[1]) continue;
-      sum += widen(columns[(((plane * w.kernel[0] + r) * w.kernel[1] + s) * w.windows[0] + o[0]) * w.windows[1] + o[1]]);
+      sum +=
+          widen(columns[(((plane * w.kernel[0] + r) * w.kernel[1] + s) * w.windows[0] + o[0]) * w.windows[1] + o[1]]);
     }
   x[i] = convert<T>(sum);
 }

@@ -71,7 +71,9 @@ extern "C" __global__ void __launch_bounds__(256)
   for (int64_t i = threadIdx.x; i < chunks; i += 256) sum = joined(sum, sums[i], p);
   const double total = reduce(sum, p);
   if (threadIdx.x != 0) return;
-  const double norm = p == 2 ? ::sqrt(total) : p == 1 || p == std::numeric_limits<double>::infinity() ? total : ::pow(total, 1 / p);
+  const double norm = p == 2                                                   ? ::sqrt(total)
+                      : p == 1 || p == std::numeric_limits<double>::infinity() ? total
+                                                                               : ::pow(total, 1 / p);
   if (wide) *static_cast<double*>(out) = norm;
   else *static_cast<float*>(out) = static_cast<float>(norm);
   const double wanted = limit / (norm + 1e-6);
@@ -86,7 +88,8 @@ void map(const Items& all, F fn) {
     using T = decltype(kind);
     const auto* x = static_cast<const T*>(t.x);
     auto* out = static_cast<T*>(t.out);
-    for (int64_t i = begin + threadIdx.x; i < begin + chunk && i < t.count; i += 256) out[i] = convert<T>(fn(widen(x[i])));
+    for (int64_t i = begin + threadIdx.x; i < begin + chunk && i < t.count; i += 256)
+      out[i] = convert<T>(fn(widen(x[i])));
   });
 }
 extern "C" __global__ void __launch_bounds__(256) scale(const __grid_constant__ Items all, const double* factor) {

@@ -125,7 +125,8 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
                        p.strides, static_cast<int>(s.kinds.size()), i});
   }
   if (plans.size() == most) plans.pop_back();
-  plans.insert(plans.begin(), {signature, std::move(present), rule.plan(rule.name, tensors, slots[0].parameter.device())});
+  plans.insert(plans.begin(),
+               {signature, std::move(present), rule.plan(rule.name, tensors, slots[0].parameter.device())});
   counters().plans_prepared += 1;
   return plans.front();
 }

@@ -30,12 +30,20 @@ struct Table {
 const char* rule_of(UpdateFn fn) {
   const Kernels& k = Kernels::best();
   for (int i = 0; i < 2; ++i) {
-    const std::pair<UpdateFn, const char*> all[] = {
-        {k.adam[i], "adam"},       {k.amsgrad[i], "amsgrad"},          {k.nadam[i], "nadam"},
-        {k.radam[i], "radam"},     {k.adamax[i], "adamax"},            {k.sgd[i], "sgd"},
-        {k.rmsprop[i][0], "rmsprop0"}, {k.rmsprop[i][1], "rmsprop1"},  {k.rmsprop[i][2], "rmsprop2"},
-        {k.rmsprop[i][3], "rmsprop3"}, {k.sgd_momentum[i], "sgd_momentum"}, {k.adagrad[i], "adagrad"},
-        {k.lion[i], "lion"},       {k.average[i], "average"}};
+    const std::pair<UpdateFn, const char*> all[] = {{k.adam[i], "adam"},
+                                                    {k.amsgrad[i], "amsgrad"},
+                                                    {k.nadam[i], "nadam"},
+                                                    {k.radam[i], "radam"},
+                                                    {k.adamax[i], "adamax"},
+                                                    {k.sgd[i], "sgd"},
+                                                    {k.rmsprop[i][0], "rmsprop0"},
+                                                    {k.rmsprop[i][1], "rmsprop1"},
+                                                    {k.rmsprop[i][2], "rmsprop2"},
+                                                    {k.rmsprop[i][3], "rmsprop3"},
+                                                    {k.sgd_momentum[i], "sgd_momentum"},
+                                                    {k.adagrad[i], "adagrad"},
+                                                    {k.lion[i], "lion"},
+                                                    {k.average[i], "average"}};
     for (const auto& [known, name] : all)
       if (fn == known) return name;
   }
@@ -82,13 +90,13 @@ Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& 
     Family& f = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
     if (!f.small) {
       const auto kernel = [&](size_t items) {
-        return d.kernel({name,
-                         text,
-                         "update",
-                         {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
-                          fmt::format("-DFLAME_G={}", device_type(t.gradient)),
-                          fmt::format("-DFLAME_C={}", device_type(compute)), fmt::format("-DFLAME_RULE={}", rule),
-                          fmt::format("-DFLAME_ITEMS={}", items), "--fmad=false"}});
+        return d.kernel(
+            {name,
+             text,
+             "update",
+             {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
+              fmt::format("-DFLAME_G={}", device_type(t.gradient)), fmt::format("-DFLAME_C={}", device_type(compute)),
+              fmt::format("-DFLAME_RULE={}", rule), fmt::format("-DFLAME_ITEMS={}", items), "--fmad=false"}});
       };
       f.small = kernel(few);
       if (tensors.size() > few) f.large = kernel(most);
@@ -124,7 +132,8 @@ constexpr size_t clip_items = 256;
 Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d) {
   const std::string text(device_text("optim/clip.cu"));
   const auto kernel = [&](const char* entry) { return d.kernel({name, text, entry, {"--fmad=false"}}); };
-  const Ref<Kernel> parts = kernel("norm_parts"), join = kernel("norm_join"), scale = kernel("scale"), clamp = kernel("clamp");
+  const Ref<Kernel> parts = kernel("norm_parts"), join = kernel("norm_join"), scale = kernel("scale"),
+                    clamp = kernel("clamp");
   struct Tensor {
     int64_t count;
     DType dtype;
@@ -156,7 +165,8 @@ Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, st
             before += at;
           }
         };
-        if (!norm) return each([&](const Grid& g, const auto& table, int64_t) { (*clamp)(g, table, run.scalars[0].f); });
+        if (!norm)
+          return each([&](const Grid& g, const auto& table, int64_t) { (*clamp)(g, table, run.scalars[0].f); });
         const double p = run.scalars[1].f;
         each([&](const Grid& g, const auto& table, int64_t before) { (*parts)(g, table, sums + before, p); });
         (*join)({}, sums, chunks, p, run.scalars[0].f, run.buffers[tensors.size()], int64_t{*norm == DType::f64});

@@ -50,7 +50,8 @@ struct UpdateTensor {
 };
 // Buffers: all gradients; then for each tensor the parameter and its moments. scalars[0]: address of the first block.
 Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d);
-Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d);  // by kernels from text
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors,
+                             Device& d);  // by kernels from text
 
 inline constexpr int64_t grain = 32768;  // elements worth a thread
 

@@ -84,7 +84,7 @@ std::vector<int64_t> along(const Dims& d, int64_t missing) {
 }
 
 cudnnDataType_t data_type(DType t) {
-  return t == DType::f64 ? CUDNN_DATA_DOUBLE
+  return t == DType::f64   ? CUDNN_DATA_DOUBLE
          : t == DType::f32 ? CUDNN_DATA_FLOAT
          : t == DType::f16 ? CUDNN_DATA_HALF
                            : CUDNN_DATA_BFLOAT16;
@@ -146,14 +146,16 @@ std::unique_ptr<Execution> first_plan(Libraries::Dnn& dnn, const Descriptor& gra
     heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
     if (heuristics.try_finalize() != CUDNN_STATUS_SUCCESS) continue;
     int64_t count = 0;
-    if (f.cudnnBackendGetAttribute(heuristics.raw(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0, &count,
-                                   nullptr) != CUDNN_STATUS_SUCCESS)
+    if (f.cudnnBackendGetAttribute(heuristics.raw(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR, 0,
+                                   &count, nullptr) != CUDNN_STATUS_SUCCESS)
       continue;
     std::vector<Descriptor> configs;
     std::vector<cudnnBackendDescriptor_t> raw;
-    for (int64_t i = 0; i < count; ++i) raw.push_back(configs.emplace_back(f, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
-    if (count == 0 || f.cudnnBackendGetAttribute(heuristics.raw(), CUDNN_ATTR_ENGINEHEUR_RESULTS,
-                                                 CUDNN_TYPE_BACKEND_DESCRIPTOR, count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
+    for (int64_t i = 0; i < count; ++i)
+      raw.push_back(configs.emplace_back(f, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
+    if (count == 0 ||
+        f.cudnnBackendGetAttribute(heuristics.raw(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
+                                   count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
       continue;
     for (int64_t i = 0; i < count; ++i) {
       if (!allowed(f, raw[static_cast<size_t>(i)], t)) continue;
@@ -162,7 +164,9 @@ std::unique_ptr<Execution> first_plan(Libraries::Dnn& dnn, const Descriptor& gra
       plan.link(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, configs[static_cast<size_t>(i)]);
       if (plan.try_finalize() != CUDNN_STATUS_SUCCESS) continue;
       int64_t bytes = 0, one = 0;
-      check(f, f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one, &bytes),
+      check(f,
+            f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &one,
+                                       &bytes),
             "a cuDNN plan's workspace");
       return std::make_unique<Execution>(Execution{std::move(plan), static_cast<size_t>(bytes)});
     }
@@ -177,7 +181,8 @@ std::unique_ptr<Execution> make_plan(Libraries::Dnn& dnn, const ConvDesc& c) {
   Descriptor conv(f, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
   const cudnnDataType_t compute = t == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
-  const std::vector<int64_t> stride = along(c.stride, 1), padding = along(c.padding, 0), dilation = along(c.dilation, 1);
+  const std::vector<int64_t> stride = along(c.stride, 1), padding = along(c.padding, 0),
+                             dilation = along(c.dilation, 1);
   conv.set(CUDNN_ATTR_CONVOLUTION_COMP_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &compute);
   conv.set(CUDNN_ATTR_CONVOLUTION_CONV_MODE, CUDNN_TYPE_CONVOLUTION_MODE, 1, &mode);
   conv.numbers(CUDNN_ATTR_CONVOLUTION_SPATIAL_DIMS, {static_cast<int64_t>(stride.size())});
@@ -196,14 +201,14 @@ std::unique_ptr<Execution> make_plan(Libraries::Dnn& dnn, const ConvDesc& c) {
        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_X, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_W,
        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_Y, CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_ALPHA,
        CUDNN_ATTR_OPERATION_CONVOLUTION_FORWARD_BETA},
-      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
-      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA,
-       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
+      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_DATA_DESCRIPTOR,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DX,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_W, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_DY,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_DATA_BETA},
+      {CUDNN_BACKEND_OPERATION_CONVOLUTION_BACKWARD_FILTER_DESCRIPTOR,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
+       CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
   const Names& n = names[static_cast<int>(c.pass)];
   Descriptor op(f, n.type);
   op.link(n.conv, conv);
@@ -232,7 +237,8 @@ struct Helpers {
   int64_t outer, channels, taps;
   Helpers(CudaDevice& d, const ConvDesc& c)
       : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
-    const std::string type = std::string("-DFLAME_T=") + device_type(c.x.dtype), text(device_text("device/cuda/filter.cu"));
+    const std::string type = std::string("-DFLAME_T=") + device_type(c.x.dtype),
+                      text(device_text("device/cuda/filter.cu"));
     swap = d.kernel({"conv filter", text, "swap_last", {type}});
     if (c.bias) bias = d.kernel({"conv bias", text, "add_bias", {type, "--fmad=false"}});
   }
@@ -249,7 +255,8 @@ Libraries::Dnn::Dnn(CudaDevice& d) {
 
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
   using Pass = ConvDesc::Pass;
-  if (!is_float(c.x.dtype) || numel(c.x.shape) == 0 || numel(c.y.shape) == 0 || numel(c.w.shape) == 0 || !even_padding(c))
+  if (!is_float(c.x.dtype) || numel(c.x.shape) == 0 || numel(c.y.shape) == 0 || numel(c.w.shape) == 0 ||
+      !even_padding(c))
     return {};
   Libraries::Dnn& dnn = d.libraries().dnn();
   std::shared_ptr<Execution> e = make_plan(dnn, c);

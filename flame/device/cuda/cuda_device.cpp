@@ -35,9 +35,8 @@ class CudaKernel final : public Kernel {
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
     constexpr int without_asking = 48 << 10;  // of shared memory
     if (g.shared > without_asking)
-      device_.check(
-          driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, g.shared),
-          name_.c_str());
+      device_.check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, g.shared),
+                    name_.c_str());
     size_t bytes = arguments.size();
     void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
                      CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
@@ -98,9 +97,10 @@ void CudaDevice::check(CUresult r, const char* what) const {
   if (r == CUDA_SUCCESS) return;
   std::string message = fmt::format("{} on {}: {}", what, name(), describe(r));
   if (sticky(r)) {
-    message += fmt::format("; the launch that caused it is '{}' or one before it (FLAME_SYNC=1 tells), and the device "
-                           "cannot be used any more",
-                           last_.load());
+    message += fmt::format(
+        "; the launch that caused it is '{}' or one before it (FLAME_SYNC=1 tells), and the device "
+        "cannot be used any more",
+        last_.load());
     std::lock_guard lock(poison_mutex_);
     if (!poisoned_) poison_ = message;
     poisoned_ = true;
@@ -179,7 +179,8 @@ void CudaDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
 void CudaDevice::copy_within(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
   enter();
-  check(driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(dst), reinterpret_cast<CUdeviceptr>(src), bytes, stream_),
+  check(driver().cuMemcpyDtoDAsync(reinterpret_cast<CUdeviceptr>(dst), reinterpret_cast<CUdeviceptr>(src), bytes,
+                                   stream_),
         "copy");
 }
 void CudaDevice::fill_bytes(void* dst, int byte, size_t bytes) {

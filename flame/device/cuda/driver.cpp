@@ -19,8 +19,8 @@ struct Loaded {
     }
 // The headers rename functions by version, so the name is expanded before it is quoted.
 #define FLAME_QUOTE(name) #name
-#define FLAME_LOAD(name)                                                                             \
-  functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, FLAME_QUOTE(name)));    \
+#define FLAME_LOAD(name)                                                                          \
+  functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, FLAME_QUOTE(name))); \
   if (!functions.name && missing.empty()) missing = "the NVIDIA driver is too old: it has no " FLAME_QUOTE(name);
     FLAME_DRIVER_FUNCTIONS(FLAME_LOAD)
     if (!missing.empty()) return;

@@ -36,7 +36,8 @@ extern "C" {
 }
 
 // Captures what fn launches on a GPU into a CUDA graph, replays it, and gives the microseconds of a replay.
-[[gnu::visibility("default")]] double flame_cuda_capture(Device* device, void (*fn)(void*), void* context, int replays) {
+[[gnu::visibility("default")]] double flame_cuda_capture(Device* device, void (*fn)(void*), void* context,
+                                                         int replays) {
   auto& d = static_cast<cuda::CudaDevice&>(*device);
   const cuda::Driver& f = cuda::driver();
   CUgraph graph = nullptr;
@@ -64,5 +65,4 @@ extern "C" {
   *from_disk = s.from_disk;
   *seconds = s.seconds;
 }
-
 }

@@ -33,8 +33,10 @@ struct Operand {
 };
 // Of a row-major matrix [rows, cols] read as its column-major transpose [cols, rows].
 std::optional<Operand> operand(const GemmProblem::Matrix& m, int64_t rows, int64_t cols) {
-  if ((m.cs == 1 || cols == 1) && (m.rs >= cols || rows == 1)) return Operand{false, std::max(rows == 1 ? cols : m.rs, cols)};
-  if ((m.rs == 1 || rows == 1) && (m.cs >= rows || cols == 1)) return Operand{true, std::max(cols == 1 ? rows : m.cs, rows)};
+  if ((m.cs == 1 || cols == 1) && (m.rs >= cols || rows == 1))
+    return Operand{false, std::max(rows == 1 ? cols : m.rs, cols)};
+  if ((m.rs == 1 || rows == 1) && (m.cs >= rows || cols == 1))
+    return Operand{true, std::max(cols == 1 ? rows : m.cs, rows)};
   return {};
 }
 
@@ -90,13 +92,15 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   set(CUBLASLT_MATMUL_DESC_TRANSB, a->transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (p.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
   const auto lay = [&](int i, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m) {
-    const uint64_t r = static_cast<uint64_t>(o.transposed ? rows : cols), s = static_cast<uint64_t>(o.transposed ? cols : rows);
+    const uint64_t r = static_cast<uint64_t>(o.transposed ? rows : cols),
+                   s = static_cast<uint64_t>(o.transposed ? cols : rows);
     auto& l = call->layout[static_cast<size_t>(i)];
     check(f.cublasLtMatrixLayoutCreate(&l, t, r, s, o.lead), "cublasLtMatrixLayoutCreate");
     if (p.batch.rank() == 0) return;
     const int32_t count = static_cast<int32_t>(p.batch[0]);
     const int64_t step = m.batch[0];
-    check(f.cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count), "batch count");
+    check(f.cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, &count, sizeof count),
+          "batch count");
     check(f.cublasLtMatrixLayoutSetAttribute(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, &step, sizeof step),
           "batch stride");
   };
@@ -130,13 +134,15 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
     }
     const double one64 = 1, zero64 = 0;
     const float one32 = 1, zero32 = 0;
-    const void *one = wide ? static_cast<const void*>(&one64) : &one32, *zero = wide ? static_cast<const void*>(&zero64) : &zero32;
+    const void *one = wide ? static_cast<const void*>(&one64) : &one32,
+               *zero = wide ? static_cast<const void*>(&zero64) : &zero32;
     void* c = r.buffers[bias ? 3 : 2];
     const auto& l = call->layout;
     bool aligned = true;
-    for (const void* at : {r.buffers[0], r.buffers[1], c}) aligned = aligned && reinterpret_cast<uintptr_t>(at) % 16 == 0;
-    check(blas.f.cublasLtMatmul(blas.handle, call->op, one, r.buffers[1], l[0], r.buffers[0], l[1], zero, c, l[2], c, l[2],
-                                &call->algorithm[aligned], blas.workspace->data(), workspace_bytes,
+    for (const void* at : {r.buffers[0], r.buffers[1], c})
+      aligned = aligned && reinterpret_cast<uintptr_t>(at) % 16 == 0;
+    check(blas.f.cublasLtMatmul(blas.handle, call->op, one, r.buffers[1], l[0], r.buffers[0], l[1], zero, c, l[2], c,
+                                l[2], &call->algorithm[aligned], blas.workspace->data(), workspace_bytes,
                                 reinterpret_cast<cudaStream_t>(d.stream())),
           "cublasLtMatmul");
   });

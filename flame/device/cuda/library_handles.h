@@ -7,19 +7,19 @@
 
 namespace flame::cuda {
 
-#define FLAME_BLAS_FUNCTIONS(F)       \
-  F(cublasLtCreate)                   \
-  F(cublasLtGetVersion)               \
-  F(cublasLtMatmul)                   \
-  F(cublasLtMatmulAlgoGetHeuristic)   \
-  F(cublasLtMatmulDescCreate)         \
-  F(cublasLtMatmulDescDestroy)        \
-  F(cublasLtMatmulDescSetAttribute)   \
-  F(cublasLtMatmulPreferenceCreate)   \
-  F(cublasLtMatmulPreferenceDestroy)  \
+#define FLAME_BLAS_FUNCTIONS(F)           \
+  F(cublasLtCreate)                       \
+  F(cublasLtGetVersion)                   \
+  F(cublasLtMatmul)                       \
+  F(cublasLtMatmulAlgoGetHeuristic)       \
+  F(cublasLtMatmulDescCreate)             \
+  F(cublasLtMatmulDescDestroy)            \
+  F(cublasLtMatmulDescSetAttribute)       \
+  F(cublasLtMatmulPreferenceCreate)       \
+  F(cublasLtMatmulPreferenceDestroy)      \
   F(cublasLtMatmulPreferenceSetAttribute) \
-  F(cublasLtMatrixLayoutCreate)       \
-  F(cublasLtMatrixLayoutDestroy)      \
+  F(cublasLtMatrixLayoutCreate)           \
+  F(cublasLtMatrixLayoutDestroy)          \
   F(cublasLtMatrixLayoutSetAttribute)
 
 struct BlasFunctions {

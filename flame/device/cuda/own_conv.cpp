@@ -14,8 +14,8 @@ struct Problem {
 };
 
 Problem problem(const ConvDesc& d) {
-  Problem p{d.x.shape[0], d.x.shape[1], d.w.shape[0], d.groups, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {1, 1, 1}, {}, {1, 1, 1},
-            {},           {},           {}};
+  Problem p{d.x.shape[0], d.x.shape[1], d.w.shape[0], d.groups, {1, 1, 1}, {1, 1, 1}, {1, 1, 1},
+            {1, 1, 1},    {},           {1, 1, 1},    {},       {},        {}};
   const int axes = d.stride.rank(), skip = 3 - axes;
   for (int i = 0; i < axes; ++i) {
     p.x[skip + i] = d.x.shape[2 + i];
