@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "flame/abi_hash.h"
+#include "abi_hash.h"
 
 namespace flame {
 namespace {

@@ -137,8 +137,8 @@ class Attention final : public Op {
     return attention_cpu(in, out, settings_.flags);
   }
   bool saves_output(int) const override { return true; }
-  // The same in tensor ops, whose gradients are theirs: for devices without a kernel.
-  Tensor composed(std::span<const Tensor> in, Loc loc) const;
+  // The same in tensor ops, for devices without a kernel.
+  static Tensor composed(const Ref<Attention>& op, const std::vector<Tensor>& in, Loc loc);
   void vjp(Vjp& v) const override {
     const bool mask_too = settings_.flags.mask && v.needs(3);
     if (v.create_graph() || mask_too) return composed(v);
@@ -151,6 +151,8 @@ class Attention final : public Op {
 
  private:
   void composed(Vjp& v) const;
+  std::vector<Tensor> gradients(std::span<const Tensor> in, const Tensor& grad, const std::vector<bool>& needs,
+                                Loc loc) const;
   Tensor weights(const Tensor& q, const Tensor& k, const Tensor& mask) const;
   Settings settings_;
 };
@@ -193,39 +195,57 @@ Tensor Attention::weights(const Tensor& q, const Tensor& k, const Tensor& mask) 
   return e / where(total == 0, 1.0, total);
 }
 
-Tensor Attention::composed(std::span<const Tensor> in, Loc loc) const {
+// Gradients of (q, k, v, mask?) in tensor ops, which can be differentiated again; undefined where not needed.
+std::vector<Tensor> Attention::gradients(std::span<const Tensor> in, const Tensor& grad, const std::vector<bool>& needs,
+                                         Loc loc) const {
   const DType t = in[0].dtype(), wide = wide_of(t);
-  const int64_t heads = in[0].shape()[1];
-  const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads),
-               u = repeat_heads(in[2].to(wide, loc), heads);
-  Tensor p = weights(q, k, settings_.flags.mask ? in[3] : Tensor());
-  if (settings_.draw) {
-    const Tensor keep = dispatch(make_ref<KeptWeights>(p.shape(), q.device(), settings_), {}, loc);
-    p = where(keep, p * settings_.draw->factor(), 0.0);
-  }
-  return matmul(p, u, loc).to(t, loc);
-}
-
-// The same gradients in tensor ops, which can be differentiated again.
-void Attention::composed(Vjp& v) const {
-  const DType t = v.input(0).dtype(), wide = wide_of(t);
-  const int64_t heads = v.input_meta(0).shape[1], shared = v.input_meta(1).shape[1];
-  const Tensor q = v.input(0).to(wide), k = repeat_heads(v.input(1).to(wide), heads),
-               u = repeat_heads(v.input(2).to(wide), heads), g = v.grad(0).to(wide);
-  const Tensor mask = settings_.flags.mask ? v.input(3) : Tensor();
+  const int64_t heads = in[0].shape()[1], shared = in[1].shape()[1];
+  const Tensor q = in[0].to(wide), k = repeat_heads(in[1].to(wide), heads), u = repeat_heads(in[2].to(wide), heads),
+               g = grad.to(wide);
+  const Tensor mask = settings_.flags.mask ? in[3] : Tensor();
   const Shape scores{q.shape()[0], heads, q.shape()[2], k.shape()[2]};
   const Tensor p = weights(q, k, mask);
   Tensor kept = p, dp = matmul(g, u.t());
   if (settings_.draw) {
-    const Tensor keep = dispatch(make_ref<KeptWeights>(scores, q.device(), settings_), {}, v.call_site());
+    const Tensor keep = dispatch(make_ref<KeptWeights>(scores, q.device(), settings_), {}, loc);
     kept = where(keep, p * settings_.draw->factor(), 0.0);
     dp = where(keep, dp * settings_.draw->factor(), 0.0);
   }
   const Tensor ds = p * (dp - sum(dp * p, -1, true));
-  if (v.needs(0)) v.give(0, (matmul(ds, k) * settings_.scale).to(t));
-  if (v.needs(1)) v.give(1, sum_heads(matmul(ds.t(), q) * settings_.scale, shared).to(t));
-  if (v.needs(2)) v.give(2, sum_heads(matmul(kept.t(), g), shared).to(t));
-  if (mask.defined() && v.needs(3)) v.give(3, ds.to(mask.dtype()));
+  std::vector<Tensor> out(in.size());
+  if (needs[0]) out[0] = (matmul(ds, k) * settings_.scale).to(t);
+  if (needs[1]) out[1] = sum_heads(matmul(ds.t(), q) * settings_.scale, shared).to(t);
+  if (needs[2]) out[2] = sum_heads(matmul(kept.t(), g), shared).to(t);
+  if (mask.defined() && needs[3]) out[3] = ds.to(mask.dtype());
+  return out;
+}
+void Attention::composed(Vjp& v) const {
+  std::vector<Tensor> in;
+  std::vector<bool> needs;
+  for (int i = 0; i < (settings_.flags.mask ? 4 : 3); ++i) {
+    in.push_back(v.input(i));
+    needs.push_back(v.needs(i));
+  }
+  const std::vector<Tensor> g = gradients(in, v.grad(0), needs, v.call_site());
+  for (size_t i = 0; i < g.size(); ++i)
+    if (g[i].defined()) v.give(static_cast<int>(i), g[i]);
+}
+
+Tensor Attention::composed(const Ref<Attention>& op, const std::vector<Tensor>& in, Loc loc) {
+  const Tensor out = no_grad([&] {
+    const DType wide = wide_of(in[0].dtype());
+    const int64_t heads = in[0].shape()[1];
+    const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads),
+                 u = repeat_heads(in[2].to(wide, loc), heads);
+    Tensor p = op->weights(q, k, op->settings_.flags.mask ? in[3] : Tensor());
+    if (op->settings_.draw) {
+      const Tensor keep = dispatch(make_ref<KeptWeights>(p.shape(), q.device(), op->settings_), {}, loc);
+      p = where(keep, p * op->settings_.draw->factor(), 0.0);
+    }
+    return matmul(p, u, loc).to(in[0].dtype(), loc);
+  });
+  const auto rule = [op, loc](const CustomContext& c) { return op->gradients(c.saved, c.grads[0], c.needs, loc); };
+  return with_rule(op_name, in, {out}, in, rule, loc)[0];
 }
 
 // [..., H, L, E] -> [B, H, L, E], with the axes before broadcast to `batch`.
@@ -316,7 +336,8 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
       {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
   if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
   const Ref<Attention> op = make_ref<Attention>(std::move(s));
-  const Tensor out = q.device().kind() == Device::Kind::cuda ? op->composed(in, loc) : dispatch_multi(op, in, loc)[0];
+  const Tensor out =
+      q.device().kind() == Device::Kind::cuda ? Attention::composed(op, in, loc) : dispatch_multi(op, in, loc)[0];
   return out.reshape(c.out, loc);
 }
 

@@ -259,7 +259,9 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
       !even_padding(c))
     return {};
   Libraries::Dnn& dnn = d.libraries().dnn();
-  std::shared_ptr<Execution> e = make_plan(dnn, c);
+  std::unique_lock lock(dnn.mutex);
+  const std::shared_ptr<Execution> e = make_plan(dnn, c);
+  lock.unlock();
   if (!e) return {};
   const Helpers h(d, c);
   const Ref<Plan> own = own_conv(d, c);
@@ -284,6 +286,7 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
         pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, 3, ids.data());
         pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &r.workspace);
         pack.finalize("a cuDNN variant pack");
+        std::lock_guard lock(dnn.mutex);
         check(dnn.f, dnn.f.cudnnBackendExecute(dnn.handle, e->plan.raw(), pack.raw()), "cudnnBackendExecute");
         if (pass == Pass::backward_weight && turned) (*h.swap)(grid, turned, w, h.outer, h.taps, h.channels);
         if (bias) (*h.bias)({.blocks = blocks_for(y_count, 256)}, r.buffers[2], y, y_count, y_channels);

@@ -2,7 +2,7 @@
 #include <chrono>
 #include <set>
 
-#include "flame/abi_hash.h"
+#include "abi_hash.h"
 #include "flame/core/format.h"
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"

@@ -57,6 +57,7 @@ struct Libraries::Dnn {
   explicit Dnn(CudaDevice& d);
   DnnFunctions f;
   cudnnHandle_t handle = nullptr;
+  std::mutex mutex;  // a handle serves one thread at a time
 };
 
 }  // namespace flame::cuda
