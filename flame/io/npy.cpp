@@ -209,7 +209,7 @@ Tensor parse_npy(std::string_view bytes, const std::string& where, Device& d, Lo
   Tensor host = Tensor::empty(stored, dtype_of(h.element), cpu(), loc);
   convert_elements(host.data(), reinterpret_cast<const std::byte*>(bytes.data()) + h.data_at,
                    static_cast<size_t>(host.numel()), h.element, h.swap, {where, h.data_at}, loc);
-  const Tensor out = &d == &cpu() ? host : host.to(d, loc);
+  Tensor out = &d == &cpu() ? host : host.to(d, loc);
   if (!h.fortran || out.rank() < 2) return out;
   Dims order;
   for (int i = out.rank() - 1; i >= 0; --i) order.push_back(i);

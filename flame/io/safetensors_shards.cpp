@@ -133,6 +133,7 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path, Loc loc) :
 
 std::vector<std::string> ShardedSafetensors::names() const {
   std::vector<std::string> out;
+  out.reserve(shard_of_.size());
   for (const auto& [name, shard] : shard_of_) out.push_back(name);
   return out;
 }

@@ -50,7 +50,8 @@ Shape weight_shape(int64_t filters, int64_t channels, const PerAxis<axes>& kerne
 }
 // Uniform on +-1 / sqrt(the weights of a filter): PyTorch's kaiming_uniform with a = sqrt(5).
 Tensor draw(const Shape& shape, const Shape& weight, DType t, Loc loc) {
-  const double bound = 1 / std::sqrt(static_cast<double>(numel(weight) / weight[0]));
+  const int64_t inputs = numel(weight) / weight[0];
+  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
   return flame::uniform(shape, -bound, bound, {.dtype = t}, loc);
 }
 template <int axes>
