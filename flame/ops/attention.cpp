@@ -112,7 +112,7 @@ class AttentionBackward final : public Op {
 // (q, k, v, mask?) of one dtype -> (out, lse); see attention_cpu.
 class Attention final : public Op {
  public:
-  explicit Attention(Settings s) : settings_(std::move(s)) {}
+  explicit Attention(const Settings& s) : settings_(s) {}
   const char* name() const override { return op_name; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     Shape out = in[0].shape(), rows = out;
@@ -290,7 +290,7 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   Settings s{
       {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
   if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
-  return dispatch_multi(make_ref<Attention>(std::move(s)), in, loc)[0].reshape(c.out, loc);
+  return dispatch_multi(make_ref<Attention>(s), in, loc)[0].reshape(c.out, loc);
 }
 
 namespace {
@@ -300,7 +300,7 @@ const RegisterOp registered({
     .formula = "softmax(scale q k^T + mask) v",
     .samples =
         [](DType t) {
-          const auto with = [](AttentionOptions o) {
+          const auto with = [](const AttentionOptions& o) {
             return [o](const std::vector<Tensor>& in) {
               Generator g(11);  // the same dropout at every call
               AttentionOptions now = o;

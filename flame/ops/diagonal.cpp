@@ -141,7 +141,7 @@ namespace {
 using Inputs = std::vector<Tensor>;
 
 RegisterOp with_shapes(const char* name, const char* signature, const char* formula,
-                       std::vector<std::pair<Shape, Tensor (*)(const Tensor&)>> calls) {
+                       const std::vector<std::pair<Shape, Tensor (*)(const Tensor&)>>& calls) {
   return RegisterOp({.name = name, .signature = signature, .formula = formula, .samples = [calls](DType t) {
                        std::vector<SampleCase> out;
                        for (const auto& [shape, fn] : calls) {
