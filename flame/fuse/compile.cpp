@@ -52,7 +52,7 @@ class Compiler {
     spread_slot_.assign(c_.p.nodes.size(), -1);
     node_slot_.assign(c_.p.nodes.size(), -1);
     for (size_t i = 0; i < c_.p.nodes.size(); ++i) node(static_cast<int>(i));
-    join_chains();
+    join_chains(c_);
     place_registers();
     return std::move(c_);
   }
@@ -315,55 +315,6 @@ class Compiler {
     st.dtype = n.out;
     st.fn = from == n.out ? nullptr : cast_kernel(from, n.out);
     if (!c_.flat_output[static_cast<size_t>(n.output)] && st.fn) st.b = reg(n.out, n.row, i, i);
-  }
-
-  // Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
-  void join_chains() {
-    std::vector<int> reads(c_.slots.size());
-    for (const Step& s : c_.steps) {
-      if (s.kind == Step::Kind::iota) continue;  // its `a` is a node
-      for (int slot : {s.a, s.b, s.c})
-        if (slot >= 0) ++reads[static_cast<size_t>(slot)];
-    }
-    std::vector<Step> joined;
-    for (size_t i = 0; i < c_.steps.size();) {
-      size_t end = i;
-      Step chain = chain_of_one(c_.steps[i]);
-      while (!chain.links.empty() && ++end < c_.steps.size() && chain.links.size() < longest_chain &&
-             extends(chain, c_.steps[end], reads)) {}
-      if (chain.links.size() < 2) joined.push_back(std::move(c_.steps[i++]));
-      else {
-        joined.push_back(std::move(chain));
-        i = end;
-      }
-    }
-    c_.steps = std::move(joined);
-  }
-  Step chain_of_one(const Step& s) const {
-    Step chain{};
-    if (s.kind != Step::Kind::exec || s.c >= 0 || !joins_chain(s.code, s.dtype)) return chain;
-    const bool swapped = s.b >= 0 && (s.same & 1);  // the number on the left is no running value
-    chain.kind = Step::Kind::chain;
-    chain.row = s.row;
-    chain.dtype = s.dtype;
-    chain.dst = s.dst;
-    chain.a = swapped ? s.b : s.a;
-    chain.chain_fn = chain_kernel(s.dtype);
-    chain.links.push_back({s.code, swapped || (s.same & 2), swapped, swapped ? s.a : s.b});
-    return chain;
-  }
-  // Appends `s` if it works on the chain's result alone.
-  bool extends(Step& chain, const Step& s, const std::vector<int>& reads) const {
-    if (s.kind != Step::Kind::exec || s.c >= 0 || s.row != chain.row || s.dtype != chain.dtype ||
-        !joins_chain(s.code, s.dtype))
-      return false;
-    const bool left = s.a == chain.dst, right = s.b == chain.dst;
-    if (left == right || reads[static_cast<size_t>(chain.dst)] != 1 ||
-        c_.slots[static_cast<size_t>(chain.dst)].kind != BlockSlot::Kind::reg)
-      return false;
-    chain.links.push_back({s.code, (s.same & (left ? 2u : 1u)) != 0, right, left ? s.b : s.a});
-    chain.dst = s.dst;
-    return true;
   }
 
   // An alias keeps the register of what it aliases alive.

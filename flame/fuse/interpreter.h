@@ -54,6 +54,8 @@ struct Compiled {
 };
 
 Compiled compile_program(Program p);
+// Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
+void join_chains(Compiled& c);
 void run_program(const Compiled& c, const Run& run);
 size_t partial_bytes(const Compiled& c);
 
