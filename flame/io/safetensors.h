@@ -39,7 +39,7 @@ class SafetensorsFile {
   MappedFile file_;
   uint64_t data_at_ = 0;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t, std::less<>> by_name_;
+  std::map<std::string_view, size_t> by_name_;  // the names in tensors_
   Metadata metadata_;
 };
 
