@@ -161,6 +161,9 @@ size_t save_safetensors_shards(const std::string& index_path, std::span<const Na
                                const ShardOptions& options, Loc loc) {
   if (!std::string_view(index_path).ends_with(suffix))
     fail<ValueError>(loc, "save_safetensors_shards: '{}' does not end in '{}'", index_path, suffix);
+  if (tensors.size() + 2 > max_json_entries)
+    fail<ValueError>(loc, "save_safetensors_shards: {} tensors, expected at most {}", tensors.size(),
+                     max_json_entries - 2);
   if (options.max_bytes < 1) fail<ValueError>(loc, "save_safetensors_shards: max_bytes is 0, expected at least 1");
   std::vector<size_t> ends;  // of the shards, in `tensors`
   std::set<std::string_view> seen;
