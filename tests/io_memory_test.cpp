@@ -251,6 +251,8 @@ TEST(FileMemory, GzipAndPicturesThatSwell) {
       expect_refused("png of depth " + std::to_string(depth) + (interlaced ? ", interlaced" : "") + ", cut off", png,
                      "damaged PNG file", image);
     }
+  const std::string scans = jpeg(6000, TJFLAG_PROGRESSIVE);
+  expect_refused("jpeg in scans, of one colour", scans, "6000 x 6000 pixels are more than a file of", image);
   const std::string solid = jpeg(mib == size_t{1} << 20 ? 16'000 : 4000, 0);
   expect_refused("jpeg cut off at its end", solid.substr(0, solid.size() - 2), "damaged JPEG file", image);
 }

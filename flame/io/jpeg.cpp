@@ -1,6 +1,6 @@
 // Decoding by TurboJPEG, which keeps libjpeg's longjmp to itself. Warnings, such as of a cut file, count as errors:
 // what they leave would be grey. A picture far larger than its file is decoded twice, first at an eighth of its size, so
-// that a damaged one takes little; but a progressive one takes 2 bytes a sample for its coefficients, damaged or not.
+// that a damaged one takes little. One in several scans takes up to 6 bytes a pixel for its coefficients in any case.
 #include <turbojpeg.h>
 
 #include <memory>
@@ -20,7 +20,28 @@ struct Destroy {
 // Each block of 8 x 8 samples takes at least a bit of Huffman code. The component sampled most in a direction has all
 // its samples there, so that the blocks of two components, 4 x 1 and 1 x 4, spread over at most 128 pixels each.
 constexpr uint64_t max_pixels_a_byte = 8 * 128;
+constexpr uint64_t max_pixels_in_scans = uint64_t{4} << 20, max_pixels_in_scans_a_byte = 64;
 constexpr tjscalingfactor eighth{1, 8};
+
+// True for a picture in several scans (ITU-T T.81, annex B), each over all of it.
+bool in_scans(std::string_view s) {
+  const auto byte = [&](size_t i) { return i < s.size() ? static_cast<unsigned char>(s[i]) : 0u; };
+  unsigned components = 0;
+  for (size_t at = 0; at + 4 <= s.size();) {
+    const unsigned marker = byte(at + 1);
+    if (byte(at) != 0xff || marker == 0xff) {
+      ++at;
+      continue;
+    }
+    if (marker == 0xda) return byte(at + 4) < components;
+    const bool frame = marker >= 0xc0 && marker <= 0xcf && marker % 4 != 0;
+    if (frame && marker % 4 == 2) return true;  // progressive
+    if (frame || marker == 0xc0) components = byte(at + 9);
+    const bool alone = marker <= 1 || (marker >= 0xd0 && marker <= 0xd9);
+    at += alone ? 2 : 2 + (byte(at + 2) << 8 | byte(at + 3));
+  }
+  return true;
+}
 
 }  // namespace
 
@@ -38,9 +59,11 @@ Tensor decode_jpeg(std::string_view bytes, const std::string& where, Loc loc) {
   const auto area = [](int w, int h) { return static_cast<uint64_t>(w) * static_cast<uint64_t>(h); };
   const bool grey = space == TJCS_GRAY;
   const uint64_t channels = grey ? 1 : 3;
+  const uint64_t held = max_pixels_in_scans + bytes.size() * max_pixels_in_scans_a_byte;
   const int small_width = TJSCALED(width, eighth), small_height = TJSCALED(height, eighth);
   const uint64_t small = area(small_width, small_height) * channels;
-  if (area(width, height) / max_pixels_a_byte > bytes.size() || small > bytes.size() + 2 * spare_memory)
+  if (area(width, height) / max_pixels_a_byte > bytes.size() || small > bytes.size() + 2 * spare_memory ||
+      (in_scans(bytes) && area(width, height) > held))
     fail<FormatError>(loc, "{}: {} x {} pixels are more than a file of {} bytes can hold", where, width, height,
                       bytes.size());
   const auto decode = [&](unsigned char* to, int w, int h) {
