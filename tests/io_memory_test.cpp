@@ -6,7 +6,6 @@
 
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 
 #include "flame/io/checkpoint.h"
 #include "flame/io/csv.h"
@@ -131,7 +130,7 @@ void expect_refused(const std::string& what, const std::string& bytes, const std
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
   EXPECT_NE(m.find(expected), m.npos) << what << ": " << m.substr(0, 400);
   std::printf("  %-44s %9zu bytes, refused in %.2f s\n", what.c_str(), bytes.size(), seconds);
-  EXPECT_LT(seconds, 20) << what;
+  EXPECT_LT(seconds, 60) << what;
 }
 
 void npz(const std::string& path) { load_npz(path); }
@@ -241,10 +240,10 @@ TEST(FileMemory, GzipAndPicturesThatSwell) {
                  "data goes on", idx);
   constexpr uint32_t side = 20'000;
   const std::string size = big_endian(side) + big_endian(static_cast<uint32_t>(much / side));
-  for (const char depth : {8, 16})
-    for (const char interlaced : {0, 1}) {
+  for (const char depth : {'\10', '\20'})
+    for (const char interlaced : {'\0', '\1'}) {
       const size_t rows = much / side;
-      std::string pixels = Content{"", (side * (depth == 8u ? 1u : 2u) + 1) * rows}.packed(15);
+      std::string pixels = Content{"", (side * (depth == 8 ? 1u : 2u) + 1) * rows}.packed(15);
       const std::string png = "\x89PNG\r\n\x1a\n" +
                               png_chunk("IHDR", size + depth + std::string(3, '\0') + interlaced) +
                               png_chunk("IDAT", pixels.substr(0, pixels.size() - 100)) + png_chunk("IEND", "");

@@ -235,6 +235,8 @@ void write_npy(const std::string& path, const Tensor& t, Loc loc) {
 std::vector<NamedTensor> load_npz(const std::string& path, Device& d, Loc loc) {
   const ZipFile zip(path, loc);
   const auto where = [&](const ZipEntry& e) { return fmt::format("'{}': entry '{}'", path, printable(e.name)); };
+  for (const ZipEntry& e : zip.entries())
+    if (!e.name.ends_with(".npy")) fail<FormatError>(loc, "'{}': entry '{}' is no .npy array", path, printable(e.name));
   if (zip.swollen())
     for (const ZipEntry& e : zip.entries()) {
       ZipStream stream(zip, e, loc);
@@ -244,7 +246,6 @@ std::vector<NamedTensor> load_npz(const std::string& path, Device& d, Loc loc) {
   std::vector<NamedTensor> out;
   out.reserve(zip.entries().size());
   for (const ZipEntry& e : zip.entries()) {
-    if (!e.name.ends_with(".npy")) fail<FormatError>(loc, "'{}': entry '{}' is no .npy array", path, printable(e.name));
     ZipStream stream(zip, e, loc);
     out.emplace_back(e.name.substr(0, e.name.size() - 4), read_array(stream, where(e), d, loc));
   }
