@@ -73,8 +73,10 @@ int64_t zeros_in(const std::vector<Tensor>& tensors) {
 
 std::vector<std::string> bytes_of(const std::vector<Tensor>& tensors) {
   std::vector<std::string> out;
-  for (const Tensor& t : tensors)
-    out.push_back(std::string(name_of(t.dtype())) + to_string(t.shape()) + test::bytes(t));
+  for (const Tensor& t : tensors) {
+    const auto bytes = test::bytes(t);
+    out.push_back(std::string(name_of(t.dtype())) + to_string(t.shape()) + std::string(bytes.begin(), bytes.end()));
+  }
   return out;
 }
 
@@ -96,8 +98,10 @@ int try_mutants(const FileFormat& f, const std::string& path, int mutants) {
                          flame_test::no_error;
     told += refused;
     if (refused) continue;
-    if (f.checksums) EXPECT_EQ(bytes_of(loaded), contents[k]) << f.name << ", mutant " << i;
-    if (!f.zeros) EXPECT_LE(zeros_in(loaded), 150) << f.name << ", mutant " << i;  // an edit makes up to 40 bytes
+    if (f.checksums) { EXPECT_EQ(bytes_of(loaded), contents[k]) << f.name << ", mutant " << i; }
+    if (!f.zeros) {
+      EXPECT_LE(zeros_in(loaded), 150) << f.name << ", mutant " << i;  // an edit makes up to 40 bytes
+    }
   }
   return told;
 }

@@ -294,7 +294,7 @@ TEST(FileMemory, WhatLoadsTakesItsTensorsAndItself) {
   const std::vector<NamedTensor> tensors{{"a", Tensor::from_host(bytes().data(), size / 4, DType::f32, {size / 4})}};
   save_npz(dir / "npz", tensors);
   save_safetensors(dir / "safetensors", tensors);
-  save_checkpoint(dir / "checkpoint", tensors);
+  save_checkpoint(dir / "checkpoint", tensors, {});
   write_npy(dir / "f4.npy", tensors[0].second);
   flame_test::write_plain(dir / "u2.npy", npy_header("<u2", size / 2) + bytes());
   flame_test::write_plain(dir / "i2.idx",

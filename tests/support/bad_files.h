@@ -65,7 +65,9 @@ std::string refusal(const std::string& path, const std::string& bytes, Load&& lo
   try {
     load(path);
   } catch (const flame::FormatError& e) { message = e.what(); }
-  if (message != no_error) EXPECT_LE(memory.growth(), 2 * bytes.size() + (size_t{64} << 20)) << message.substr(0, 400);
+  if (message != no_error) {
+    EXPECT_LE(memory.growth(), 2 * bytes.size() + (size_t{64} << 20)) << message.substr(0, 400);
+  }
   return message;
 }
 
