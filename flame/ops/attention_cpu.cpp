@@ -95,6 +95,7 @@ class Forward {
       extras_.draw(s_, attention_draw(r.scalars), (batch * s_.heads + head) * s_.queries + q0, count, j0, seen, b.keep);
     const ScoreTile t{b.s,
                       s_.flags.mask ? b.bias : nullptr,
+                      extras_.select,
                       s_.flags.dropout ? b.keep : nullptr,
                       seen,
                       q0 - j0,

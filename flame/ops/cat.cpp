@@ -83,11 +83,22 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
     if (x.rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
     vectors &= x.rank() == 1;
   }
-  std::vector<Tensor> in;
+  std::vector<Tensor> in, skipped;
   in.reserve(tensors.size());
-  for (const Tensor& x : tensors)
-    if (vectors || x.shape() != Shape{0}) in.push_back(x.to(t, loc));
-  return dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+  for (const Tensor& x : tensors) (vectors || x.shape() != Shape{0} ? in : skipped).push_back(x.to(t, loc));
+  const Tensor y =
+      dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+  if (skipped.empty()) return y;
+  skipped.insert(skipped.begin(), y);
+  return with_rule(
+      "cat", skipped, {y}, {},
+      [](const CustomContext& c) {
+        const Tensor& g = c.grads[0];
+        std::vector<Tensor> given(c.needs.size(), filled(contiguous_meta(g.dtype(), {0}), g.device(), 0));
+        given[0] = g;
+        return given;
+      },
+      loc)[0];
 }
 
 Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {

@@ -1,6 +1,7 @@
 // Similarities and distances of vectors, composed of pointwise ops and reductions: a pass over the rows each way.
 #include "flame/ops/distance.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -43,7 +44,7 @@ void check_vectors(const char* op, const Shape& shape, double p, Loc loc) {
 Tensor cosine_similarity(const Tensor& a, const Tensor& b, int64_t axis, double eps, Loc loc) {
   const Types t = types_of("cosine_similarity", {&a, &b}, loc);
   const Shape shape = common_shape("cosine_similarity", {&a, &b}, loc);
-  const int along = normalize_axis("cosine_similarity", axis, shape.rank(), loc);
+  const int along = normalize_axis("cosine_similarity", axis, std::max(1, shape.rank()), loc);
   const Tensor x = a.to(t.wide, loc).expand(shape, loc), y = b.to(t.wide, loc).expand(shape, loc);
   const auto size = [&](const Tensor& v) { return maximum(norm(v, along, false, loc), eps, loc); };
   return div(sum(mul(x, y, loc), along, false, loc), mul(size(x), size(y), loc), loc).to(t.out, loc);

@@ -1,6 +1,7 @@
 // F.normalize and local response normalisation, composed.
 #include "flame/ops/normalize.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "flame/core/format.h"
@@ -15,7 +16,7 @@ namespace flame {
 
 Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
-  const int axis = normalize_axis("normalize", o.axis, x.rank(), loc);
+  const int axis = normalize_axis("normalize", o.axis, std::max(1, x.rank()), loc);
   if (x.numel() == 0) return x;
   const DType t = x.dtype();
   const Tensor in = x.to(compute_dtype_of(t), loc);

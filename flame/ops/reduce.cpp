@@ -1,6 +1,7 @@
 // Reductions with gradients: one graph node a call, the forward pass as island ops that fuse with what surrounds them.
 #include "flame/ops/reduce.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -21,10 +22,11 @@ ReducedAxes reduced_axes(const char* op, const Tensor& x, const Axes& axes, bool
   const Shape& s = x.shape();
   if (axes.all()) r.mask = (1u << s.rank()) - 1;
   for (int64_t axis : axes.list()) {
-    const uint32_t bit = 1u << normalize_axis(op, axis, s.rank(), loc);
+    const uint32_t bit = 1u << normalize_axis(op, axis, std::max(1, s.rank()), loc);  // a number is a row of one
     if (r.mask & bit) fail<ValueError>(loc, "{}: axis {} is named twice in {}", op, axis, axes.list());
     r.mask |= bit;
   }
+  if (s.empty()) r.mask = 0;
   for (int i = 0; i < s.rank(); ++i) {
     const bool gone = r.mask >> i & 1;
     if (gone) r.count *= s[i];
