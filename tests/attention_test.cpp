@@ -131,8 +131,8 @@ TEST(Attention, ABoolMaskSelects) {
   for (DType t : {DType::f32, DType::f64}) {
     const double huge = t == DType::f32 ? 1e30 : 1e200;  // overflows in a product: Inf, and Inf - Inf along odd rows
     const Tensor sign = where(arange(0, rows, 1, DType::i64).reshape({rows, 1}) % 2 == 0, 1.0, -1.0).to(t);
-    Inputs in{cat({full({rows, 1}, huge, t), sign * huge}, 1).reshape({1, 1, rows, 2}), noise({1, 1, keys, 2}, 2, t) / huge,
-              noise({1, 1, keys, 3}, 3, t)};
+    Inputs in{cat({full({rows, 1}, huge, t), sign * huge}, 1).reshape({1, 1, rows, 2}),
+              noise({1, 1, keys, 2}, 2, t) / huge, noise({1, 1, keys, 3}, 3, t)};
     const Tensor there = keep.reshape({1, 1, keys, 1});
     const Tensor calm = where(there, in[1], 0.0);
     in[1] = where(there, in[1], huge);

@@ -28,7 +28,10 @@ OpScope::~OpScope() { scope_name = before_; }
 const char* OpScope::current() { return scope_name; }
 
 Node::Node(const char* name, Loc where, uint32_t outputs)
-    : name(scope_name ? scope_name : name), where(where), sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)), outputs(outputs) {}
+    : name(scope_name ? scope_name : name),
+      where(where),
+      sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)),
+      outputs(outputs) {}
 
 void Node::dispose() {
   thread_local std::vector<Node*>* queue = nullptr;

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
@@ -102,6 +103,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
 }
 
 Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
+  const OpScope scope("stack");
   if (tensors.empty()) fail<ValueError>(loc, "stack: expected at least one tensor, got none");
   for (const Tensor& x : tensors) check_inputs("stack", {&tensors[0], &x}, loc);
   check_room("stack", tensors[0], loc);
@@ -116,6 +118,7 @@ Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
 }
 
 std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) {
+  const OpScope scope("split");
   check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   const int64_t count = count_of("split", x, size, a, loc);
@@ -126,6 +129,7 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
 }
 
 std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
+  const OpScope scope("split");
   check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   int64_t total = 0;
@@ -146,6 +150,7 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
 }
 
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {
+  const OpScope scope("chunk");
   check_defined("chunk", x, loc);
   if (count <= 0) fail<ValueError>(loc, "chunk: expected a count of 1 or more, got {}", count);
   const int a = normalize_axis("chunk", axis, x.rank(), loc);

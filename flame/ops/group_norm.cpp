@@ -2,6 +2,7 @@
 #include "flame/ops/group_norm.h"
 
 #include "flame/autograd/autograd.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -11,6 +12,7 @@
 namespace flame {
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+  const OpScope scope("group_norm");
   check_channels("group_norm", x, {}, {}, weight, bias, loc);
   const int64_t samples = x.shape()[0], channels = x.shape()[1];
   if (groups < 1 || channels % groups != 0)

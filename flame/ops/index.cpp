@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -227,6 +228,7 @@ Tensor set_by_mask(const Selection& s, const Tensor& value, bool accumulate, Loc
 }  // namespace
 
 Tensor Tensor::index(std::span<const Index> at, Loc loc) const {
+  const OpScope scope("index");
   const Selection s("index", *this, at, loc);
   if (s.entries().empty()) return s.view();
   if (const Entry& e = s.entries()[0]; e.is_mask() && e.tensor.rank() == s.shape().rank())

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
@@ -15,6 +16,7 @@
 namespace flame {
 
 Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
+  const OpScope scope("normalize");
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
   const int axis = normalize_axis("normalize", o.axis, std::max(1, x.rank()), loc);
   if (x.numel() == 0) return x;
@@ -24,6 +26,7 @@ Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
 }
 
 Tensor local_response_norm(const Tensor& x, const LocalResponseNormOptions& o, Loc loc) {
+  const OpScope scope("local_response_norm");
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "local_response_norm: expected a floating dtype, got {}", x.dtype());
   if (x.rank() < 3)
     fail<ShapeError>(loc, "local_response_norm: expected an input [N, C, ...] of rank 3 or more, got {}", x.shape());

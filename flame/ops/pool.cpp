@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/device/cpu/pool_kernel.h"
@@ -210,9 +211,8 @@ struct Call {
     for (int i = 0; i < axes; ++i) {
       for (int64_t n : {a.kernel[i], a.stride[i], a.dilation[i], a.padding[i]})
         if (n > most)
-          fail<ValueError>(
-              loc, "{}: expected options below 2^31, got kernel {}, stride {}, padding {}, dilation {}", op, a.kernel,
-              a.stride, a.padding, a.dilation);
+          fail<ValueError>(loc, "{}: expected options below 2^31, got kernel {}, stride {}, padding {}, dilation {}",
+                           op, a.kernel, a.stride, a.padding, a.dilation);
       if (a.kernel[i] < 1 || a.stride[i] < 1 || a.dilation[i] < 1)
         fail<ValueError>(loc,
                          "{}: expected kernel, stride and dilation of 1 or more, got kernel {}, stride {}, dilation {}",
@@ -297,6 +297,7 @@ template <int axes>
 MaxPooled max_pool(const Tensor& x, const MaxPoolOptions<axes>& o, Loc loc) {
   constexpr const char* names[] = {"", "max_pool1d", "max_pool2d", "max_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   return max_pooled(c, ready(c, PoolAttributes{.kernel = o.kernel.dims(),
                                                .stride = o.stride.dims(),
                                                .padding = o.padding.dims(),
@@ -307,12 +308,14 @@ template <int axes>
 MaxPooled adaptive_max_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
   constexpr const char* names[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   return max_pooled(c, ready(c, size.dims()));
 }
 template <int axes>
 Tensor avg_pool(const Tensor& x, const AvgPoolOptions<axes>& o, Loc loc) {
   constexpr const char* names[] = {"", "avg_pool1d", "avg_pool2d", "avg_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   if (o.divisor_override < 0)
     fail<ValueError>(loc, "{}: expected a divisor of 1 or more, or 0 for the elements, got {}", c.op,
                      o.divisor_override);
@@ -329,6 +332,7 @@ template <int axes>
 Tensor adaptive_avg_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
   constexpr const char* names[] = {"", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   if (size == 1) {  // of whole planes: a reduction
     c.check_x();
     Dims all;

@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/fuse/island.h"
@@ -275,12 +276,14 @@ MinMax aminmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
           extreme("aminmax", Reduce::max, x, axes, keepdim, loc)};
 }
 VarMean var_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  const OpScope scope("var_mean");
   check_floating("var_mean", x, loc);
   const ReducedAxes a = reduced_axes("var_mean", x, axes, options.keepdim, loc);
   const Variance v = variance("var_mean", x, a, options.correction, loc);
   return {finish("var_mean", x, v.value, a, &var_rule, input, loc, v.divisor), mean(x, axes, options.keepdim, loc)};
 }
 StdMean std_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  const OpScope scope("std_mean");
   check_floating("std_mean", x, loc);
   const ReducedAxes a = reduced_axes("std_mean", x, axes, options.keepdim, loc);
   const Variance v = variance("std_mean", x, a, options.correction, loc);
@@ -288,10 +291,12 @@ StdMean std_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc)
           mean(x, axes, options.keepdim, loc)};
 }
 Tensor nansum(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  const OpScope scope("nansum");
   reduced_axes("nansum", x, axes, keepdim, loc);
   return sum(is_float(x.dtype()) ? where(isnan(x, loc), 0, x, loc) : x, axes, keepdim, loc);
 }
 Tensor nanmean(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  const OpScope scope("nanmean");
   check_floating("nanmean", x, loc);
   reduced_axes("nanmean", x, axes, keepdim, loc);
   const Tensor w = widened(x, loc);

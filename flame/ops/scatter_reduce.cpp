@@ -49,8 +49,8 @@ Tensor Call::products_of_others(const Tensor& g, const Tensor& x, const Tensor& 
     none = where(eq(zeros_there, 1, loc), zeros, none, loc);
     alone = where(eq(zeros_there, 2, loc), sub(zeros, src, loc), alone, loc);
   }
-  return where(src_zero, mul(scaled, alone, loc),
-               div(mul(scaled, none, loc), masked_fill(src, src_zero, 1, loc), loc), loc);
+  return where(src_zero, mul(scaled, alone, loc), div(mul(scaled, none, loc), masked_fill(src, src_zero, 1, loc), loc),
+               loc);
 }
 
 Tensor Call::product(const Tensor& x, const Tensor& index, const Tensor& src) const {

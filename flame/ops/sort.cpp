@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -190,6 +191,7 @@ ValuesAndIndices topk(const Tensor& x, int64_t k, const TopkOptions& options, Lo
 }
 
 ValuesAndIndices kthvalue(const Tensor& x, int64_t k, int64_t axis, bool keepdim, Loc loc) {
+  const OpScope scope("kthvalue");
   const int a = checked_axis("kthvalue", x, axis, loc);
   if (k < 1 || k > size_along(x, a))
     fail<IndexError>(loc, "kthvalue: expected k from 1 to {} for axis {} of shape {}, got {}", size_along(x, a), a,
@@ -198,6 +200,7 @@ ValuesAndIndices kthvalue(const Tensor& x, int64_t k, int64_t axis, bool keepdim
 }
 
 ValuesAndIndices median(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
+  const OpScope scope("median");
   const int a = checked_axis("median", x, axis, loc);
   if (size_along(x, a) == 0)
     fail<ShapeError>(loc, "median: expected at least one element along axis {}, got shape {}", a, x.shape());
@@ -205,6 +208,7 @@ ValuesAndIndices median(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
 }
 
 Tensor median(const Tensor& x, Loc loc) {
+  const OpScope scope("median");
   check_defined("median", x, loc);
   if (x.numel() == 0) {
     if (!is_float(x.dtype()))
