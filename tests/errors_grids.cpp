@@ -1,4 +1,4 @@
-// User errors of grid_sample.
+// User errors of grid_sample, unique, and pools of other kinds.
 #include "tests/support/error_table.h"
 #include "tests/trace_device.h"
 
@@ -23,6 +23,7 @@ const AddErrors grids([] {
                   DType::i64);
   row<DTypeError>(M::dtype, "expected one floating dtype, got float64 and float32", {2, 3, 4, 4}, {2, 3, 3, 2},
                   DType::f64);
+  expect_error<ValueError>("unique", M::option, "expected a defined tensor", [] { unique({}); });
   expect_error<DeviceError>("grid_sample", M::device, "expected all tensors on one device", [] {
     grid_sample(zeros({1, 1, 2, 2}), zeros({1, 1, 1, 2}).to(logging_device()));
   });

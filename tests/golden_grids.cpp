@@ -1,10 +1,14 @@
-// How the golden loop calls grid_sample.
+// How the golden loop calls grid_sample, unique, and pools of other kinds.
 #include "tests/support/golden.h"
 
 namespace flame::test {
 namespace {
 
 const AddGoldenCalls calls([](GoldenCalls& f) {
+  f["unique"] = [](const std::vector<Tensor>& in, const Json&) {
+    const Unique u = unique(in[0]);
+    return std::vector<Tensor>{u.values, u.inverse, u.counts};
+  };
   f["grid_sample"] = [](const std::vector<Tensor>& in, const Json& o) {
     const std::string padding = o.value("padding_mode", "zeros");
     return std::vector<Tensor>{
