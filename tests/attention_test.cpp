@@ -127,10 +127,10 @@ TEST(Attention, RowsWithoutKeysGiveZeros) {
 // What a bool mask leaves out has no say, be its score Inf or NaN; an additive -Inf passes a NaN on, as in PyTorch.
 TEST(Attention, ABoolMaskSelects) {
   const int64_t rows = 40, keys = 210;
-  const Tensor keep = (arange(0, keys, 1, DType::i64) % 7 != 3);
+  const Tensor keep = (remainder(arange(0, keys, 1, DType::i64), 7) != 3);
   for (DType t : {DType::f32, DType::f64}) {
     const double huge = t == DType::f32 ? 1e30 : 1e200;  // overflows in a product: Inf, and Inf - Inf along odd rows
-    const Tensor sign = where(arange(0, rows, 1, DType::i64).reshape({rows, 1}) % 2 == 0, 1.0, -1.0).to(t);
+    const Tensor sign = where(remainder(arange(0, rows, 1, DType::i64).reshape({rows, 1}), 2) == 0, 1.0, -1.0).to(t);
     Inputs in{cat({full({rows, 1}, huge, t), sign * huge}, 1).reshape({1, 1, rows, 2}),
               noise({1, 1, keys, 2}, 2, t) / huge, noise({1, 1, keys, 3}, 3, t)};
     const Tensor there = keep.reshape({1, 1, keys, 1});

@@ -31,7 +31,7 @@ TEST(GridSample, APlaceThatIsNotFiniteIsOutsideAndHasNoGradient) {
 
 TEST(GridSample, A16BitPictureIsReadInFloat32) {
   // Place 703.5 of the row has more digits than bfloat16.
-  const Tensor x = (arange(0, 1024, 1, DType::f32) % 7).reshape({1, 1, 1, 1024}),
+  const Tensor x = remainder(arange(0, 1024, 1, DType::f32), 7).reshape({1, 1, 1, 1024}),
                grid = full({1, 1, 1, 2}, 0.375, DType::f32);
   for (DType t : {DType::f16, DType::bf16}) {
     const Tensor y = grid_sample(x.to(t), grid.to(t), {.padding_mode = GridPadding::border});

@@ -62,7 +62,7 @@ def direction(g):
 
 def evaluate_twice(fn, inputs, wrt, dtype):
     """Gradients of the sum over i of <direction, g_i>, where g_i is the gradient of input i, with respect to the inputs
-    and to the incoming gradients; None where they do not depend on one. A text if PyTorch has no such rule."""
+    and to the incoming gradients; None where they do not depend on one or it is all zeros. A text if PyTorch has no such rule."""
     inputs = [t.to(dtype) if t.is_floating_point() else t for t in inputs]
     leaves = [t.clone().requires_grad_() if i in wrt else t for i, t in enumerate(inputs)]
     out = fn(*leaves)
@@ -77,8 +77,9 @@ def evaluate_twice(fn, inputs, wrt, dtype):
         if "derivative" not in str(e):
             raise
         return str(e).splitlines()[0]
+    found = [g if g is not None and (g != 0).any() else None for g in found]
     of_input = dict(zip(wrt, found))
-    return {"inputs": [of_input.get(i) for i in range(len(inputs))], "incoming": list(found[len(wrt):])}
+    return {"inputs": [of_input.get(i) for i in range(len(inputs))], "incoming": found[len(wrt):]}
 
 
 def second_gradients(fn, inputs, wrt):
@@ -87,7 +88,7 @@ def second_gradients(fn, inputs, wrt):
     if isinstance(second, str):
         return {"second": second}
     single = evaluate_twice(fn, inputs, wrt, torch.float32)
-    error = {k: [None if g is None else roundings(h, g) for h, g in zip(single[k], second[k])] for k in second}
+    error = {k: [None if g is None or h is None else roundings(h, g) for h, g in zip(single[k], second[k])] for k in second}
     return {"second": {k: [dump(g) for g in second[k]] for k in second}, "float32_second_error": error}
 
 
