@@ -170,7 +170,7 @@ TEST(Indexing, ScatteredMeansAndProductsAreRoundedOnce) {
       Tensor s = (src.narrow(0, 0, 3)).detach().requires_grad_();
       return grad({scatter_reduce(x.to(as), 0, at.narrow(0, 0, 3), s.to(as), ScatterReduce::prod).sum()}, {s})[0];
     };
-    EXPECT_EQ(slopes(t).to_vector<float>(), slopes(DType::f32).to_vector<float>());
+    EXPECT_EQ(slopes(t).to(DType::f32).to_vector<float>(), slopes(DType::f32).to(DType::f32).to_vector<float>());
   }
 }
 

@@ -93,7 +93,8 @@ def second_gradients(fn, inputs, wrt):
 
 
 def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=None, second=True):
-    """fn32: what float32 should give where that is no rounding of the float64 result (random draws)."""
+    """fn32: what float32 should give where that is no rounding of the float64 result (random draws).
+    second: False where PyTorch's second gradient is not to be met, or the same function in operations that have a better one."""
     if wrt is None:
         wrt = [i for i, t in enumerate(inputs) if t.is_floating_point()]
     wrt = wrt if gradients else []
@@ -107,7 +108,7 @@ def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=Non
         "gradients": [dump(g) for g in grads],
         "float32_error": [roundings(a, b) for a, b in zip(out32, out)],
         "float32_gradient_error": [None if g is None else roundings(h, g) for h, g in zip(grads32, grads)],
-    } | (second_gradients(fn, inputs, wrt) if second and any(g is not None for g in grads) else {}))
+    } | (second_gradients(second if callable(second) else fn, inputs, wrt) if second and any(g is not None for g in grads) else {}))
 
 
 def make(op, shape, low=-2.0, high=2.0):

@@ -39,8 +39,7 @@ struct Along {
 
   Tensor place(const Tensor& g) const {
     const auto n = static_cast<double>(size);
-    Tensor at = o.align_corners ? mul(div(add(g, 1, loc), 2, loc), n - 1, loc)
-                                : div(sub(mul(add(g, 1, loc), n, loc), 1, loc), 2, loc);
+    Tensor at = add(mul(g, (o.align_corners ? n - 1 : n) / 2, loc), (n - 1) / 2, loc);
     constexpr double far = 0x1p31;  // indices stay finite, and there is no gradient from there
     if (o.padding_mode == GridPadding::zeros) return where(lt(abs(at, loc), far, loc), at, -2, loc);
     if (o.padding_mode == GridPadding::reflection)

@@ -137,7 +137,8 @@ Tensor accumulable(const Tensor& x, Loc loc) {
 
 // Gradients.
 Tensor sum_rule(const Reduced& r) { return r.g.expand(r.shape); }
-Tensor mean_rule(const Reduced& r) { return (r.g / r.number).expand(r.shape); }
+// Of nothing there is no gradient, which would be divided by 0.
+Tensor mean_rule(const Reduced& r) { return (r.g / std::max(1.0, r.number)).expand(r.shape); }
 Tensor extreme_rule(const Reduced& r) {
   const Tensor hits = r.x == r.y;
   return where(hits, r.g / sum(hits.to(r.g.dtype()), r.axes, true), 0);
