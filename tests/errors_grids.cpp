@@ -1,4 +1,4 @@
-// User errors of grid_sample, unique, and pools of other kinds.
+// User errors of grid_sample and unique.
 #include "tests/support/error_table.h"
 #include "tests/trace_device.h"
 

@@ -1,4 +1,4 @@
-// How the golden loop calls grid_sample, unique, and pools of other kinds.
+// How the golden loop calls grid_sample and unique.
 #include "tests/support/golden.h"
 
 namespace flame::test {
