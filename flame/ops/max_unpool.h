@@ -20,7 +20,7 @@ using MaxUnpool2dOptions = MaxUnpoolOptions<2>;
 using MaxUnpool3dOptions = MaxUnpoolOptions<3>;
 
 // x and indices [N, C, H, W] or [C, H, W], as max_pool2d_with_indices gives them -> [N, C, H', W'] or [C, H', W'] with x at
-// the indices and 0 elsewhere; with one or three axes likewise. Any dtype; of equal indices the last one stays.
+// the indices and 0 elsewhere; with one or three axes likewise. Any dtype; of equal indices the last one stays and has the gradient.
 // Errors: ShapeError, DTypeError (indices), IndexError, ValueError (options).
 Tensor max_unpool1d(const Tensor& x, const Tensor& indices, const MaxUnpool1dOptions& o, Loc loc = Loc::current());
 Tensor max_unpool2d(const Tensor& x, const Tensor& indices, const MaxUnpool2dOptions& o, Loc loc = Loc::current());

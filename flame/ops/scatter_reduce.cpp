@@ -2,6 +2,7 @@
 // left out instead, a maximum's evenly to all that equal it.
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -99,6 +100,7 @@ Scalar identity(ScatterReduce r, DType t) {
 
 Tensor scatter_reduce(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, ScatterReduce reduce,
                       const ScatterReduceOptions& o, Loc loc) {
+  const OpScope scope(op);
   check_inputs("scatter_reduce", {&x, &index, &src}, loc);
   if (x.dtype() == DType::boolean) fail<DTypeError>(loc, "scatter_reduce: expected numbers, got bool");
   if (reduce == ScatterReduce::mean && !is_float(x.dtype()))
