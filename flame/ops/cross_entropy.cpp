@@ -182,6 +182,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  const OpScope scope("cross_entropy");
   check_inputs("cross_entropy", {&logits, &target}, {&o.weight}, loc);
   check_input("cross_entropy", logits, o.reduction, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))

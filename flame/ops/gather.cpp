@@ -96,6 +96,7 @@ Tensor take_along_dim(const Tensor& x, const Tensor& index, std::optional<int64_
 }
 
 Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  const OpScope scope("index_select");
   check_inputs("index_select", {&x, &index}, loc);
   if (x.rank() == 0) return index_select(x.reshape({1}, loc), axis, index, loc).reshape({}, loc);
   const int a = normalize_axis("index_select", axis, x.rank(), loc);

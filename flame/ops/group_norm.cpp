@@ -31,6 +31,7 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
 
 Tensor instance_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                      const Tensor& bias, const InstanceNormOptions& o, Loc loc) {
+  const OpScope scope("instance_norm");
   check_channels("instance_norm", x, running_mean, running_var, weight, bias, loc);
   if (x.rank() < 3)
     fail<ShapeError>(loc, "instance_norm: expected an input [N, C, ...] with positions, got {}", x.shape());

@@ -241,6 +241,7 @@ Tensor Tensor::index(std::initializer_list<Index> at, Loc loc) const {
 }
 
 Tensor Tensor::set(std::span<const Index> at, const Arg& value, const SetOptions& o, Loc loc) const {
+  const OpScope scope("set");
   check_defined("set", *this, loc);
   if (value.tensor()) check_inputs("set", {this, value.tensor()}, loc);
   if (o.accumulate && dtype() == DType::boolean) fail<DTypeError>(loc, "set: expected numbers to accumulate, got bool");

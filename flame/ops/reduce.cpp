@@ -253,6 +253,7 @@ Tensor norm(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   return finish("norm", x, sqrt(reduced(Reduce::sum, square(accumulable(x, loc)), a)), a, &norm_rule, both, loc);
 }
 Tensor norm(const Tensor& x, const Axes& axes, const NormOptions& options, Loc loc) {
+  const OpScope scope("norm");
   const double p = options.p;
   if (p == 2) return norm(x, axes, options.keepdim, loc);
   check_floating("norm", x, loc);

@@ -117,6 +117,7 @@ Tensor tile(const Tensor& x, const Dims& counts, Loc loc) {
 }
 
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes, Loc loc) {
+  const OpScope scope("roll");
   check_defined("roll", x, loc);
   if (axes.empty()) {
     if (shifts.rank() != 1)

@@ -159,6 +159,7 @@ int checked_axis(const char* name, const Tensor& x, int64_t axis, Loc loc) {
 int64_t size_along(const Tensor& x, int axis) { return x.rank() ? x.shape()[axis] : 1; }
 
 ValuesAndIndices ordered(const char* name, const Tensor& x, const Ordering& o, bool keepdim, Loc loc) {
+  const OpScope scope(name);
   if (size_along(x, o.axis) > std::numeric_limits<uint32_t>::max())
     fail<NotImplemented>(loc, "{}: no kernel for more than 2^32 elements along an axis, got shape {}", name, x.shape());
   const Tensor rows = x.rank() ? x : x.reshape({1}, loc);
