@@ -192,7 +192,6 @@ ValuesAndIndices topk(const Tensor& x, int64_t k, const TopkOptions& options, Lo
 }
 
 ValuesAndIndices kthvalue(const Tensor& x, int64_t k, int64_t axis, bool keepdim, Loc loc) {
-  const OpScope scope("kthvalue");
   const int a = checked_axis("kthvalue", x, axis, loc);
   if (k < 1 || k > size_along(x, a))
     fail<IndexError>(loc, "kthvalue: expected k from 1 to {} for axis {} of shape {}, got {}", size_along(x, a), a,
@@ -201,7 +200,6 @@ ValuesAndIndices kthvalue(const Tensor& x, int64_t k, int64_t axis, bool keepdim
 }
 
 ValuesAndIndices median(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
-  const OpScope scope("median");
   const int a = checked_axis("median", x, axis, loc);
   if (size_along(x, a) == 0)
     fail<ShapeError>(loc, "median: expected at least one element along axis {}, got shape {}", a, x.shape());
