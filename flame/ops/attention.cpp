@@ -6,6 +6,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/attention_internal.h"
@@ -281,6 +282,7 @@ Tensor mask_of_rank_4(const Tensor& mask, const Shape& batch, const Shape& q, in
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                                     Loc loc) {
+  const OpScope scope(op_name);
   const Checked c = check(q, k, v, o, loc);
   const DType t = promote(promote(q.dtype(), k.dtype()), v.dtype());
   std::vector<Tensor> in;

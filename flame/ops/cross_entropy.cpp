@@ -4,6 +4,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
@@ -181,6 +182,7 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  const OpScope scope("cross_entropy");
   check_inputs("cross_entropy", {&logits, &target}, {&o.weight}, loc);
   check_input("cross_entropy", logits, o.reduction, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
@@ -190,6 +192,7 @@ Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntr
 }
 
 Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
+  const OpScope scope("nll_loss");
   check_inputs("nll_loss", {&x, &target}, {&o.weight}, loc);
   check_input("nll_loss", x, o.reduction, loc);
   const Classes c = check("nll_loss", x, target, o.weight, o.ignore_index, loc);

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
@@ -74,6 +75,7 @@ class DiagonalScatter final : public Op {
 // x where keep(column - row, diagonal), else 0.
 Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), const Tensor& x, int64_t diagonal,
                 Loc loc) {
+  const OpScope scope(op);
   check_defined(op, x, loc);
   if (x.rank() < 2) fail<ShapeError>(loc, "{}: expected a rank of 2 or more, got shape {}", op, x.shape());
   const int r = x.rank() - 2, c = x.rank() - 1;
@@ -106,6 +108,7 @@ Tensor diagonal_scatter(const Tensor& piece, const Shape& shape, const DiagonalO
 }
 
 Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
+  const OpScope scope("diag_embed");
   check_defined("diag_embed", x, loc);
   if (x.rank() == 0) fail<ShapeError>(loc, "diag_embed: expected rank 1 or more, got shape {}", x.shape());
   if (x.rank() == max_rank)
@@ -122,6 +125,7 @@ Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
 }
 
 Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
+  const OpScope scope("diag");
   check_defined("diag", x, loc);
   if (x.rank() == 1) return diag_embed(x, {.offset = offset}, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "diag: expected rank 1 or 2, got shape {}", x.shape());
@@ -129,6 +133,7 @@ Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
 }
 
 Tensor trace(const Tensor& x, Loc loc) {
+  const OpScope scope("trace");
   check_defined("trace", x, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "trace: expected a matrix, got shape {}", x.shape());
   return sum(diagonal(x, {}, loc), {}, false, loc);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
@@ -192,6 +193,7 @@ Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
+  const OpScope scope("flatten");
   check_defined("flatten", *this, loc);
   const int axes = std::max(1, rank());  // a tensor without axes becomes one of one axis
   const int a = normalize_axis("flatten", from, axes, loc), b = normalize_axis("flatten", to, axes, loc);
@@ -206,6 +208,7 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
 }
 
 Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
+  const OpScope scope("unflatten");
   check_defined("unflatten", x, loc);
   const int a = normalize_axis("unflatten", axis, x.rank(), loc);
   const int64_t n = x.shape()[a];
@@ -246,6 +249,7 @@ Tensor Tensor::permute(const Dims& order, Loc loc) const {
 }
 
 Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
+  const OpScope scope("transpose");
   check_defined("transpose", *this, loc);
   Dims order;
   for (int i = 0; i < rank(); ++i) order.push_back(i);
@@ -255,6 +259,7 @@ Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
 }
 
 Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
+  const OpScope scope("movedim");
   check_defined("movedim", x, loc);
   if (from.rank() != to.rank())
     fail<ShapeError>(loc, "movedim: expected as many places as axes, got axes {} and places {}", from, to);
@@ -305,6 +310,7 @@ Tensor Tensor::expand(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::squeeze(const Dims& axes, Loc loc) const {
+  const OpScope scope("squeeze");
   check_defined("squeeze", *this, loc);
   unsigned gone = 0;
   for (int64_t axis : axes) {
@@ -325,6 +331,7 @@ Tensor Tensor::squeeze(Loc loc) const {
 }
 
 Tensor Tensor::unsqueeze(int64_t axis, Loc loc) const {
+  const OpScope scope("unsqueeze");
   check_defined("unsqueeze", *this, loc);
   check_room("unsqueeze", *this, loc);
   const int a = normalize_axis("unsqueeze", axis, rank() + 1, loc);
@@ -363,6 +370,7 @@ Tensor flip(const Tensor& x, const Dims& axes, Loc loc) {
 }
 
 Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
+  const OpScope scope("select");
   check_defined("select", *this, loc);
   const int a = normalize_axis("select", axis, rank(), loc);
   const int64_t n = shape()[a], i = index < 0 ? index + n : index;
