@@ -4,6 +4,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
@@ -12,7 +13,6 @@
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/softmax.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {
