@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/interpreter.h"
 
 namespace flame {
@@ -13,7 +14,8 @@ constexpr int64_t l1_bytes = 24 << 10;  // for the blocks of one tile: half or m
 constexpr int64_t wide_chunk = 1024;
 constexpr int64_t column_chunk = 256;
 constexpr int64_t column_block = 256;
-constexpr int64_t streamed_bytes = int64_t{32} << 20;  // of an output that no cache would hold until it is read
+constexpr int64_t prefetched_bytes = int64_t{16} << 20;  // of all blocks in memory; less finds its own way from a cache
+constexpr int64_t streamed_bytes = int64_t{32} << 20;    // of an output that no cache would hold until it is read
 
 int64_t product(const Dims& d, int from, int to) {
   int64_t n = 1;
@@ -47,6 +49,7 @@ class Compiler {
     for (const LeafDesc& l : c_.p.leaves) c_.flat_leaf.push_back(is_flat(l.strides, l.row));
     for (const OutputDesc& o : c_.p.outputs) c_.flat_output.push_back(is_flat(o.strides, o.row));
     for (size_t i = 0; i < c_.p.outputs.size(); ++i) c_.streams = c_.streams || streamed(static_cast<int>(i));
+    c_.prefetches = bytes_in_memory() >= prefetched_bytes;
     leaf_slot_.assign(c_.p.leaves.size(), -1);
     scalar_slot_.assign(static_cast<size_t>(c_.p.scalars) * num_dtypes, -1);
     spread_slot_.assign(c_.p.nodes.size(), -1);
@@ -73,6 +76,12 @@ class Compiler {
     return flat(p.dims, st, row ? p.kept : p.dims.rank());
   }
 
+  int64_t bytes_in_memory() const {
+    int64_t bytes = 0;
+    for (const LeafDesc& l : c_.p.leaves) bytes += l.row ? 0 : static_cast<int64_t>(size_of(l.dtype));
+    for (const OutputDesc& o : c_.p.outputs) bytes += o.row ? 0 : static_cast<int64_t>(size_of(o.dtype));
+    return bytes * product(c_.p.dims, 0, c_.p.dims.rank());
+  }
   bool streamed(int output) const {
     const OutputDesc& o = c_.p.outputs[static_cast<size_t>(output)];
     const int64_t bytes = product(c_.p.dims, 0, c_.p.dims.rank()) * static_cast<int64_t>(size_of(o.dtype));
@@ -206,6 +215,15 @@ class Compiler {
     return s.kind == Src::Kind::scalar;
   }
 
+  bool is_row(const Src& s) const { return s.kind == Src::Kind::node && c_.p.nodes[static_cast<size_t>(s.index)].row; }
+  // Whether `s`, one of two inputs of node n, is a value a row of which a tile sees one: the kernels read it as a number.
+  bool row_is_number(const Src& s, const NodeDesc& n) const {
+    if (!is_row(s) || n.row || c_.p.mode != Mode::row || c_.tile_rows != 1) return false;
+    if (n.in[2].kind != Src::Kind::none || !is_float(n.compute)) return false;
+    const Src& other = &s == &n.in[0] ? n.in[1] : n.in[0];
+    return other.kind != Src::Kind::none && !is_row(other) && !one_number(other);
+  }
+
   // The block that input k of node i reads.
   int source(int i, const Src& s, DType want) {
     const NodeDesc& n = c_.p.nodes[static_cast<size_t>(i)];
@@ -214,6 +232,7 @@ class Compiler {
     const NodeDesc& from = c_.p.nodes[static_cast<size_t>(s.index)];
     const int have = node_slot_[static_cast<size_t>(s.index)];
     if (from.row == (n.row && n.kind != NodeDesc::Kind::reduce)) return have;
+    if (n.kind == NodeDesc::Kind::pointwise && row_is_number(s, n)) return have;
     int& spread = spread_slot_[static_cast<size_t>(s.index)];
     if (spread < 0) {
       spread = reg(register_dtype(from.out), false, i, last_use_[static_cast<size_t>(s.index)]);
@@ -268,7 +287,7 @@ class Compiler {
       }
     } else if (n.kind == NodeDesc::Kind::copy) {
       const int x = source(i, n.in[0], n.compute);
-      rounds = rounds && n.compute != n.out;
+      rounds = rounds && n.compute != n.out && last_use_[static_cast<size_t>(i)] >= 0;  // storing it rounds as well
       if (from == to && !rounds) {
         dst = x;
         extend(x, i, last_use_[static_cast<size_t>(i)]);
@@ -283,7 +302,7 @@ class Compiler {
       unsigned same = 0;
       for (int k = 0; k < 3; ++k)
         if (n.in[k].kind != Src::Kind::none) {
-          if (one_number(n.in[k])) same |= 1u << k;
+          if (one_number(n.in[k]) || row_is_number(n.in[k], n)) same |= 1u << k;
           in[k] = source(i, n.in[k], n.code == Code::where && k == 0 ? DType::boolean : n.compute);
         }
       dst = destination(i);
@@ -296,7 +315,7 @@ class Compiler {
       s.dtype = from;
       s.same = same;
     }
-    if (rounds) {
+    if (rounds && last_use_[static_cast<size_t>(i)] >= 0) {
       Step& s = emit(c_.steps, Step::Kind::round, dst, dst);
       s.row = n.row;
       s.dtype = n.out;
@@ -369,7 +388,19 @@ size_t partial_bytes(const Compiled& c) {
   return c.reductions.size() * static_cast<size_t>(rows * std::max<int64_t>(c.partials, 1)) * 8;
 }
 
+// One leaf written in another order and nothing else.
+bool only_moves(const Program& p) {
+  return p.nodes.size() == 1 && p.nodes[0].kind == NodeDesc::Kind::copy && p.leaves.size() == 1 &&
+         p.outputs.size() == 1 && p.nodes[0].in[0].kind == Src::Kind::leaf && p.leaves[0].dtype == p.outputs[0].dtype &&
+         !p.leaves[0].row && !p.outputs[0].row && !flat(p.dims, p.leaves[0].strides, p.dims.rank());
+}
+
 Ref<Plan> prepare_cpu_program(Program p) {
+  if (only_moves(p))
+    return make_ref<Plan>(
+        fmt::format("island({} ops)", p.ops),
+        [copy = StridedCopy(p.dims, p.outputs[0].strides, p.leaves[0].strides, size_of(p.leaves[0].dtype))](
+            const Run& r) { copy(r.buffers[1], r.buffers[0]); });
   Compiled c = compile_program(std::move(p));
   const size_t workspace = partial_bytes(c);
   std::string name = fmt::format("island({} ops)", c.p.ops);

@@ -6,9 +6,9 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {

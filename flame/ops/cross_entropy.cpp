@@ -5,6 +5,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
@@ -13,7 +14,6 @@
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/softmax.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {

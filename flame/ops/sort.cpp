@@ -6,15 +6,15 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
-#include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
+#include "flame/ops/scatter.h"
 #include "flame/ops/sort_internal.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {

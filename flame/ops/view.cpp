@@ -7,11 +7,11 @@
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
-#include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"
 
 namespace flame {
