@@ -29,6 +29,14 @@ TEST(GridSample, APlaceThatIsNotFiniteIsOutsideAndHasNoGradient) {
   }
 }
 
+TEST(GridSample, WhatLiesOutsideStaysOutEvenIfItsStandInIsInf) {
+  const Tensor x = Tensor::from(std::vector<double>{HUGE_VAL, 1, 2}, {1, 1, 1, 3});
+  const Tensor last = Tensor::from(std::vector<double>{1, 0, 5, 5}, {1, 1, 2, 2});
+  EXPECT_EQ(numbers(grid_sample(x, last, {.align_corners = true})), (std::vector<double>{2, 0}));
+  const Tensor bordered = grid_sample(x, last, {.padding_mode = GridPadding::border, .align_corners = true});
+  EXPECT_EQ(numbers(bordered), (std::vector<double>{2, 2}));
+}
+
 TEST(GridSample, A16BitPictureIsReadInFloat32) {
   // Place 703.5 of the row has more digits than bfloat16.
   const Tensor x = remainder(arange(0, 1024, 1, DType::f32), 7).reshape({1, 1, 1, 1024}),

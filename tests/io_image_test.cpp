@@ -125,6 +125,15 @@ TEST(Images, WhatIsWrittenIsRead) {
   EXPECT_EQ(t.to_vector<uint8_t>(), image.pixels);
 }
 
+TEST(Images, APngOfMoreThan32MiB) {
+  Image image{4000, 2900, 3, std::vector<uint8_t>(4000 * 2900 * 3)};
+  uint32_t x = 1;
+  for (uint8_t& v : image.pixels) v = static_cast<uint8_t>((x = x * 1664525 + 1013904223) >> 24);
+  const std::string png = encode_png(image);
+  EXPECT_GT(png.size(), size_t{32} << 20);
+  EXPECT_EQ(decode_image(png, "it", {.layout = ImageLayout::hwc}).to_vector<uint8_t>(), image.pixels);
+}
+
 TEST(ImageFolder, AClassAFolder) {
   const Scratch dir;
   for (const char* name : {"dog", "cat", ".hidden"}) std::filesystem::create_directory(dir / name);

@@ -201,9 +201,9 @@ TEST(FileMemory, TorchFilesThatSwell) {
   const std::string start = "\x80\x02";
   expect_refused("pt with a pickle of 160 MiB", zip({deflated("m/data.pkl", {start, much})}), "far more than the file",
                  pt);
-  const auto storage = [](const std::string& type, size_t count) {
+  const auto storage = [](const std::string& type, size_t count, const std::string& key = "0") {
     return "ctorch._utils\n_rebuild_tensor_v2\n((" + pickle_text("storage") + "ctorch\n" + type + "\n" +
-           pickle_text("0") + pickle_text("cpu") + "J" + std::string(reinterpret_cast<const char*>(&count), 4) + "tQK" +
+           pickle_text(key) + pickle_text("cpu") + "J" + std::string(reinterpret_cast<const char*>(&count), 4) + "tQK" +
            std::string(1, '\0') + "(K\1t(K\1t\x89" + "ccollections\nOrderedDict\n)RtR.";
   };
   Part wrong = deflated("m/data/0", {"", much});
@@ -215,6 +215,12 @@ TEST(FileMemory, TorchFilesThatSwell) {
       "pt with a boolean 2 at the end",
       zip({stored("m/data.pkl", start + storage("BoolStorage", much)), deflated("m/data/0", {"", much - 1, "\2"})}),
       "a boolean is 2, expected 0 or 1", pt);
+  std::string first = storage("FloatStorage", much / 4), second = storage("FloatStorage", 1, "1");
+  first.pop_back();  // the end of the pickle
+  second.pop_back();
+  expect_refused("pt with a large storage, then none",
+                 zip({stored("m/data.pkl", start + "](" + first + second + "e."), deflated("m/data/0", {"", much})}),
+                 "is missing", pt);
   std::string twice = "](K\1K\2K\3e";  // a list in a list, twice, 40 times
   for (char i = 1; i <= 40; ++i) twice = "]" + twice + "q" + i + "ah" + i + "a";
   expect_refused("pt with shared lists", zip({stored("m/data.pkl", start + twice + ".")}),

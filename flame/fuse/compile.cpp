@@ -232,7 +232,11 @@ class Compiler {
     const NodeDesc& from = c_.p.nodes[static_cast<size_t>(s.index)];
     const int have = node_slot_[static_cast<size_t>(s.index)];
     if (from.row == (n.row && n.kind != NodeDesc::Kind::reduce)) return have;
-    if (n.kind == NodeDesc::Kind::pointwise && row_is_number(s, n)) return have;
+    if (n.kind == NodeDesc::Kind::pointwise && row_is_number(s, n)) {
+      // A chain reads it again beside each of its stores, and it may end at any later node.
+      extend(have, i, static_cast<int>(c_.p.nodes.size()));
+      return have;
+    }
     int& spread = spread_slot_[static_cast<size_t>(s.index)];
     if (spread < 0) {
       spread = reg(register_dtype(from.out), false, i, last_use_[static_cast<size_t>(s.index)]);

@@ -59,7 +59,8 @@ HWY_INLINE V GeluPieces(D d, V x, F far) {
   const V p = hn::Mul(a, tail.hi), p_rest = hn::MulAdd(a, tail.lo, hn::MulSub(a, tail.hi, p));
   const V positive = hn::Max(x, hn::Zero(d)), y = hn::Sub(positive, p);
   const V out = hn::Add(y, hn::Sub(hn::Sub(hn::Sub(positive, y), p), p_rest));
-  return HWY_LIKELY(hn::AllTrue(d, near)) ? out : hn::IfThenElse(near, out, far(x));
+  const V signed_out = hn::CopySign(out, x);  // of -0 too
+  return HWY_LIKELY(hn::AllTrue(d, near)) ? signed_out : hn::IfThenElse(near, signed_out, far(x));
 }
 // `tiny` gives the lanes whose rounding errors would be subnormal.
 template <class D, class V, class F>

@@ -2,6 +2,8 @@
 // A picture far larger than its file is decoded twice, first into a single row, so that a damaged one takes no memory.
 #include <spng.h>
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <vector>
 
@@ -58,7 +60,8 @@ class Decoder {
       : bytes_(bytes), where_(where), loc_(loc), context_(spng_ctx_new(0)) {
     if (!context_) checked(SPNG_EMEM);
     checked(spng_set_png_buffer(context_.get(), bytes.data(), bytes.size()));
-    checked(spng_set_chunk_limits(context_.get(), bytes.size(), size_t{1} << 25));  // of texts and profiles
+    const size_t chunk = std::min<size_t>(bytes.size(), std::numeric_limits<int32_t>::max());
+    checked(spng_set_chunk_limits(context_.get(), chunk, std::max(chunk, size_t{1} << 25)));  // of texts and profiles
     checked(spng_get_ihdr(context_.get(), &head_));
     if (raw_bytes(head_) / 1032 > bytes.size())
       fail<FormatError>(loc, "{}: byte 16: {} x {} pixels are more than a file of {} bytes can hold", where,

@@ -55,9 +55,13 @@ class Reader {
     const ZipContent bytes = zip_.read(*zip_.find(prefix_ + "data.pkl"), loc_);
     pickle_ = read_pickle(bytes.bytes(), zip_.file().size(), fmt::format("'{}': '{}data.pkl'", path_, prefix_), loc_);
     max_visits_ = 1024 + bytes.bytes().size();
-    if (zip_.swollen()) check_storages();
-    visit("", pickle_.root, 0);
-    check_names();
+    if (zip_.swollen()) {  // everything that can be wrong is found before any storage takes memory
+      trial_ = true;
+      read_values();
+      check_storages();
+      trial_ = false;
+    }
+    read_values();
     return std::move(out_);
   }
 
@@ -65,6 +69,14 @@ class Reader {
   template <class... Args>
   [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) {
     fail<FormatError>(loc_, "'{}': {}", path_, fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void read_values() {
+    out_ = {};
+    storages_.clear();
+    visits_ = spent_ = 0;
+    visit("", pickle_.root, 0);
+    check_names();
   }
 
   void find_prefix() {
@@ -135,7 +147,7 @@ class Reader {
   }
   void keep(const std::string& name, const PickleValue& v) {
     spend(tensor_bytes + name.size());
-    out_.tensors.emplace_back(name, tensor(name, v));
+    out_.tensors.emplace_back(name, tensor(name, v));  // in a trial without one
   }
   void keep(const std::string& name, PtValue v) {
     spend(scalar_bytes + name.size() + (v.index() == 4 ? std::get<std::string>(v).size() : 0));
@@ -181,7 +193,9 @@ class Reader {
         bad("tensor '{}': shape {} with strides {} at {} reaches beyond its storage of {} elements", printable(name),
             shape, strides, offset, count);
     }
-    const Value& whole = load(name, storage).value();
+    const Tensor& all = load(name, storage);
+    if (trial_) return {};
+    const Value& whole = all.value();
     return Tensor(Value::view(whole, shape, strides, *bytes > 0 ? offset : 0));
   }
 
@@ -198,7 +212,7 @@ class Reader {
     const auto count = static_cast<uint64_t>(pickle_[storage.items[2]].integer);
     const auto it = storages_.find(key);
     if (it != storages_.end()) {
-      if (it->second.element != kind.element || static_cast<uint64_t>(it->second.tensor.numel()) != count)
+      if (it->second.element != kind.element || it->second.count != count)
         bad("tensor '{}' sees storage '{}' with another type or size", printable(name), printable(key));
       return it->second.tensor;
     }
@@ -207,16 +221,18 @@ class Reader {
     if (e->size % size_of(kind.element) != 0 || e->size / size_of(kind.element) != count)
       bad("tensor '{}': storage '{}' has {} bytes, expected {} elements of {}", printable(name), printable(e->name),
           e->size, count, size_of(kind.element));
+    if (trial_) return storages_.emplace(key, Loaded{kind.element, count, {}}).first->second.tensor;
     ZipStream stream(zip_, *e, loc_);
     const Shape all{static_cast<int64_t>(count)};
     const Tensor host = read_elements(stream, all, kind.element, swap_, origin(*e), loc_);
     Tensor there = &device_ == &cpu() ? host : host.to(device_, loc_);
     there.data();  // materialises
-    return storages_.emplace(key, Loaded{kind.element, there}).first->second.tensor;
+    return storages_.emplace(key, Loaded{kind.element, count, there}).first->second.tensor;
   }
 
   struct Loaded {
     Element element;
+    uint64_t count;
     Tensor tensor;
   };
 
@@ -225,7 +241,7 @@ class Reader {
   Device& device_;
   Loc loc_;
   std::string prefix_;
-  bool swap_ = false;
+  bool swap_ = false, trial_ = false;
   Pickle pickle_;
   uint64_t visits_ = 0, max_visits_ = 0, spent_ = 0;
   std::map<std::string, Loaded> storages_;

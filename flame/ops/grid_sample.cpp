@@ -88,8 +88,9 @@ void add_corners(const Tensor& flat, const std::vector<std::vector<Side>>& all, 
   }
   const Tensor there =
       gather(flat, 2, so_far.index.expand({flat.shape()[0], flat.shape()[1], so_far.index.shape()[2]}, loc), loc);
-  const Tensor counted = so_far.weight.defined() ? mul(there, where(so_far.inside, so_far.weight, 0, loc), loc)
-                                                 : where(so_far.inside, there, 0, loc);
+  const Tensor seen =
+      where(so_far.inside, there, 0, loc);  // what lies outside is read, but stays out, even if it is Inf
+  const Tensor counted = so_far.weight.defined() ? mul(seen, so_far.weight, loc) : seen;
   sum = sum.defined() ? add(sum, counted, loc) : counted;
 }
 

@@ -1,6 +1,9 @@
 // max_unpool, composed: a scatter along planes laid flat.
 #include "flame/ops/max_unpool.h"
 
+#include <algorithm>
+#include <limits>
+
 #include "flame/autograd/op_scope.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -20,8 +23,10 @@ void check(const Tensor& x, const Tensor& indices, const MaxUnpoolOptions<axes>&
     fail<ShapeError>(loc, "{}: expected x of rank {} or {}, got {}", op, axes + 1, axes + 2, x.shape());
   if (indices.shape() != x.shape())
     fail<ShapeError>(loc, "{}: expected indices of x's shape {}, got {}", op, x.shape(), indices.shape());
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
   for (int i = 0; i < axes; ++i)
-    if (o.kernel[i] < 1 || o.stride[i] < 0 || o.padding[i] < 0)
+    if (o.kernel[i] < 1 || o.stride[i] < 0 || o.padding[i] < 0 ||
+        std::max({o.kernel[i], o.stride[i], o.padding[i]}) > most)
       fail<ValueError>(loc, "{}: expected a kernel of 1 or more, stride and padding of 0 or more, got {}, {} and {}",
                        op, o.kernel.dims(), o.stride.dims(), o.padding.dims());
 }
