@@ -113,7 +113,7 @@ def main():
             values.setdefault(("op " + row["workload"], system, a.threads), []).append(row["value"])
 
     for _ in range(a.runs):
-        if a.workloads in ("", "ops"):
+        if not a.workloads or "ops" in a.workloads.split(","):
             all_ops("flame", [pathlib.Path(a.build) / "bench" / "ops_bench"])
             if torch_there:
                 all_ops("torch_eager", [sys.executable, ROOT / "bench" / "torch_ops.py"])
@@ -140,9 +140,11 @@ def main():
     by = {(r["workload"], r["system"]): r["median"] for r in rows}
     for r in rows:
         print(f'{r["workload"]:16} {r["system"]:12} {r["median"]:12.2f} us   [{r["min"]:.2f}, {r["max"]:.2f}]')
-    for w in [*PAIRED, *(w for w, system in by if system == "flame" and w.startswith("op "))]:
-        if (w, "flame") in by and (w, "torch_eager") in by:
-            print(f"{w:16} flame / torch  {by[w, 'flame'] / by[w, 'torch_eager']:.3f}")
+    ratios = {w: by[w, "flame"] / by[w, "torch_eager"] for w, system in by if system == "flame" and (w, "torch_eager") in by}
+    for w, ratio in ratios.items():
+        print(f"{w:24} flame / torch  {ratio:.3f}")
+    slow = [w for w, ratio in ratios.items() if ratio > (1.25 if w.startswith("op ") else 1)]
+    print(f"over 1.25 of PyTorch's time (a model: over 1): {', '.join(slow) or 'none'}")
     if ("chain_fused", "flame") in by and ("copy", "flame") in by:
         fused, copy, single = by["chain_fused", "flame"], by["copy", "flame"], by.get(("chain_op_by_op", "flame"), 0)
         print(f"chain: {3 * 256 / fused * 1e6 / 1024 / (2 * 256 / copy * 1e6 / 1024):.2f} of a copy's bandwidth, {single / fused:.2f}x op by op")

@@ -2,11 +2,13 @@
 #include <cmath>
 
 #include "flame/flame.h"
+#include "tests/support/compare.h"
 #include "tests/support/op_support.h"
 
 namespace flame {
 namespace {
 
+using test::difference;
 using Inputs = std::vector<Tensor>;
 constexpr double none = -std::numeric_limits<double>::infinity();
 
@@ -119,6 +121,34 @@ TEST(Attention, RowsWithoutKeysGiveZeros) {
     for (const Tensor& x : g) EXPECT_TRUE(all(isfinite(x)).item<bool>());
     const Inputs again = grad({y}, in, {.grad_outputs = {noise(y.shape(), 77)}, .create_graph = true});
     for (size_t i = 0; i < 3; ++i) expect_near(again[i], g[i], 1e-14);
+  }
+}
+
+// What a bool mask leaves out has no say, be its score Inf or NaN; an additive -Inf passes a NaN on, as in PyTorch.
+TEST(Attention, ABoolMaskSelects) {
+  const int64_t rows = 40, keys = 210;
+  const Tensor keep = (remainder(arange(0, keys, 1, DType::i64), 7) != 3);
+  for (DType t : {DType::f32, DType::f64}) {
+    const double huge = t == DType::f32 ? 1e30 : 1e200;  // overflows in a product: Inf, and Inf - Inf along odd rows
+    const Tensor sign = where(remainder(arange(0, rows, 1, DType::i64).reshape({rows, 1}), 2) == 0, 1.0, -1.0).to(t);
+    Inputs in{cat({full({rows, 1}, huge, t), sign * huge}, 1).reshape({1, 1, rows, 2}),
+              noise({1, 1, keys, 2}, 2, t) / huge, noise({1, 1, keys, 3}, 3, t)};
+    const Tensor there = keep.reshape({1, 1, keys, 1});
+    const Tensor calm = where(there, in[1], 0.0);
+    in[1] = where(there, in[1], huge);
+    for (Tensor& x : in) x.requires_grad_();
+    Tensor small = calm.detach().requires_grad_();
+    const Tensor y = scaled_dot_product_attention(in[0], in[1], in[2], {.mask = keep});
+    const Tensor z = scaled_dot_product_attention(in[0], small, in[2], {.mask = keep});
+    EXPECT_TRUE(all(isfinite(z)).item<bool>());
+    EXPECT_EQ(difference(y, z), "");
+    const Inputs g = gradients(y, in), w = gradients(z, {in[0], small, in[2]});
+    for (size_t i = 0; i < 3; ++i) EXPECT_EQ(difference(g[i], w[i]), "") << "input " << i;
+    EXPECT_EQ(sum(abs(where(there, 0.0, g[1]))).item(), 0);
+    const Inputs again = grad({y}, in, {.grad_outputs = {noise(y.shape(), 77, t)}, .create_graph = true});
+    for (const Tensor& x : again) EXPECT_TRUE(all(isfinite(x)).item<bool>());
+    const Tensor additive = where(keep, zeros({keys}, t), none);
+    EXPECT_FALSE(all(isfinite(scaled_dot_product_attention(in[0], in[1], in[2], {.mask = additive}))).item<bool>());
   }
 }
 

@@ -123,6 +123,24 @@ TEST(ConvLayers, PaddingModesReadTheInput) {
                  "Conv: reflect padding of 1 and 1 needs more than axis 2 of x [1, 1, 1, 3, 2] has");
 }
 
+TEST(ConvLayers, ATransposedConvolutionMeetsTheOutputSizeAskedFor) {
+  nn::ConvTranspose2d t{{.in = 2, .out = 3, .kernel = {3, 2}, .stride = {2, 3}, .padding = {1, 0}}};
+  nn::ConvTranspose2d more{
+      {.in = 2, .out = 3, .kernel = {3, 2}, .stride = {2, 3}, .padding = {1, 0}, .output_padding = {1, 2}}};
+  more.weight.share(t.weight);
+  more.bias.share(t.bias);
+  const Tensor x = noise({1, 2, 4, 5});
+  EXPECT_EQ(t(x).shape(), (Shape{1, 3, 7, 14}));
+  EXPECT_EQ(numbers(t.forward(x, {7, 14})), numbers(t(x)));
+  EXPECT_EQ(numbers(t.forward(x, {8, 16})), numbers(more(x)));
+  EXPECT_EQ(t.forward(x.squeeze(0), {8, 15}).shape(), (Shape{3, 8, 15}));
+  EXPECT_EQ(more.forward(x, {7, 14}).shape(), (Shape{1, 3, 7, 14}));  // instead of the layer's own
+  EXPECT_MESSAGE(ShapeError, t.forward(x, {9, 14}),
+                 "ConvTranspose2d: expected an output_size from [7, 14] to [8, 16] for x [1, 2, 4, 5], got [9, 14]");
+  EXPECT_MESSAGE(ShapeError, t.forward(x, 6), "got [6, 6]");
+  EXPECT_MESSAGE(ShapeError, t.forward(zeros({4, 5}), {7, 14}), "conv_transpose2d: expected");
+}
+
 TEST(ConvLayers, SummariesSayWhatTheyAre) {
   Net net;
   EXPECT_EQ(net.c1.kind(), "Conv1d(4, 6, kernel 3, groups 2)");

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <chrono>
 #include <cmath>
+#include <cstdio>
 #include <map>
 #include <numeric>
 #include <random>
@@ -239,28 +240,45 @@ TEST(DataLoader, AnErrorDoesNotWaitForOtherWorkers) {
   dataset->release = true;
 }
 
-// A worker whose thread is ended from inside is an error, never a hang.
-TEST(DataLoader, ADyingWorkerIsAnError) {
-  class Dying : public Dataset {
+// A worker that throws, or whose thread is ended from inside, is an error in its turn, never a hang.
+TEST(DataLoader, AFailingWorkerIsAnError) {
+  class Failing : public Dataset {
    public:
+    explicit Failing(bool dies, int64_t bad) : dies_(dies), bad_(bad) {}
     int64_t size() const override { return 100; }
     Sample get(int64_t i) const override {
-      if (i == 30) pthread_exit(nullptr);
+      if (i == bad_ && dies_) pthread_exit(nullptr);
+      if (i == bad_) throw std::runtime_error("sample is damaged");
       return {Tensor::from<int64_t>({i}, {})};
     }
+
+   private:
+    bool dies_;
+    int64_t bad_;
   };
   const int trials = std::getenv("FLAME_QUICK") ? 20 : std::getenv("FLAME_FULL") ? 1000 : 100;
-  for (int trial = 0; trial < trials; ++trial) {
-    DataLoader<1> loader{Dying(), {.batch = 10, .workers = 1 + trial % 4}};
-    Batch<1> b;
-    int64_t batches = 0;
-    const auto start = std::chrono::steady_clock::now();
-    try {
-      while (loader.next(b)) ++batches;
-      ADD_FAILURE() << "the error is lost";
-    } catch (const std::runtime_error& e) { EXPECT_STREQ(e.what(), "DataLoader: a worker's thread was ended"); }
-    EXPECT_LT(std::chrono::steady_clock::now() - start, std::chrono::seconds(5));
-    EXPECT_EQ(batches, 3);
+  std::mt19937 random(23);
+  for (const bool dies : {false, true}) {
+    std::chrono::duration<double> slowest{};
+    for (int trial = 0; trial < trials; ++trial) {
+      const int64_t bad = static_cast<int64_t>(random() % 100);
+      DataLoader<1> loader{Failing(dies, bad),
+                           {.batch = 10, .workers = 1 + trial % 4, .prefetch = 1 + static_cast<int>(random() % 6)}};
+      Batch<1> b;
+      int64_t batches = 0;
+      const auto start = std::chrono::steady_clock::now();
+      try {
+        while (loader.next(b)) ++batches;
+        ADD_FAILURE() << "the error is lost";
+      } catch (const std::runtime_error& e) {
+        EXPECT_STREQ(e.what(), dies ? "DataLoader: a worker's thread was ended" : "sample is damaged");
+      }
+      slowest = std::max<std::chrono::duration<double>>(slowest, std::chrono::steady_clock::now() - start);
+      EXPECT_EQ(batches, bad / 10);
+    }
+    std::printf("%d workers that %s: the slowest error came after %.4f s\n", trials, dies ? "died" : "threw",
+                slowest.count());
+    EXPECT_LT(slowest, std::chrono::seconds(5));
   }
 }
 

@@ -96,6 +96,8 @@ void pool_rows(const std::string& op, Fn fn) {
                            [=] { fn(x(), {.kernel = 0}, Loc::current()); });
   expect_error<ValueError>(op, M::option, "kernel, stride and dilation of 1 or more",
                            [=] { fn(x(), {.kernel = 2, .stride = -1}, Loc::current()); });
+  expect_error<ValueError>(op, M::option, "options below 2^31",
+                           [=] { fn(x(), {.kernel = int64_t{1} << 31}, Loc::current()); });
   expect_error<ValueError>(op, M::option, "padding of at most half the window of 2, got 2",
                            [=] { fn(x(), {.kernel = 2, .padding = 2}, Loc::current()); });
 }
@@ -106,6 +108,8 @@ void adaptive_rows(const std::string& op, Fn fn) {
                            [=] { fn(zeros(shape(1, 2, axes, 0)), 1, Loc::current()); });
   expect_error<DTypeError>(op, M::dtype, "expected a floating dtype, got uint8",
                            [=] { fn(zeros(shape(1, 2, axes, 4), DType::u8), 1, Loc::current()); });
+  expect_error<ShapeError>(op, M::shape, "more than 2^60 elements",
+                           [=] { fn(zeros(shape(1, 2, axes, 4)), int64_t{1} << 61, Loc::current()); });
   expect_error<ValueError>(op, M::option, "expected an output size of 0 or more",
                            [=] { fn(zeros(shape(1, 2, axes, 4)), -2, Loc::current()); });
 }

@@ -1,4 +1,5 @@
-// Ops against PyTorch's values and gradients in float32 and float64, special values included.
+// Ops against PyTorch's values and gradients in float32 and float64 and its second gradients in float64, special values
+// included.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -55,6 +56,40 @@ TEST(Golden, EveryOpHasACase) {
   EXPECT_EQ(missing, 0);
 }
 
+// Where PyTorch has no second derivative the case says so in PyTorch's words.
+TEST(Golden, EveryDifferentiableOpHasACaseOfItsSecondGradient) {
+  std::set<std::string> first, second;
+  std::map<std::string, std::string> undefined;
+  size_t cases = 0;
+  for (const Json& c : golden_cases()) {
+    const std::string op = c["op"];
+    for (const Json& g : c["gradients"])
+      if (!g.is_null()) first.insert(op);
+    if (GoldenRun::has_second(c)) second.insert(op), ++cases;
+    else if (c.contains("second")) undefined[op] = c["second"];
+  }
+  int missing = 0;
+  for (const OpEntry& e : Registry::global().entries()) {
+    if (!chosen(e.name) || !first.contains(e.name) || second.contains(e.name)) continue;
+    const auto why = undefined.find(e.name);
+    std::printf("no second gradient: %s%s\n", e.name.c_str(),
+                why == undefined.end() ? "" : (", PyTorch: " + why->second).c_str());
+    missing += why == undefined.end();
+  }
+  std::printf("%zu cases of second gradients, missing = %d\n", cases, missing);
+  EXPECT_EQ(missing, 0);
+  EXPECT_GT(cases, 900u);
+}
+
+bool change(Json& tensor) {
+  if (tensor.is_null() || tensor["data"].empty()) return false;
+  Json& one = tensor["data"][tensor["data"].size() / 2];
+  if (one.is_boolean()) one = !one.get<bool>();
+  else if (one.is_string()) one = 1.0;
+  else one = one.get<double>() + std::max(1.0, std::abs(one.get<double>())) * 1e-4;
+  return true;
+}
+
 // A fixture that is off by little in one place must not pass: one output or gradient of every op, in turn.
 TEST(Golden, OneChangedNumberIsSeen) {
   std::set<std::string> tried;
@@ -63,13 +98,8 @@ TEST(Golden, OneChangedNumberIsSeen) {
     const GoldenFn& fn = golden_functions().at(c["op"]);
     for (const char* part : {"outputs", "gradients"}) {
       for (size_t i = 0; i < c[part].size(); ++i) {
-        if (c[part][i].is_null() || c[part][i]["data"].empty()) continue;
         Json changed = c;
-        Json& data = changed[part][i]["data"];
-        Json& one = data[data.size() / 2];
-        if (one.is_boolean()) one = !one.get<bool>();
-        else if (one.is_string()) one = 1.0;
-        else one = one.get<double>() + std::max(1.0, std::abs(one.get<double>())) * 1e-4;
+        if (!change(changed[part][i])) continue;
         EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty())
             << title(c, DType::f64) << ", " << part << " " << i;
         if (c.contains("outputs32") ||
@@ -77,6 +107,14 @@ TEST(Golden, OneChangedNumberIsSeen) {
           continue;
         EXPECT_FALSE(check_golden(changed, fn, DType::f32).failure.empty())
             << title(c, DType::f32) << ", " << part << " " << i;
+      }
+    }
+    for (const char* kind : {"inputs", "incoming"}) {
+      for (size_t i = 0; GoldenRun::has_second(c) && i < c["second"][kind].size(); ++i) {
+        Json changed = c;
+        if (!change(changed["second"][kind][i])) continue;
+        EXPECT_FALSE(check_golden(changed, fn, DType::f64).failure.empty())
+            << title(c, DType::f64) << ", second gradient, " << kind << " " << i;
       }
     }
   }

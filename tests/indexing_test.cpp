@@ -156,6 +156,58 @@ TEST(Indexing, SumsOf16BitNumbersAreKeptInFloat32) {
   }
 }
 
+TEST(Indexing, ScatteredMeansAndProductsAreRoundedOnce) {
+  const Tensor at = zeros({300}, DType::i64), many = counting({300}) / 7 + 1;
+  for (DType t : {DType::f16, DType::bf16}) {
+    EXPECT_EQ(scatter_reduce(full({1}, 40000, DType::f16), 0, at.narrow(0, 0, 1), full({1}, 40000, DType::f16),
+                             ScatterReduce::mean)
+                  .item(),
+              40000);  // their sum is more than the largest float16
+    const Tensor x = full({1}, 3, t), src = many.to(t);
+    const auto mean = [&](DType as) { return scatter_reduce(x.to(as), 0, at, src.to(as), ScatterReduce::mean).to(t); };
+    EXPECT_EQ(mean(t).item(), mean(DType::f32).item());
+    const auto slopes = [&](DType as) {
+      Tensor s = (src.narrow(0, 0, 3)).detach().requires_grad_();
+      return grad({scatter_reduce(x.to(as), 0, at.narrow(0, 0, 3), s.to(as), ScatterReduce::prod).sum()}, {s})[0];
+    };
+    EXPECT_EQ(slopes(t).to(DType::f32).to_vector<float>(), slopes(DType::f32).to(DType::f32).to_vector<float>());
+  }
+}
+
+TEST(Indexing, ScatteredProductsDifferentiateTwiceThroughZeros) {
+  // Places 0 to 4: no zero; one in src; one in x; one in both; two in src. One more in 5: three in src.
+  const Tensor at = indices({0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 4, 5, 5, 5}, {14});
+  const std::vector<double> x{2, 3, 0, 0, 1.5, 2}, src{2, 3, 0, 5, 2, 0.5, 0, 4, 0, 0, 3, 0, 0, 0};
+  const TensorFn fn = [&](const std::vector<Tensor>& in) {
+    return std::vector<Tensor>{scatter_reduce(in[0], 0, at, in[1], ScatterReduce::prod)};
+  };
+  gradcheck(fn, {Tensor::from(x, {6}), Tensor::from(src, {14})});
+  gradgradcheck(fn, {Tensor::from(x, {6}), Tensor::from(src, {14})});
+  // d2 (x a b c) / da db = x c, where a and b are 0.
+  Tensor s = Tensor::from(src, {14}).requires_grad_();
+  const Tensor y = scatter_reduce(Tensor::from(x, {6}), 0, at, s, ScatterReduce::prod);
+  const Tensor first = grad({y.select(0, 4)}, {s}, {.create_graph = true})[0];
+  EXPECT_EQ(first.detach().to_vector<double>(), std::vector<double>(14, 0));
+  EXPECT_EQ(grad({first.select(0, 8)}, {s})[0].narrow(0, 8, 3).to_vector<double>(), (std::vector<double>{0, 4.5, 0}));
+}
+
+TEST(Indexing, ScatterReduceSavesItsIndexThroughHooks) {
+  for (const ScatterReduce how : {ScatterReduce::prod, ScatterReduce::amax, ScatterReduce::mean}) {
+    int indices_packed = 0;
+    Tensor x = ones({3}, DType::f64).requires_grad_(), y;
+    {
+      const SavedTensorHooksScope scope({[&](const Tensor& t) {
+                                           indices_packed += t.dtype() == DType::i64;
+                                           return std::any(t);
+                                         },
+                                         [](const std::any& a) { return std::any_cast<Tensor>(a); }});
+      y = scatter_reduce(x, 0, indices({0, 2, 0}, {3}), x * 2, how);
+    }
+    EXPECT_EQ(indices_packed, 1);
+    backward(sum(y));
+  }
+}
+
 TEST(Indexing, SettingByAMaskReadsNothingOnTheHostUnlessTheCountMatters) {
   const Tensor x = counting({3, 4}), mask = truths({true, false, true}, {3});
   const Tensor columns = truths({true, false, false, true}, {4}), row = counting({4}), column = counting({3, 1}),

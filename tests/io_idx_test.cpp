@@ -9,7 +9,7 @@
 #include "flame/io/idx.h"
 #include "flame/io/safetensors.h"
 #include "readers/reader.h"
-#include "support/bad_files.h"
+#include "support/file_formats.h"
 
 using namespace flame;
 using namespace flame::io;
@@ -39,12 +39,49 @@ std::string gzip(const std::string& data) {
   return out;
 }
 
-std::string error_of(const std::string& path) {
-  try {
-    read_idx(path);
-  } catch (const FormatError& e) { return e.what(); }
-  return "no error";
+std::vector<flame_test::BadFile> bad_files() {
+  const std::string good = idx_bytes({2, 3}, "abcdef"), packed = gzip(good);
+  std::string bad_sum = packed, bad_body = packed;
+  bad_sum[packed.size() - 6] ^= 1;
+  bad_body[packed.size() - 11] ^= 0x55;
+  return {
+      {"", "byte 0: the file ends inside the 4-byte magic number"},
+      {std::string("\0\0\10", 3), "byte 3: the file ends inside"},
+      {"PNG..", "byte 0: magic number 50 4e 47 2e"},
+      {idx_bytes({6}, "abcdef", 0x0d), "byte 4: sizes [6] ask for more bytes than the file can hold"},
+      {idx_bytes({1}, "abcdef", 0x0b), "byte 10: data goes on after the 2 bytes of sizes [1]"},
+      {idx_bytes({1u << 28, 1u << 28}, "abcdef", 0x0e), "more bytes than the file can hold"},
+      {idx_bytes({6}, "abcdef", 0x0a), "byte 2: unknown element type 0x0a"},
+      {idx_bytes({6}, "abcdef", 0x10), "byte 2: unknown element type 0x10"},
+      {idx_bytes({}, "a"), "byte 3: rank 0"},
+      {idx_bytes({1, 1, 1, 1, 1, 1, 1, 1, 1}, "a"), "byte 3: rank 9"},
+      {good.substr(0, 10), "byte 10: the file ends inside the sizes"},
+      {good.substr(0, 17), "the content ends at byte 17, but sizes [2, 3] need 18"},
+      {good + "x", "byte 18: data goes on"},
+      {idx_bytes({0xffffffff, 0xffffffff, 0xffffffff}, "abc"), "more bytes than the file can hold"},
+      {gzip(idx_bytes({1u << 31, 1u << 31}, "abc")), "more bytes than the file can hold"},
+      {gzip(good + "x"), "byte 18: data goes on"},
+      {gzip(good.substr(0, 15)), "the content ends at byte 15"},
+      {packed.substr(0, packed.size() - 1), "the gzip data is cut off"},
+      {packed.substr(0, packed.size() - 9), "the gzip data is cut off"},
+      {packed.substr(0, 5), "the gzip data is cut off"},
+      {packed + "garbage", "7 stray bytes after the gzip data"},
+      {bad_sum, "damaged gzip data (incorrect data check)"},
+      {bad_body, "gzip data"},
+  };
 }
+
+std::vector<std::string> good_files() {
+  std::string data;
+  for (int i = 0; i < 1600; ++i) data += static_cast<char>(1 + i % 7);
+  const std::string bytes = idx_bytes({4, 20, 20}, data), shorts = idx_bytes({40, 20}, data, 0x0b);
+  return {bytes, gzip(bytes), shorts, gzip(shorts)};
+}
+const flame_test::AddFileFormat format{{.name = "idx",
+                                        .load = [](const std::string& path) { return std::vector{read_idx(path)}; },
+                                        .good = good_files,
+                                        .bad = bad_files,
+                                        .hot = 16}};
 
 }  // namespace
 
@@ -86,75 +123,6 @@ TEST(Idx, EveryElementType) {
   for (int i = 0; i < 1000; ++i) many += {static_cast<char>(i >> 8), static_cast<char>(i)};
   const auto v = read(many, 0x0b, 1000).to_vector<int32_t>();
   for (int i = 0; i < 1000; ++i) ASSERT_EQ(v[static_cast<size_t>(i)], i);
-}
-
-TEST(Idx, BadFilesNameFileAndOffset) {
-  const Scratch dir;
-  const std::string good = idx_bytes({2, 3}, "abcdef"), packed = gzip(good);
-  std::string bad_sum = packed, bad_body = packed;
-  bad_sum[packed.size() - 6] ^= 1;
-  bad_body[packed.size() - 11] ^= 0x55;
-  const struct {
-    std::string bytes, expected;
-  } cases[] = {
-      {"", "byte 0: the file ends inside the 4-byte magic number"},
-      {std::string("\0\0\10", 3), "byte 3: the file ends inside"},
-      {"PNG..", "byte 0: magic number 50 4e 47 2e"},
-      {idx_bytes({6}, "abcdef", 0x0d), "byte 4: sizes [6] ask for more bytes than the file can hold"},
-      {idx_bytes({1}, "abcdef", 0x0b), "byte 10: data goes on after the 2 bytes of sizes [1]"},
-      {idx_bytes({1u << 28, 1u << 28}, "abcdef", 0x0e), "more bytes than the file can hold"},
-      {idx_bytes({6}, "abcdef", 0x0a), "byte 2: unknown element type 0x0a"},
-      {idx_bytes({6}, "abcdef", 0x10), "byte 2: unknown element type 0x10"},
-      {idx_bytes({}, "a"), "byte 3: rank 0"},
-      {idx_bytes({1, 1, 1, 1, 1, 1, 1, 1, 1}, "a"), "byte 3: rank 9"},
-      {good.substr(0, 10), "byte 10: the file ends inside the sizes"},
-      {good.substr(0, 17), "the content ends at byte 17, but sizes [2, 3] need 18"},
-      {good + "x", "byte 18: data goes on"},
-      {idx_bytes({0xffffffff, 0xffffffff, 0xffffffff}, "abc"), "more bytes than the file can hold"},
-      {gzip(idx_bytes({1u << 31, 1u << 31}, "abc")), "more bytes than the file can hold"},
-      {gzip(good + "x"), "byte 18: data goes on"},
-      {gzip(good.substr(0, 15)), "the content ends at byte 15"},
-      {packed.substr(0, packed.size() - 1), "the gzip data is cut off"},
-      {packed.substr(0, packed.size() - 9), "the gzip data is cut off"},
-      {packed.substr(0, 5), "the gzip data is cut off"},
-      {packed + "garbage", "7 stray bytes after the gzip data"},
-      {bad_sum, "damaged gzip data (incorrect data check)"},
-      {bad_body, "gzip data"},
-  };
-  for (const auto& c : cases) {
-    write_plain(dir / "bad", c.bytes);
-    const std::string m = error_of(dir / "bad");
-    EXPECT_NE(m.find(c.expected), std::string::npos) << "expected: " << c.expected << "\ngot: " << m;
-    EXPECT_NE(m.find("'" + (dir / "bad") + "'"), std::string::npos) << m;
-  }
-  EXPECT_THROW(read_idx(dir / "none"), IoError);
-}
-
-TEST(Idx, TruncationsAreRefused) {
-  const std::string plain = idx_bytes({40, 20}, std::string(1600, 'x'), 0x0b);
-  for (const std::string& good : {plain, gzip(plain)})
-    flame_test::expect_truncations_refused(good, [](const std::string& p) { read_idx(p); });
-}
-
-TEST(Idx, MutantsNeverCrash) {
-  const Scratch dir;
-  std::mt19937 random(5);
-  std::string data(300, '\0');
-  for (char& c : data) c = static_cast<char>(random() % 7);
-  const std::string plain = idx_bytes({3, 10, 10}, data), packed = gzip(plain);
-  const int mutants = flame_test::full_size() ? 20'000 : 1000;
-  int refused = 0;
-  for (int i = 0; i < mutants; ++i) {
-    std::string bad = i % 2 ? plain : packed;
-    const size_t at = random() % (i % 3 ? bad.size() : 16);
-    if (i % 5 == 0) bad.resize(at);
-    else bad[at] = static_cast<char>(bad[at] ^ (1 + random() % 255));
-    write_plain(dir / "bad", bad);
-    try {
-      read_idx(dir / "bad");
-    } catch (const FormatError&) { ++refused; }
-  }
-  EXPECT_GT(refused, mutants / 3);
 }
 
 TEST(Idx, FashionMnist) {

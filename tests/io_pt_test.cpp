@@ -7,8 +7,8 @@
 
 #include "flame/io/pt.h"
 #include "flame/io/zip.h"
-#include "support/bad_files.h"
 #include "support/compare.h"
+#include "support/file_formats.h"
 
 using namespace flame;
 using namespace flame::io;
@@ -18,7 +18,6 @@ using flame_test::Scratch;
 namespace {
 
 const std::string folder = FLAME_SOURCE_DIR "/tests/files/pt/";
-const auto load = [](const std::string& path) { load_pt(path); };
 
 std::string archive(const std::string& pickle, const std::vector<std::pair<std::string, std::string>>& others = {}) {
   const Scratch dir;
@@ -49,6 +48,117 @@ std::string pickle(const std::string& body) { return "\x80\x02" + body + "."; }
 std::string one(const std::string& tensor_ops, const std::string& storage = std::string(16, '\0')) {
   return archive(pickle(tensor_ops), {{"m/data/0", storage}});
 }
+
+std::vector<Tensor> load(const std::string& path) {
+  std::vector<Tensor> out;
+  for (const auto& [name, t] : load_pt(path).tensors) out.push_back(t);
+  return out;
+}
+std::vector<flame_test::BadFile> bad_files() {
+  const std::string ones = "K\4", step = "K\1";
+  const std::string huge = int8(int64_t{1} << 62), negative = int4(0xffffffff);
+  std::string laughs = "]";
+  for (int i = 0; i < 60; ++i) laughs = "]" + laughs + "q\1ah\1a";
+  return {
+      {"", "no zip file"},
+      {"\x80\2}.", "a bare pickle"},
+      {archive(""), "does not begin with a protocol"},
+      {archive("\x80"), "does not begin with a protocol"},
+      {archive("\x80\2"), "pickle byte 2: the pickle is cut off"},
+      {archive("\x80\1}."), "protocol 1, expected 2 to 5"},
+      {archive("\x80\6}."), "protocol 6"},
+      {archive("\x80\2}.x"), "1 stray bytes after the end"},
+      {archive(pickle("")), "ends with 0 values on the stack"},
+      {archive(pickle("}}")), "ends with 2 values on the stack"},
+      {archive(pickle("}a")), "the stack is empty"},
+      {archive(pickle("}K\1a")), "items for something that is no list"},
+      {archive(pickle("]K\1K\2s")), "items for something that is no dict"},
+      {archive(pickle("}(K\1u")), "a dict key without its value"},
+      {archive(pickle("}]Ns")), "a key in '' is neither a string nor an integer"},
+      {archive(pickle("t")), "there is no mark"},
+      {archive(pickle("h\1")), "value 1 was not remembered"},
+      {archive(pickle("}r\xff\xff\xff\xff")), "above the limit"},
+      {archive(pickle("X\xff\xff\xff\xff")), "the pickle is cut off"},
+      {archive(pickle("\x8a\x09" + std::string(9, '\1'))), "an integer of 9 bytes"},
+      {archive(pickle("cos\nsystem\n(" + text("true") + "tR")), "global 'os.system' is not among"},
+      {archive(pickle("cbuiltins\neval\n")), "global 'builtins.eval' is not among"},
+      {archive(pickle("\x8c\2os\x8c\6system\x93")), "global 'os.system' is not among"},
+      {archive(pickle("ctorch\nFloatStorage\n)R")), "'torch FloatStorage' is called"},
+      {archive(pickle("ctorch\nFloatStorage\n")), "is the class 'torch FloatStorage'"},
+      {archive(pickle("})R")), "a call of something that is no global"},
+      {archive(pickle("ccollections\nOrderedDict\n)\x81")), "opcode NEWOBJ (0x81)"},
+      {archive(pickle("ios\nsystem\n")), "opcode INST (0x69)"},
+      {archive(pickle("\x96")), "opcode BYTEARRAY8"},
+      {archive(pickle("\xfe")), "opcode unknown (0xfe)"},
+      {archive(pickle("K\1}b")), "attributes of something that is no dict"},
+      {archive(pickle("K\1Q")), "a persistent value that is no storage"},
+      {archive(pickle("((" + text("storage") + "tQ")), "a persistent value that is no storage"},
+      {archive(pickle("ctorch._utils\n_rebuild_tensor_v2\n)R")), "_rebuild_tensor_v2 expects"},
+      {archive(pickle("ctorch._utils\n_rebuild_parameter\n)R")), "_rebuild_parameter expects"},
+      {archive(pickle("]q\1h\1a")), "values nest more than 64 deep"},
+      {archive(pickle(std::string(100, ']') + std::string(99, 'a'))), "values nest more than 64 deep"},
+      {archive(pickle(laughs)), "more values than its pickle has bytes"},
+      {archive(pickle(std::string(600'000, ']'))), "more than 266832 values"},
+      {archive(pickle(std::string(600'000, '('))), "more than 65536 marks"},
+      {archive(pickle("}(" + text("a.b") + "K\1" + text("a") + "}" + text("b") + "K\2su")),
+       "two values have the name 'a.b'"},
+      {archive(pickle("}"), {{"n/data.pkl", "}"}}), "2 entries are named FOLDER/data.pkl"},
+      {archive(pickle("}"), {{"m/byteorder", "middle"}}), "byteorder is 'middle'"},
+      {archive(pickle("}"), {{"m/constants.pkl", ""}}), "a TorchScript program"},
+      {archive(pickle(tensor("K\0"s, ones, step))), "its storage 'm/data/0' is missing"},
+      {one(tensor("K\0"s, ones, step), std::string(15, '\0')), "has 15 bytes, expected 4 elements of 4"},
+      {one(tensor("K\0"s, ones, step), std::string(20, '\0')), "has 20 bytes, expected 4 elements of 4"},
+      {one(tensor("K\1", ones, step)), "reaches beyond its storage of 4 elements"},
+      {one(tensor("K\0"s, "K\5", step)), "reaches beyond its storage"},
+      {one(tensor("K\0"s, ones, "K\2")), "reaches beyond its storage"},
+      {one(tensor("K\0"s, "K\2" + huge, step + step)), "is out of range"},
+      {one(tensor("K\0"s, "K\2K\2", huge + huge)), "reaches beyond its storage"},
+      {one(tensor("K\0"s, negative, step)), "has a size or stride -1"},
+      {one(tensor("K\0"s, ones, negative)), "has a size or stride -1"},
+      {one(tensor(negative, ones, step)), "is out of range"},
+      {one(tensor("K\0"s, ones, step, negative)), "is out of range"},
+      {one(tensor("K\0"s, ones, step, huge)), "expected 4611686018427387904 elements"},
+      {one(tensor("K\0"s, ones, step + step)), "has 1 sizes but 2 strides"},
+      {one(tensor("K\0"s, ones + ones + ones + ones + ones + ones + ones + ones + ones, step)), "has 9 axes"},
+      {one(tensor("K\0"s, ones, step, int4(4), "BoolStorage"), "\1\0\2\0"s), "byte 2: a boolean is 2"},
+      {one("(" + tensor("K\0"s, ones, step) + tensor("K\0"s, ones, step, int4(4), "IntStorage") + "t"),
+       "sees storage '0' with another type or size"},
+  };
+}
+
+const flame_test::AddFileFormat format{
+    {.name = "pt",
+     .load = load,
+     .good =
+         [] {
+           return std::vector<std::string>{read_file(folder + "views.pt"), read_file(folder + "checkpoint.pt"),
+                                           one(tensor("K\1", "K\2", "K\1")), read_file(folder + "big_endian.pt")};
+         },
+     .bad = bad_files,
+     .hot = 700,
+     .refused = 0.7,
+     .zeros = true}};
+
+// The checksum of a zip hides most pickles from damage: here the archive is made after it.
+std::vector<std::string> good_pickles() {
+  const ZipFile zip(folder + "checkpoint.pt");
+  for (const ZipEntry& e : zip.entries())
+    if (e.name.ends_with("/data.pkl")) return {std::string(zip.read(e).bytes())};
+  return {};
+}
+std::string with_storages(const std::string& pickle) {
+  static const auto storages = [] {
+    std::vector<std::pair<std::string, std::string>> out;
+    const ZipFile zip(folder + "checkpoint.pt");
+    for (const ZipEntry& e : zip.entries())
+      if (e.name.find("/data/") != std::string::npos)
+        out.emplace_back("m" + e.name.substr(e.name.find('/')), zip.read(e).bytes());
+    return out;
+  }();
+  return archive(pickle, storages);
+}
+const flame_test::AddFileFormat pickles{
+    {.name = "pt pickle", .load = load, .good = good_pickles, .hot = 400, .zeros = true, .wrap = with_storages}};
 
 }  // namespace
 
@@ -110,109 +220,4 @@ TEST(Pt, MoreThanTensorRecordsIsRefusedByName) {
     const std::string m = flame_test::refusal(dir / "bad", read_file(folder + "refused_" + file + ".pt"), load);
     EXPECT_NE(m.find(expected), m.npos) << file << ": " << m;
   }
-}
-
-TEST(Pt, BadFilesAreToldApart) {
-  const std::string ones = "K\4", step = "K\1";
-  const std::string huge = int8(int64_t{1} << 62), negative = int4(0xffffffff);
-  std::string laughs = "]";
-  for (int i = 0; i < 60; ++i) laughs = "]" + laughs + "q\1ah\1a";
-  const std::vector<flame_test::BadFile> cases{
-      {"", "no zip file"},
-      {"\x80\2}.", "a bare pickle"},
-      {archive(""), "does not begin with a protocol"},
-      {archive("\x80"), "does not begin with a protocol"},
-      {archive("\x80\2"), "pickle byte 2: the pickle is cut off"},
-      {archive("\x80\1}."), "protocol 1, expected 2 to 5"},
-      {archive("\x80\6}."), "protocol 6"},
-      {archive("\x80\2}.x"), "1 stray bytes after the end"},
-      {archive(pickle("")), "ends with 0 values on the stack"},
-      {archive(pickle("}}")), "ends with 2 values on the stack"},
-      {archive(pickle("}a")), "the stack is empty"},
-      {archive(pickle("}K\1a")), "items for something that is no list"},
-      {archive(pickle("]K\1K\2s")), "items for something that is no dict"},
-      {archive(pickle("}(K\1u")), "a dict key without its value"},
-      {archive(pickle("}]Ns")), "a key in '' is neither a string nor an integer"},
-      {archive(pickle("t")), "there is no mark"},
-      {archive(pickle("h\1")), "value 1 was not remembered"},
-      {archive(pickle("}r\xff\xff\xff\xff")), "above the limit"},
-      {archive(pickle("X\xff\xff\xff\xff")), "the pickle is cut off"},
-      {archive(pickle("\x8a\x09" + std::string(9, '\1'))), "an integer of 9 bytes"},
-      {archive(pickle("cos\nsystem\n(" + text("true") + "tR")), "global 'os.system' is not among"},
-      {archive(pickle("cbuiltins\neval\n")), "global 'builtins.eval' is not among"},
-      {archive(pickle("\x8c\2os\x8c\6system\x93")), "global 'os.system' is not among"},
-      {archive(pickle("ctorch\nFloatStorage\n)R")), "'torch FloatStorage' is called"},
-      {archive(pickle("ctorch\nFloatStorage\n")), "is the class 'torch FloatStorage'"},
-      {archive(pickle("})R")), "a call of something that is no global"},
-      {archive(pickle("ccollections\nOrderedDict\n)\x81")), "opcode NEWOBJ (0x81)"},
-      {archive(pickle("ios\nsystem\n")), "opcode INST (0x69)"},
-      {archive(pickle("\x96")), "opcode BYTEARRAY8"},
-      {archive(pickle("\xfe")), "opcode unknown (0xfe)"},
-      {archive(pickle("K\1}b")), "attributes of something that is no dict"},
-      {archive(pickle("K\1Q")), "a persistent value that is no storage"},
-      {archive(pickle("((" + text("storage") + "tQ")), "a persistent value that is no storage"},
-      {archive(pickle("ctorch._utils\n_rebuild_tensor_v2\n)R")), "_rebuild_tensor_v2 expects"},
-      {archive(pickle("ctorch._utils\n_rebuild_parameter\n)R")), "_rebuild_parameter expects"},
-      {archive(pickle("]q\1h\1a")), "values nest more than 64 deep"},
-      {archive(pickle(std::string(100, ']') + std::string(99, 'a'))), "values nest more than 64 deep"},
-      {archive(pickle(laughs)), "the names of its values take more than"},
-      {archive(pickle(std::string(600'000, ']'))), "more than 524288 values"},
-      {archive(pickle(std::string(600'000, '('))), "more than 65536 marks"},
-      {archive(pickle("}(" + text("a.b") + "K\1" + text("a") + "}" + text("b") + "K\2su")),
-       "two values have the name 'a.b'"},
-      {archive(pickle("}"), {{"n/data.pkl", "}"}}), "2 entries are named FOLDER/data.pkl"},
-      {archive(pickle("}"), {{"m/byteorder", "middle"}}), "byteorder is 'middle'"},
-      {archive(pickle("}"), {{"m/constants.pkl", ""}}), "a TorchScript program"},
-      {archive(pickle(tensor("K\0"s, ones, step))), "its storage 'm/data/0' is missing"},
-      {one(tensor("K\0"s, ones, step), std::string(15, '\0')), "has 15 bytes, expected 4 elements of 4"},
-      {one(tensor("K\0"s, ones, step), std::string(20, '\0')), "has 20 bytes, expected 4 elements of 4"},
-      {one(tensor("K\1", ones, step)), "reaches beyond its storage of 4 elements"},
-      {one(tensor("K\0"s, "K\5", step)), "reaches beyond its storage"},
-      {one(tensor("K\0"s, ones, "K\2")), "reaches beyond its storage"},
-      {one(tensor("K\0"s, "K\2" + huge, step + step)), "is out of range"},
-      {one(tensor("K\0"s, "K\2K\2", huge + huge)), "reaches beyond its storage"},
-      {one(tensor("K\0"s, negative, step)), "has a size or stride -1"},
-      {one(tensor("K\0"s, ones, negative)), "has a size or stride -1"},
-      {one(tensor(negative, ones, step)), "is out of range"},
-      {one(tensor("K\0"s, ones, step, negative)), "is out of range"},
-      {one(tensor("K\0"s, ones, step, huge)), "expected 4611686018427387904 elements"},
-      {one(tensor("K\0"s, ones, step + step)), "has 1 sizes but 2 strides"},
-      {one(tensor("K\0"s, ones + ones + ones + ones + ones + ones + ones + ones + ones, step)), "has 9 axes"},
-      {one(tensor("K\0"s, ones, step, int4(4), "BoolStorage"), "\1\0\2\0"s), "byte 2: a boolean is 2"},
-      {one("(" + tensor("K\0"s, ones, step) + tensor("K\0"s, ones, step, int4(4), "IntStorage") + "t"),
-       "sees storage '0' with another type or size"},
-  };
-  flame_test::expect_refused(cases, load);
-  flame_test::expect_truncations_refused(read_file(folder + "views.pt"), load);
-  const Scratch dir;
-  flame_test::write_plain(dir / "good", one(tensor("K\0"s, ones, step)));  // the helpers make valid files, too
-  EXPECT_EQ(load_pt(dir / "good").tensor("").shape(), (Shape{4}));
-  EXPECT_THROW(load_pt(dir / "none"), IoError);
-}
-
-TEST(Pt, MutantsNeverCrash) {
-  flame_test::try_mutants({read_file(folder + "views.pt"), read_file(folder + "checkpoint.pt"),
-                           one(tensor("K\1", "K\2", "K\1")), read_file(folder + "big_endian.pt")},
-                          700, 0.7, load);
-}
-
-// The checksum of a zip hides most pickles from damage: here it is made right again.
-TEST(Pt, PickleMutantsNeverCrash) {
-  const ZipFile zip(folder + "checkpoint.pt");
-  std::string good;
-  std::vector<std::pair<std::string, std::string>> others;
-  for (const ZipEntry& e : zip.entries()) {
-    const std::string content(zip.read(e).bytes());
-    if (e.name.ends_with("data.pkl")) good = content;
-    else if (e.name.find("/data/") != std::string::npos)
-      others.emplace_back("m" + e.name.substr(e.name.find('/')), content);
-  }
-  const Scratch dir;
-  std::mt19937 random(4);
-  int told = 0;
-  const int mutants = flame_test::full_size() ? 10'000 : 500;
-  for (int i = 0; i < mutants; ++i)
-    told +=
-        flame_test::refusal(dir / "bad", archive(flame_test::mutant(good, random, 400), others), load) != "no error";
-  EXPECT_GT(told, mutants / 2);
 }

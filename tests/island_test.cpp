@@ -181,6 +181,32 @@ TEST(Islands, OpByOpGivesTheSameBits) {
   }
 }
 
+// One row a tile, so that a value a row is read as a number: also by chains, which store while they still read it.
+TEST(Islands, RowsAsLongAsATileGiveTheSameBits) {
+  for (DType t : {DType::f32, DType::f64, DType::bf16})
+    for (const int64_t cols : {600, 1003, 1024, 4096}) {
+      const Tensor x = fractions({5, cols}, 0, t) + 0.25, w = fractions({cols}, 1, t);
+      const auto all = [&] {
+        const Tensor length = sqrt(sum(x * x, 1, true)), top = amax(x, 1, true);
+        std::vector<Tensor> out{exp(x / length * 3.0),
+                                exp((x - top) * w * 0.5),
+                                tanh(x * rsqrt(mean(x * x, 1, true) + 1e-5) * w + 0.125),
+                                (top - x) * 2.0,
+                                x - top,
+                                top,
+                                composed_layer_norm(x, w, w)};
+        for (Tensor& y : out) materialize(y.value());
+        return out;
+      };
+      const std::vector<Tensor> fused = all();
+      set_fusion(false);
+      const std::vector<Tensor> alone = all();
+      set_fusion(true);
+      for (size_t i = 0; i < fused.size(); ++i)
+        EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << name_of(t) << ", " << cols;
+    }
+}
+
 // Outputs larger than the caches are stored past them: the bits are those of a few rows computed alone.
 TEST(Islands, LargeOutputsAreStreamed) {
   const int64_t rows = 9001, cols = 1003;  // 36 MB of float32; rows that start at odd addresses

@@ -52,6 +52,8 @@ Made multihead(const Json& c, DType t) {
       nn::MultiheadAttentionOptions{.width = o["width"],
                                     .heads = o["heads"],
                                     .bias = o.value("bias", true),
+                                    .add_bias_kv = o.value("add_bias_kv", false),
+                                    .add_zero_attn = o.value("add_zero_attn", false),
                                     .key_width = o.value("key_width", int64_t{0}),
                                     .value_width = o.value("value_width", int64_t{0}),
                                     .batch_first = o.value("batch_first", false),
@@ -61,7 +63,7 @@ Made multihead(const Json& c, DType t) {
     const bool self = in.size() == 1 || in[1].dtype() == DType::boolean;
     if (label == "padding") call.key_padding_mask = in[1];
     if (label == "mask") call.mask = in[1];
-    if (label == "padding and mask") {
+    if (label.starts_with("padding and mask")) {
       call.key_padding_mask = in[1];
       call.mask = in[2];
     }
@@ -180,6 +182,19 @@ TEST(GoldenLayers, SecondDerivatives) {
            {[&](const Inputs& in) { return Inputs{mha(in[0], in[0], in[0], {.causal = true})}; }, y}}) {
     gradcheck(fn, {in});
     gradgradcheck(fn, {in});
+  }
+}
+
+TEST(Layers, KeysThatAnAttentionAddsAreSeenByEveryQuery) {
+  nn::MultiheadAttention m{{.width = 8, .heads = 2, .add_bias_kv = true, .add_zero_attn = true, .dtype = DType::f64}};
+  const Tensor x = randn({4, 2, 8}, {.dtype = DType::f64}), at = arange(0, 4, 1, DType::i64);
+  const Tensor want = m(x, x, x, {.mask = at.reshape({4, 1}) < at});
+  for (const bool weights : {false, true}) {
+    const nn::AttentionResult r = m.forward(x, x, x, {.causal = true, .need_weights = weights});
+    EXPECT_LE(amax(abs(r.out - want)).item(), 1e-14);
+    if (!weights) continue;
+    EXPECT_EQ(r.weights.shape(), (Shape{2, 4, 6}));
+    EXPECT_TRUE(all(r.weights.narrow(2, 4, 2) > 0).item<bool>());
   }
 }
 

@@ -62,12 +62,16 @@ int64_t place(const Meta& m, const Dims& batch, int64_t i, int64_t j) {
   return at;
 }
 
-// Each element's error is bounded by (k + 2) roundings of the sum of magnitudes, and one of the result.
+// Each element's error is bounded by (k + 2) roundings of the sum of magnitudes, and one of the result, which may be
+// subnormal in float16.
 void expect_product(const GemmDesc& d, const HostTensor& a, const HostTensor& b, const HostTensor& bias,
                     const HostTensor& c, const std::string& what) {
   const DType t = d.c.dtype;
   const int64_t k = d.a.shape.back();
-  const double sum_unit = t == DType::f64 ? 0x1p-53 : is_float(t) ? 0x1p-24 : 0, unit = test::rounding(t);
+  const double sum_unit = t == DType::f64 ? 0x1p-53
+                          : is_float(t)   ? 0x1p-24
+                                          : 0,
+               unit = test::rounding(t), least = t == DType::f16 ? 0x1p-25 : 0;
   const std::vector<double> left = a.values(), right = b.values();
   size_t wrong = 0;
   test::each_index(d.c.shape, [&](const Dims& index) {
@@ -87,7 +91,7 @@ void expect_product(const GemmDesc& d, const HostTensor& a, const HostTensor& b,
       size += std::abs(v);
     }
     const double error = std::abs(c.at(place(d.c, batch, i, j)) - sum);
-    if (!(error <= static_cast<double>(k + 2) * sum_unit * size + unit * std::abs(sum))) ++wrong;
+    if (!(error <= static_cast<double>(k + 2) * sum_unit * size + std::max(unit * std::abs(sum), least))) ++wrong;
   });
   EXPECT_EQ(wrong, 0u) << what << " of " << numel(d.c.shape);
   EXPECT_TRUE(c.guards_hold()) << what;

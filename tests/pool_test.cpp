@@ -249,6 +249,28 @@ TEST(Pool, BitsDoNotDependOnTheThreads) {
   set_num_threads(before);
 }
 
+// Three taps far apart, of which only the middle one ever meets the axis: the pool is the identity, and so is its gradient.
+TEST(Pool, WindowsFarLargerThanTheAxis) {
+  const auto wide = [](int64_t dilation) {
+    return MaxPool2dOptions{.kernel = {1, 3}, .stride = 1, .padding = {0, dilation}, .dilation = {1, dilation}};
+  };
+  for (bool last : {false, true}) {
+    Tensor x = scrambled({1, 2, 2, 9}, DType::f32);
+    if (last) x = channels_last(x);
+    x.requires_grad_();
+    const Tensor y = max_pool2d(x, wide((int64_t{1} << 30) - 5)), g = scrambled(y.shape(), DType::f32);
+    EXPECT_EQ(numbers(y), numbers(x));
+    EXPECT_EQ(numbers(grad({y}, {x}, {.grad_outputs = {g}})[0]), numbers(g));
+  }
+  const Tensor x = zeros({1, 1, 1, 9});
+  EXPECT_MESSAGE(ShapeError, max_pool2d(x, wide(int64_t{1} << 30)),
+                 "max_pool2d: expected windows and padded axes below 2^31, got a window of 2147483649 and 9 + 2 * ");
+  EXPECT_MESSAGE(ValueError, max_pool2d(x, wide(int64_t{1} << 31)), "max_pool2d: expected options below 2^31");
+  EXPECT_MESSAGE(ValueError, avg_pool2d(x, {.kernel = {1, INT64_MAX}}), "avg_pool2d: expected options below 2^31");
+  EXPECT_MESSAGE(ShapeError, adaptive_avg_pool2d(x, {int64_t{1} << 40, int64_t{1} << 40}),
+                 "adaptive_avg_pool2d: shape [1, 1, 1099511627776, 1099511627776] has more than 2^60 elements");
+}
+
 TEST(Pool, ErrorsNameWhatDoesNotFit) {
   const Tensor x = zeros({1, 2, 4, 4});
   EXPECT_MESSAGE(ShapeError, max_pool2d(zeros({4, 4}), {.kernel = 2}),

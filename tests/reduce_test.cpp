@@ -257,6 +257,37 @@ TEST(Reduce, ProductsDifferentiateTwiceThroughZeros) {
       {sample({3, 2, 3})});
 }
 
+TEST(Reduce, ANumberHasAxes0AndMinus1) {
+  const Tensor x = Tensor::from(Numbers{-3}, {});
+  using Call = std::function<Tensor(const Tensor&, const Axes&, bool)>;
+  const std::pair<const char*, Call> calls[] = {
+      {"sum", [](const Tensor& x, const Axes& a, bool k) { return sum(x, a, k); }},
+      {"prod", [](const Tensor& x, const Axes& a, bool k) { return prod(x, a, k); }},
+      {"mean", [](const Tensor& x, const Axes& a, bool k) { return mean(x, a, k); }},
+      {"amax", [](const Tensor& x, const Axes& a, bool k) { return amax(x, a, k); }},
+      {"norm", [](const Tensor& x, const Axes& a, bool k) { return norm(x, a, k); }},
+      {"logsumexp", [](const Tensor& x, const Axes& a, bool k) { return logsumexp(x, a, k); }},
+      {"var", [](const Tensor& x, const Axes& a, bool k) { return var(x, a, {.correction = 0, .keepdim = k}); }},
+      {"argmin", [](const Tensor& x, const Axes& a, bool k) { return argmin(x, a, k); }},
+      {"any", [](const Tensor& x, const Axes& a, bool k) { return any(x, a, k); }},
+      {"nansum", [](const Tensor& x, const Axes& a, bool k) { return nansum(x, a, k); }},
+      {"count_nonzero", [](const Tensor& x, const Axes& a, bool) { return count_nonzero(x, a); }},
+  };
+  for (const auto& [name, fn] : calls)
+    for (int axis : {0, -1})
+      for (bool keepdim : {false, true}) {
+        const Tensor y = fn(x, axis, keepdim);
+        EXPECT_EQ(y.shape(), Shape{}) << name;
+        EXPECT_EQ(y.item(), fn(x, {}, keepdim).item()) << name;
+        EXPECT_EQ(fn(x.to(DType::f32), axis, false).item(), y.item()) << name;
+      }
+  EXPECT_EQ(gradient([](const Tensor& x) { return sum(x * x, -1); }, x), (Numbers{-6}));
+  EXPECT_EQ(normalize(x, {.axis = 0}).item(), -1);
+  EXPECT_NEAR(cosine_similarity(x, x * -2, 0).item(), -1, 1e-15);
+  EXPECT_MESSAGE(IndexError, sum(x, 1), "sum: axis 1 is out of range for rank 1");
+  EXPECT_MESSAGE(ValueError, sum(x, {0, -1}), "sum: axis -1 is named twice in [0, -1]");
+}
+
 TEST(Reduce, SumToUndoesBroadcasting) {
   const Tensor g = sample({2, 3, 4});
   expect_close(read(sum_to(g, {4})), read(sum(g, {0, 1})), 1e-12, "leading axes");

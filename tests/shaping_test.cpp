@@ -38,6 +38,19 @@ TEST(Shaping, PartsAndDiagonalsAreViews) {
   EXPECT_EQ(x.unsqueeze(0).unsqueeze(-1).squeeze({0, 1}).shape(), (Shape{4, 6, 1}));
 }
 
+TEST(Shaping, AnEmptyVectorThatCatSkipsGetsAGradient) {
+  Tensor x = counting({2, 3}).requires_grad_(), nothing = zeros({0}, DType::f64).requires_grad_();
+  const Tensor y = cat({nothing, x, nothing}, 1);
+  EXPECT_EQ(y.shape(), (Shape{2, 3}));
+  EXPECT_EQ(y.dtype(), DType::f64);
+  const std::vector<Tensor> g = grad({sum(y * y)}, {x, nothing}, {.create_graph = true});
+  EXPECT_EQ(g[0].detach().to_vector<float>(), (std::vector<float>{0, 2, 4, 6, 8, 10}));
+  EXPECT_EQ(g[1].shape(), (Shape{0}));
+  EXPECT_EQ(g[1].dtype(), DType::f64);
+  EXPECT_EQ(grad({sum(g[0])}, {x})[0].to_vector<float>(), std::vector<float>(6, 2));
+  EXPECT_EQ(grad({sum(cat({counting({2, 3}), nothing}, 0))}, {nothing})[0].shape(), (Shape{0}));
+}
+
 TEST(Shaping, LaunchesAreAsFewAsPromised) {
   const Tensor x = counting({3, 8, 8});
   x.data();

@@ -4,8 +4,9 @@
     golden.py [PART...]   writes tests/golden/ops/PART.json from tools/golden_parts/PART.py; without a PART all of them
     golden.py --check     makes all of them again and compares with the files
 
-Inputs are exact in float32, so that one case serves float32 and float64. Outputs and gradients are PyTorch's in float64;
-beside them stands the error of PyTorch's own float32 result, the measure of ours. Incoming gradients are fixed eighths."""
+Inputs are exact in float32, so that one case serves float32 and float64. Outputs, gradients and second gradients are
+PyTorch's in float64; beside them stands the error of PyTorch's own float32 result, the measure of ours. Incoming gradients
+are fixed eighths, and so is what the first gradients are multiplied by for the second ones (golden_case.py)."""
 import importlib
 import json
 import pathlib

@@ -54,8 +54,47 @@ def evaluate(fn, inputs, wrt, dtype):
     return out, grads
 
 
-def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=None):
-    """fn32: what float32 should give where that is no rounding of the float64 result (random draws)."""
+def direction(g):
+    """What the first gradients are multiplied by: fixed eighths, other ones than those that come in."""
+    n = g.numel()
+    return torch.tensor([((i * 23 + 7) % 19 - 9) / 8 for i in range(n)], dtype=g.dtype).reshape(g.shape)
+
+
+def evaluate_twice(fn, inputs, wrt, dtype):
+    """Gradients of the sum over i of <direction, g_i>, where g_i is the gradient of input i, with respect to the inputs
+    and to the incoming gradients; None where they do not depend on one or it is all zeros. A text if PyTorch has no such rule."""
+    inputs = [t.to(dtype) if t.is_floating_point() else t for t in inputs]
+    leaves = [t.clone().requires_grad_() if i in wrt else t for i, t in enumerate(inputs)]
+    out = fn(*leaves)
+    smooth = [y for y in ([out] if isinstance(out, torch.Tensor) else out) if y.requires_grad]
+    seeds = [seed_like(y).requires_grad_() for y in smooth]
+    try:
+        first = torch.autograd.grad(smooth, [leaves[i] for i in wrt], seeds, allow_unused=True, create_graph=True) if smooth else []
+        first = [g for g in first if g is not None and g.requires_grad]
+        asked = [leaves[i] for i in wrt] + seeds
+        found = torch.autograd.grad(first, asked, [direction(g) for g in first], allow_unused=True) if first else [None] * len(asked)
+    except RuntimeError as e:
+        if "derivative" not in str(e):
+            raise
+        return str(e).splitlines()[0]
+    found = [g if g is not None and (g != 0).any() else None for g in found]
+    of_input = dict(zip(wrt, found))
+    return {"inputs": [of_input.get(i) for i in range(len(inputs))], "incoming": found[len(wrt):]}
+
+
+def second_gradients(fn, inputs, wrt):
+    """What a case stores of them: PyTorch's in float64 and the error of its float32 ones, or its words why not."""
+    second = evaluate_twice(fn, inputs, wrt, torch.float64)
+    if isinstance(second, str):
+        return {"second": second}
+    single = evaluate_twice(fn, inputs, wrt, torch.float32)
+    error = {k: [None if g is None or h is None else roundings(h, g) for h, g in zip(single[k], second[k])] for k in second}
+    return {"second": {k: [dump(g) for g in second[k]] for k in second}, "float32_second_error": error}
+
+
+def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=None, second=True):
+    """fn32: what float32 should give where that is no rounding of the float64 result (random draws).
+    second: False where PyTorch's second gradient is not to be met, or the same function in operations that have a better one."""
     if wrt is None:
         wrt = [i for i, t in enumerate(inputs) if t.is_floating_point()]
     wrt = wrt if gradients else []
@@ -69,7 +108,7 @@ def case(op, label, fn, inputs, options=None, wrt=None, gradients=True, fn32=Non
         "gradients": [dump(g) for g in grads],
         "float32_error": [roundings(a, b) for a, b in zip(out32, out)],
         "float32_gradient_error": [None if g is None else roundings(h, g) for h, g in zip(grads32, grads)],
-    })
+    } | (second_gradients(second if callable(second) else fn, inputs, wrt) if second and any(g is not None for g in grads) else {}))
 
 
 def make(op, shape, low=-2.0, high=2.0):

@@ -81,6 +81,10 @@ def attention_cases():
     yield attend("padding", [x, left_out], call=alone(key_padding_mask=1))
     yield attend("mask", [x, above], call=alone(attn_mask=1))
     yield attend("padding and mask", [x, left_out, above], call=alone(key_padding_mask=1, attn_mask=2))
+    more = {"add_bias_kv": True, "add_zero_attn": True}
+    yield attend("a learned key", [x, y, z], {"add_bias_kv": True}, add_bias_kv=True)
+    yield attend("a key of zeros, weights", [x, y, z], {"add_zero_attn": True, "need_weights": True}, lambda m, q, k, v: m(q, k, v), add_zero_attn=True)
+    yield attend("padding and mask, more keys", [x, left_out, above], more, alone(key_padding_mask=1, attn_mask=2), **more)
     yield attend("weights", [x, y, z], {"need_weights": True}, lambda m, q, k, v: m(q, k, v))
     yield attend("weights a head", [x, y, z], {"need_weights": True, "average": False}, lambda m, q, k, v: m(q, k, v, average_attn_weights=False))
     yield attend("widths of their own", [x, eighths((5, 2, 3), 91), eighths((5, 2, 4), 92)], {"key_width": 3, "value_width": 4}, kdim=3, vdim=4)

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "../common/program.h"
 #include "net.h"
 #include "options.h"
 #include "text.h"
@@ -184,18 +185,8 @@ void Run::finish() {
 
 int run(Options options, const char* program) {
   const train::Interrupt interrupt;
-  set_default_device(pick_device(options.device));
   const train::RunFolder folder(options.out);
-  std::optional<io::Checkpoint> checkpoint;
-  if (options.resume) {
-    if (!folder.has_checkpoint())
-      throw IoError("nothing to resume: no checkpoint in '" + folder.path() + "'", Loc::current());
-    checkpoint = io::load_checkpoint(folder.checkpoint(), cpu());
-    if (!checkpoint->note.empty()) fmt::print("note: {}\n", checkpoint->note);
-    options.settings().adopt(train::run_position(*checkpoint).settings, options.given);
-  }
-  if (options.threads > 0) set_num_threads(options.threads);
-  options.threads = num_threads();
+  const std::optional<io::Checkpoint> checkpoint = start(options, folder);
   if (!io::file_exists(options.text))
     throw IoError("no text '" + options.text +
                       "': install it by `apt-get install jargon-text` (images without /usr/share/doc leave it out), or "
@@ -212,28 +203,11 @@ int run(Options options, const char* program) {
   fmt::print("device {}, {} threads; {} characters; {} steps, batch {}, context {}, seed {}\n{}\n",
              default_device().name(), options.threads, text.size(), options.steps, options.batch, options.context,
              options.seed, training.net().summary());
-  if (checkpoint) {
-    training.resume(*checkpoint);
-    fmt::print("resumed after step {}\n", training.step());
-  } else {
-    training.begin();
-  }
-  if (!training.train(interrupt)) {
-    fmt::print("stopped after step {}; go on with: {} --resume --out {}\n", training.step(), program, folder.path());
-    return 128 + interrupt.signal();
-  }
-  training.finish();
-  return 0;
+  return train_to_end(training, checkpoint, interrupt, program, folder);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
-  try {
-    return run(parse_options(argc, argv), argv[0]);
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "char_gpt: {}\n", plain(e));
-    return 1;
-  }
+  return guarded("char_gpt", [&] { return run(parse_options(argc, argv), argv[0]); });
 }

@@ -4,6 +4,7 @@
 #include <fmt/format.h>
 
 #include "data.h"
+#include "../common/program.h"
 #include "net.h"
 #include "options.h"
 #include "results.h"
@@ -146,19 +147,8 @@ void Run::finish() {
 
 int run(Options options, const char* program) {
   const train::Interrupt interrupt;
-  set_default_device(pick_device(options.device));
   const train::RunFolder folder(options.out);
-
-  std::optional<io::Checkpoint> checkpoint;
-  if (options.resume) {
-    if (!folder.has_checkpoint())
-      throw IoError("nothing to resume: no checkpoint in '" + folder.path() + "'", Loc::current());
-    checkpoint = io::load_checkpoint(folder.checkpoint(), cpu());
-    if (!checkpoint->note.empty()) fmt::print("note: {}\n", checkpoint->note);
-    options.settings().adopt(train::run_position(*checkpoint).settings, options.given);
-  }
-  if (options.threads > 0) set_num_threads(options.threads);
-  options.threads = num_threads();
+  const std::optional<io::Checkpoint> checkpoint = start(options, folder);
   const data::ImageSets images = load_images(options.limit);
 
   manual_seed(options.seed);
@@ -166,29 +156,11 @@ int run(Options options, const char* program) {
   fmt::print("device {}, {} threads; {} training and {} test images; {} epochs, batch {}, seed {}\n{}\n",
              default_device().name(), options.threads, images.train.size(), images.test.size(), options.epochs,
              options.batch, options.seed, training.net().summary());
-  if (checkpoint) {
-    training.resume(*checkpoint);
-    fmt::print("resumed after step {}\n", training.step());
-  } else {
-    training.begin();
-  }
-
-  if (!training.train(interrupt)) {
-    fmt::print("stopped after step {}; go on with: {} --resume --out {}\n", training.step(), program, folder.path());
-    return 128 + interrupt.signal();
-  }
-  training.finish();
-  return 0;
+  return train_to_end(training, checkpoint, interrupt, program, folder);
 }
 
 }  // namespace
 
 int main(int argc, char** argv) {
-  std::setvbuf(stdout, nullptr, _IOLBF, BUFSIZ);
-  try {
-    return run(parse_options(argc, argv), argv[0]);
-  } catch (const std::exception& e) {
-    fmt::print(stderr, "fashion_mnist: {}\n", plain(e));
-    return 1;
-  }
+  return guarded("fashion_mnist", [&] { return run(parse_options(argc, argv), argv[0]); });
 }

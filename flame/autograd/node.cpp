@@ -2,6 +2,7 @@
 #include "flame/autograd/node.h"
 
 #include "flame/autograd/autograd.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
@@ -16,8 +17,21 @@ std::atomic<uint64_t> next_sequence{1};
 void retain_node(Node* n) { n->retain(); }
 void release_node(Node* n) { n->release(); }
 
+namespace {
+thread_local const char* scope_name = nullptr;
+}  // namespace
+
+OpScope::OpScope(const char* name) : before_(scope_name) {
+  if (!before_) scope_name = name;
+}
+OpScope::~OpScope() { scope_name = before_; }
+const char* OpScope::current() { return scope_name; }
+
 Node::Node(const char* name, Loc where, uint32_t outputs)
-    : name(name), where(where), sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)), outputs(outputs) {}
+    : name(scope_name ? scope_name : name),
+      where(where),
+      sequence(next_sequence.fetch_add(1, std::memory_order_relaxed)),
+      outputs(outputs) {}
 
 void Node::dispose() {
   thread_local std::vector<Node*>* queue = nullptr;

@@ -3,6 +3,7 @@
 #include <bit>
 
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/interpreter.h"
 
 namespace flame {
@@ -13,7 +14,8 @@ constexpr int64_t l1_bytes = 24 << 10;  // for the blocks of one tile: half or m
 constexpr int64_t wide_chunk = 1024;
 constexpr int64_t column_chunk = 256;
 constexpr int64_t column_block = 256;
-constexpr int64_t streamed_bytes = int64_t{32} << 20;  // of an output that no cache would hold until it is read
+constexpr int64_t prefetched_bytes = int64_t{16} << 20;  // of all blocks in memory; less finds its own way from a cache
+constexpr int64_t streamed_bytes = int64_t{32} << 20;    // of an output that no cache would hold until it is read
 
 int64_t product(const Dims& d, int from, int to) {
   int64_t n = 1;
@@ -47,12 +49,13 @@ class Compiler {
     for (const LeafDesc& l : c_.p.leaves) c_.flat_leaf.push_back(is_flat(l.strides, l.row));
     for (const OutputDesc& o : c_.p.outputs) c_.flat_output.push_back(is_flat(o.strides, o.row));
     for (size_t i = 0; i < c_.p.outputs.size(); ++i) c_.streams = c_.streams || streamed(static_cast<int>(i));
+    c_.prefetches = bytes_in_memory() >= prefetched_bytes;
     leaf_slot_.assign(c_.p.leaves.size(), -1);
     scalar_slot_.assign(static_cast<size_t>(c_.p.scalars) * num_dtypes, -1);
     spread_slot_.assign(c_.p.nodes.size(), -1);
     node_slot_.assign(c_.p.nodes.size(), -1);
     for (size_t i = 0; i < c_.p.nodes.size(); ++i) node(static_cast<int>(i));
-    join_chains();
+    join_chains(c_);
     place_registers();
     return std::move(c_);
   }
@@ -73,6 +76,12 @@ class Compiler {
     return flat(p.dims, st, row ? p.kept : p.dims.rank());
   }
 
+  int64_t bytes_in_memory() const {
+    int64_t bytes = 0;
+    for (const LeafDesc& l : c_.p.leaves) bytes += l.row ? 0 : static_cast<int64_t>(size_of(l.dtype));
+    for (const OutputDesc& o : c_.p.outputs) bytes += o.row ? 0 : static_cast<int64_t>(size_of(o.dtype));
+    return bytes * product(c_.p.dims, 0, c_.p.dims.rank());
+  }
   bool streamed(int output) const {
     const OutputDesc& o = c_.p.outputs[static_cast<size_t>(output)];
     const int64_t bytes = product(c_.p.dims, 0, c_.p.dims.rank()) * static_cast<int64_t>(size_of(o.dtype));
@@ -206,6 +215,15 @@ class Compiler {
     return s.kind == Src::Kind::scalar;
   }
 
+  bool is_row(const Src& s) const { return s.kind == Src::Kind::node && c_.p.nodes[static_cast<size_t>(s.index)].row; }
+  // Whether `s`, one of two inputs of node n, is a value a row of which a tile sees one: the kernels read it as a number.
+  bool row_is_number(const Src& s, const NodeDesc& n) const {
+    if (!is_row(s) || n.row || c_.p.mode != Mode::row || c_.tile_rows != 1) return false;
+    if (n.in[2].kind != Src::Kind::none || !is_float(n.compute)) return false;
+    const Src& other = &s == &n.in[0] ? n.in[1] : n.in[0];
+    return other.kind != Src::Kind::none && !is_row(other) && !one_number(other);
+  }
+
   // The block that input k of node i reads.
   int source(int i, const Src& s, DType want) {
     const NodeDesc& n = c_.p.nodes[static_cast<size_t>(i)];
@@ -214,6 +232,11 @@ class Compiler {
     const NodeDesc& from = c_.p.nodes[static_cast<size_t>(s.index)];
     const int have = node_slot_[static_cast<size_t>(s.index)];
     if (from.row == (n.row && n.kind != NodeDesc::Kind::reduce)) return have;
+    if (n.kind == NodeDesc::Kind::pointwise && row_is_number(s, n)) {
+      // A chain reads it again beside each of its stores, and it may end at any later node.
+      extend(have, i, static_cast<int>(c_.p.nodes.size()));
+      return have;
+    }
     int& spread = spread_slot_[static_cast<size_t>(s.index)];
     if (spread < 0) {
       spread = reg(register_dtype(from.out), false, i, last_use_[static_cast<size_t>(s.index)]);
@@ -268,7 +291,7 @@ class Compiler {
       }
     } else if (n.kind == NodeDesc::Kind::copy) {
       const int x = source(i, n.in[0], n.compute);
-      rounds = rounds && n.compute != n.out;
+      rounds = rounds && n.compute != n.out && last_use_[static_cast<size_t>(i)] >= 0;  // storing it rounds as well
       if (from == to && !rounds) {
         dst = x;
         extend(x, i, last_use_[static_cast<size_t>(i)]);
@@ -283,7 +306,7 @@ class Compiler {
       unsigned same = 0;
       for (int k = 0; k < 3; ++k)
         if (n.in[k].kind != Src::Kind::none) {
-          if (one_number(n.in[k])) same |= 1u << k;
+          if (one_number(n.in[k]) || row_is_number(n.in[k], n)) same |= 1u << k;
           in[k] = source(i, n.in[k], n.code == Code::where && k == 0 ? DType::boolean : n.compute);
         }
       dst = destination(i);
@@ -296,7 +319,7 @@ class Compiler {
       s.dtype = from;
       s.same = same;
     }
-    if (rounds) {
+    if (rounds && last_use_[static_cast<size_t>(i)] >= 0) {
       Step& s = emit(c_.steps, Step::Kind::round, dst, dst);
       s.row = n.row;
       s.dtype = n.out;
@@ -315,55 +338,6 @@ class Compiler {
     st.dtype = n.out;
     st.fn = from == n.out ? nullptr : cast_kernel(from, n.out);
     if (!c_.flat_output[static_cast<size_t>(n.output)] && st.fn) st.b = reg(n.out, n.row, i, i);
-  }
-
-  // Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
-  void join_chains() {
-    std::vector<int> reads(c_.slots.size());
-    for (const Step& s : c_.steps) {
-      if (s.kind == Step::Kind::iota) continue;  // its `a` is a node
-      for (int slot : {s.a, s.b, s.c})
-        if (slot >= 0) ++reads[static_cast<size_t>(slot)];
-    }
-    std::vector<Step> joined;
-    for (size_t i = 0; i < c_.steps.size();) {
-      size_t end = i;
-      Step chain = chain_of_one(c_.steps[i]);
-      while (!chain.links.empty() && ++end < c_.steps.size() && chain.links.size() < longest_chain &&
-             extends(chain, c_.steps[end], reads)) {}
-      if (chain.links.size() < 2) joined.push_back(std::move(c_.steps[i++]));
-      else {
-        joined.push_back(std::move(chain));
-        i = end;
-      }
-    }
-    c_.steps = std::move(joined);
-  }
-  Step chain_of_one(const Step& s) const {
-    Step chain{};
-    if (s.kind != Step::Kind::exec || s.c >= 0 || !joins_chain(s.code, s.dtype)) return chain;
-    const bool swapped = s.b >= 0 && (s.same & 1);  // the number on the left is no running value
-    chain.kind = Step::Kind::chain;
-    chain.row = s.row;
-    chain.dtype = s.dtype;
-    chain.dst = s.dst;
-    chain.a = swapped ? s.b : s.a;
-    chain.chain_fn = chain_kernel(s.dtype);
-    chain.links.push_back({s.code, swapped || (s.same & 2), swapped, swapped ? s.a : s.b});
-    return chain;
-  }
-  // Appends `s` if it works on the chain's result alone.
-  bool extends(Step& chain, const Step& s, const std::vector<int>& reads) const {
-    if (s.kind != Step::Kind::exec || s.c >= 0 || s.row != chain.row || s.dtype != chain.dtype ||
-        !joins_chain(s.code, s.dtype))
-      return false;
-    const bool left = s.a == chain.dst, right = s.b == chain.dst;
-    if (left == right || reads[static_cast<size_t>(chain.dst)] != 1 ||
-        c_.slots[static_cast<size_t>(chain.dst)].kind != BlockSlot::Kind::reg)
-      return false;
-    chain.links.push_back({s.code, (s.same & (left ? 2u : 1u)) != 0, right, left ? s.b : s.a});
-    chain.dst = s.dst;
-    return true;
   }
 
   // An alias keeps the register of what it aliases alive.
@@ -418,7 +392,19 @@ size_t partial_bytes(const Compiled& c) {
   return c.reductions.size() * static_cast<size_t>(rows * std::max<int64_t>(c.partials, 1)) * 8;
 }
 
+// One leaf written in another order and nothing else.
+bool only_moves(const Program& p) {
+  return p.nodes.size() == 1 && p.nodes[0].kind == NodeDesc::Kind::copy && p.leaves.size() == 1 &&
+         p.outputs.size() == 1 && p.nodes[0].in[0].kind == Src::Kind::leaf && p.leaves[0].dtype == p.outputs[0].dtype &&
+         !p.leaves[0].row && !p.outputs[0].row && !flat(p.dims, p.leaves[0].strides, p.dims.rank());
+}
+
 Ref<Plan> prepare_cpu_program(Program p) {
+  if (only_moves(p))
+    return make_ref<Plan>(
+        fmt::format("island({} ops)", p.ops),
+        [copy = StridedCopy(p.dims, p.outputs[0].strides, p.leaves[0].strides, size_of(p.leaves[0].dtype))](
+            const Run& r) { copy(r.buffers[1], r.buffers[0]); });
   Compiled c = compile_program(std::move(p));
   const size_t workspace = partial_bytes(c);
   std::string name = fmt::format("island({} ops)", c.p.ops);

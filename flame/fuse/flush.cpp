@@ -105,7 +105,7 @@ void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nod
   writes.reserve(g.outputs.size());
   scalars.reserve(g.scalars.size());
   for (int i : g.leaves)
-    reads.push_back((i >= 0 ? leaves[static_cast<size_t>(i)] : nodes[static_cast<size_t>(~i)].get())->buffer());
+    reads.push_back((i >= 0 ? leaves[static_cast<size_t>(i)] : nodes[static_cast<size_t>(-1 - i)].get())->buffer());
   for (int i : g.outputs) {
     const Value& v = *nodes[static_cast<size_t>(i)];
     made.push_back(make_ref<Storage>(d, static_cast<size_t>(numel(v.shape)) * size_of(v.dtype), Loc::current()));

@@ -114,7 +114,7 @@ class Worker {
     }
     const auto steps = static_cast<int64_t>(c_.steps.size());
     for (int64_t i = 0; i < steps; ++i) {
-      prefetch(t, i, steps);
+      if (c_.prefetches) prefetch(t, i, steps);
       step(c_.steps[static_cast<size_t>(i)], t);
     }
   }

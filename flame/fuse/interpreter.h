@@ -49,11 +49,14 @@ struct Compiled {
   std::vector<Step> once, steps;  // once: loop-invariant blocks, filled at the start of a worker's share
   std::vector<int> reductions;    // nodes, in order (wide and column modes)
   std::vector<bool> flat_leaf, flat_output;
-  bool streams = false;  // stores past the caches: a flat output is larger than they are
-  size_t scratch = 0;    // bytes a worker
+  bool streams = false;     // stores past the caches: a flat output is larger than they are
+  bool prefetches = false;  // inputs are asked for ahead
+  size_t scratch = 0;       // bytes a worker
 };
 
 Compiled compile_program(Program p);
+// Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
+void join_chains(Compiled& c);
 void run_program(const Compiled& c, const Run& run);
 size_t partial_bytes(const Compiled& c);
 

@@ -60,9 +60,9 @@ void run_vector(const void* pa, const void* pb, const void* pc, void* po, int64_
   if (i == n) return;
   const size_t rest = n - i;
   HWY_ALIGN T pad[3][hn::MaxLanes(hn::ScalableTag<T>())] = {};
-  std::memcpy(pad[0], a + i, rest * sizeof(T));
-  if (arity > 1) std::memcpy(pad[1], b + i, rest * sizeof(T));
-  if (arity > 2) std::memcpy(pad[2], c + i, rest * sizeof(T));
+  if (!(same & 1)) std::memcpy(pad[0], a + i, rest * sizeof(T));
+  if (arity > 1 && !(same & 2)) std::memcpy(pad[1], b + i, rest * sizeof(T));
+  if (arity > 2 && !(same & 4)) std::memcpy(pad[2], c + i, rest * sizeof(T));
   const auto va = same & 1 ? a0 : hn::Load(d, pad[0]);
   const auto vb = same & 2 ? b0 : hn::Load(d, pad[1]);
   const auto vc = same & 4 ? c0 : hn::Load(d, pad[2]);

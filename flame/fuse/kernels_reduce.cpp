@@ -37,6 +37,11 @@ struct Greatest {
   static HWY_INLINE V join(D d, V a, V b) {
     return Maximum(d, a, b);
   }
+  // Of a number and what came before; anything if x is NaN.
+  template <class V>
+  static HWY_INLINE V pick(V x, V before) {
+    return hn::Max(x, before);
+  }
 };
 struct Least {
   static constexpr double identity = std::numeric_limits<double>::infinity();
@@ -44,33 +49,75 @@ struct Least {
   static HWY_INLINE V join(D d, V a, V b) {
     return Minimum(d, a, b);
   }
+  template <class V>
+  static HWY_INLINE V pick(V x, V before) {
+    return hn::Min(x, before);
+  }
 };
 
 constexpr size_t reduce_lanes = 32, reduce_block = 1024;
+
+// Running values of one vector. Extremes keep a NaN beside the value, which shortens what each step waits for.
+template <class R, class D>
+struct Running {
+  using V = hn::Vec<D>;
+  V value;
+  HWY_INLINE void start(D d) { value = Const(d, R::identity); }
+  HWY_INLINE void take(D d, V x) { value = R::join(d, value, x); }
+  HWY_INLINE V result(D) const { return value; }
+};
+template <class R, class D>
+struct RunningExtreme {
+  using V = hn::Vec<D>;
+  V value, nan;
+  HWY_INLINE void start(D d) {
+    value = Const(d, R::identity);
+    nan = hn::Zero(d);
+  }
+  HWY_INLINE void take(D, V x) {
+    value = R::pick(x, value);
+    nan = hn::IfThenElse(hn::IsNaN(x), x, nan);
+  }
+  HWY_INLINE V result(D) const { return hn::IfThenElse(hn::IsNaN(nan), nan, value); }
+};
+template <class D>
+struct Running<Greatest, D> : RunningExtreme<Greatest, D> {};
+template <class D>
+struct Running<Least, D> : RunningExtreme<Least, D> {};
+
+// The lanes joined by halves.
+template <class R, class D>
+HWY_INLINE hn::TFromD<D> join_lanes(D, hn::Vec<D> v) {
+#if HWY_TARGET != HWY_SCALAR  // which has no halves
+  if constexpr (hn::MaxLanes(D()) > 1) {
+    const hn::Half<D> half;
+    return join_lanes<R>(half, R::join(half, hn::LowerHalf(half, v), hn::UpperHalf(half, v)));
+  }
+#endif
+  return hn::GetLane(v);
+}
 
 // Up to 1024 elements: 32 running values, then a tree. A ragged end is padded with the identity.
 template <class R, class T>
 T reduce_one_block(const T* x, size_t n) {
   const hn::ScalableTag<T> d;
   constexpr size_t lanes = hn::MaxLanes(hn::ScalableTag<T>()), count = reduce_lanes / lanes;
-  hn::Vec<hn::ScalableTag<T>> acc[count];
-  for (auto& v : acc) v = Const(d, R::identity);
+  Running<R, hn::ScalableTag<T>> acc[count];
+  for (auto& a : acc) a.start(d);
   size_t i = 0;
   for (; i + reduce_lanes <= n; i += reduce_lanes)
-    for (size_t k = 0; k < count; ++k) acc[k] = R::join(d, acc[k], hn::LoadU(d, x + i + k * lanes));
-  HWY_ALIGN T buffer[reduce_lanes];
+    for (size_t k = 0; k < count; ++k) acc[k].take(d, hn::LoadU(d, x + i + k * lanes));
   if (i < n) {
+    HWY_ALIGN T buffer[reduce_lanes];
     for (T& v : buffer) v = static_cast<T>(R::identity);
     std::memcpy(buffer, x + i, (n - i) * sizeof(T));
-    for (size_t k = 0; k < count; ++k) acc[k] = R::join(d, acc[k], hn::Load(d, buffer + k * lanes));
+    for (size_t k = 0; k < count; ++k) acc[k].take(d, hn::Load(d, buffer + k * lanes));
   }
-  for (size_t k = 0; k < count; ++k) hn::Store(acc[k], d, buffer + k * lanes);
-  // One lane at a time, since a step's width may be below the vector's.
-  const hn::CappedTag<T, 1> one;
-  for (size_t w = reduce_lanes / 2; w > 0; w /= 2)
-    for (size_t j = 0; j < w; ++j)
-      hn::StoreU(R::join(one, hn::LoadU(one, buffer + j), hn::LoadU(one, buffer + j + w)), one, buffer + j);
-  return buffer[0];
+  hn::Vec<hn::ScalableTag<T>> v[count];
+  for (size_t k = 0; k < count; ++k) v[k] = acc[k].result(d);
+  for (size_t w = count / 2; w > 0; w /= 2)
+    for (size_t k = 0; k < w; ++k) v[k] = R::join(d, v[k], v[k + w]);
+  return join_lanes<R>(d, v[0]);
 }
 template <class R, class T>
 T reduce_pairwise(const T* x, size_t n) {

@@ -103,9 +103,15 @@ HWY_INLINE V PowerOfTwo(D d, V n) {
   return hn::BitCast(
       d, hn::ShiftLeft<Traits<D>::mantissa>(hn::BitCast(du, hn::Add(n, Const(d, Traits<D>::magic + Traits<D>::bias)))));
 }
-// x 2^n in two steps, so that results may be subnormal or infinite.
+// x 2^n in two steps, so that results may be subnormal or infinite; AVX-512 has an instruction for it.
 template <class D, class V>
 HWY_INLINE V Scale(D d, V x, V n) {
+#if HWY_TARGET <= HWY_AVX3
+  if constexpr (hn::MaxLanes(D()) * sizeof(hn::TFromD<D>) == 64) {
+    if constexpr (is_f32<D>) return V{_mm512_scalef_ps(x.raw, n.raw)};
+    else return V{_mm512_scalef_pd(x.raw, n.raw)};
+  }
+#endif
   const V half = ToInteger(d, hn::Mul(n, Const(d, 0.5)));
   return hn::Mul(hn::Mul(x, PowerOfTwo(d, half)), PowerOfTwo(d, hn::Sub(n, half)));
 }

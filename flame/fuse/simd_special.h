@@ -8,6 +8,7 @@
 #endif
 
 #include "flame/fuse/simd_math.h"
+#include "flame/fuse/simd_pieces.h"
 
 HWY_BEFORE_NAMESPACE();
 namespace flame {
@@ -105,11 +106,22 @@ HWY_INLINE V Sigmoid(D d, V x) {
   const V e = Exp(d, hn::Neg(hn::Abs(x)));  // no overflow, and subnormal results stay right
   return hn::Div(hn::IfThenElse(hn::Lt(x, hn::Zero(d)), e, one), hn::Add(one, e));
 }
+// 1 + e^-x in float64 lanes to 1e-10, which is enough before rounding to float32; infinite from x = -710 down. The
+// polynomial is e^r by Chebyshev interpolation.
+template <class D, class V>
+HWY_INLINE V OnePlusExpForFloat(D d, V x) {
+  const V v = hn::Min(hn::Max(x, Const(d, -710)), Const(d, 708));
+  const V n = ToInteger(d, hn::Mul(v, Const(d, -1.44269504088896340736)));
+  const V r = hn::MulSub(n, Const(d, -0.69314718055994530942), v);
+  const V p = Poly(d, r, 0.99999999995952937, 0.99999999999550544, 0.50000001077938756, 0.16666666786380441,
+                   0.041666218139710592, 0.0083332835187681053, 0.0013948590286863382, 0.00019907582591325133);
+  return hn::MulAdd(p, PowerOfTwo(d, n), Const(d, 1));
+}
 template <class D, class V>
 HWY_INLINE V Silu(D d, V x) {
   if constexpr (is_f32<D>)
     return ViaDouble(
-        d, [](auto dd, auto v) { return Silu(dd, v); }, x);
+        d, [](auto dd, auto v) { return hn::Div(v, OnePlusExpForFloat(dd, v)); }, x);
   else return hn::Mul(x, Sigmoid(d, x));
 }
 template <class D, class V>
@@ -183,17 +195,35 @@ HWY_INLINE V GeluWide(D d, V x) {
 }
 template <class D, class V>
 HWY_INLINE V Erf(D d, V x) {
-  if constexpr (is_f32<D>)
-    return ViaDouble(
-        d, [](auto dd, auto v) { return ErfWide<true>(dd, v); }, x);
-  else return ErfWide<false>(d, x);
+  if constexpr (is_f32<D>) {
+    const auto wide = [d](V v) HWY_ATTR {
+      return ViaDouble(
+          d, [](auto dd, auto w) { return ErfWide<true>(dd, w); }, v);
+    };
+#if HWY_NATIVE_FMA
+    return ErfPieces(d, x, wide);
+#else
+    return wide(x);
+#endif
+  } else {
+    return ErfWide<false>(d, x);
+  }
 }
 template <class D, class V>
 HWY_INLINE V Gelu(D d, V x) {
-  if constexpr (is_f32<D>)
-    return ViaDouble(
-        d, [](auto dd, auto v) { return GeluWide<true>(dd, v); }, x);
-  else return GeluWide<false>(d, x);
+  if constexpr (is_f32<D>) {
+    const auto wide = [d](V v) HWY_ATTR {
+      return ViaDouble(
+          d, [](auto dd, auto w) { return GeluWide<true>(dd, w); }, v);
+    };
+#if HWY_NATIVE_FMA
+    return GeluPieces(d, x, wide);
+#else
+    return wide(x);
+#endif
+  } else {
+    return GeluWide<false>(d, x);
+  }
 }
 
 // |x|^y = e^(y ln |x|) in float64 for float32 numbers; signs and exceptions as C's pow.

@@ -181,11 +181,14 @@ CsvTable read_csv(const std::string& path, const CsvOptions& options, Loc loc) {
   Reader first(text, options.delimiter, path, loc);
   std::vector<Field> fields;
   CsvTable out;
-  constexpr size_t max_columns = 100'000;
+  constexpr size_t max_columns = 100'000, max_name_bytes = size_t{4} << 20;
   if (!first.next(fields, max_columns)) fail<FormatError>(loc, "'{}': line 1, column 1: the file is empty", path);
   std::vector<std::string> names;
   std::set<std::string> seen;
+  size_t name_bytes = 0;
   for (const Field& f : fields) {
+    name_bytes += f.text.size();
+    if (name_bytes > max_name_bytes) first.bad(f, "the names of the columns take more than {} bytes", max_name_bytes);
     names.push_back(options.header ? unquoted(f) : std::to_string(names.size()));
     if (!seen.insert(names.back()).second) first.bad(f, "two columns are named '{}'", printable(names.back()));
   }

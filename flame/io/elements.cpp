@@ -48,7 +48,7 @@ void convert_elements(void* dst, const std::byte* src, size_t count, Element e, 
   if (e == Element::i16) return convert<int16_t, int32_t>(dst, src, count, swap);
   if (e == Element::u32) return convert<uint32_t, int64_t>(dst, src, count, swap);
   const size_t size = size_of(e);
-  if (!swap || size == 1) std::memcpy(dst, src, count * size);
+  if (!swap || size == 1) std::memmove(dst, src, count * size);
   else if (size == 2) convert<uint16_t, uint16_t>(dst, src, count, true);
   else if (size == 4) convert<uint32_t, uint32_t>(dst, src, count, true);
   else convert<uint64_t, uint64_t>(dst, src, count, true);

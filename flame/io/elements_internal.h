@@ -26,7 +26,7 @@ struct Origin {
 };
 
 // `count` elements at `src`, of any alignment, to `dst` as dtype_of(e). `swap`: the file has the other byte order.
-// FormatError where a boolean is neither 0 nor 1.
+// FormatError where a boolean is neither 0 nor 1. `src` may lie in `dst`, at its start or with its end at the end of it.
 void convert_elements(void* dst, const std::byte* src, size_t count, Element e, bool swap, const Origin& from, Loc loc);
 
 // A name from a file, for a message: control characters as \x00, at most 100 characters.

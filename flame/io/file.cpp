@@ -185,6 +185,13 @@ MappedFile::MappedFile(const std::string& path, Loc loc) : path_(path) {
 MappedFile::~MappedFile() {
   if (data_) ::munmap(const_cast<std::byte*>(data_), size_);
 }
+
+void MappedFile::release(uint64_t at, uint64_t size) const {
+  const auto page = static_cast<uint64_t>(::sysconf(_SC_PAGESIZE));
+  const uint64_t from = (at + page - 1) / page * page, end = (at + size) / page * page;
+  if (from < end) ::madvise(const_cast<std::byte*>(data_) + from, end - from, MADV_DONTNEED);  // advice: may do nothing
+}
+
 MappedFile::MappedFile(MappedFile&& o) noexcept
     : path_(std::move(o.path_)), data_(std::exchange(o.data_, nullptr)), size_(std::exchange(o.size_, 0)) {}
 MappedFile& MappedFile::operator=(MappedFile&& o) noexcept {

@@ -48,6 +48,8 @@ class MappedFile {
   const std::byte* data() const { return data_; }
   size_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
+  // These bytes were copied: their pages leave this process's memory, and come back if they are read again.
+  void release(uint64_t at, uint64_t size) const;
 
  private:
   std::string path_;

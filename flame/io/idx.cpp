@@ -4,12 +4,11 @@
 #include <zlib.h>
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <optional>
 
 #include "flame/core/format.h"
-#include "flame/io/elements_internal.h"
-#include "flame/io/file.h"
+#include "flame/io/source_internal.h"
 
 namespace flame::io {
 namespace {
@@ -35,10 +34,15 @@ class Source {
   // More than this cannot come out of the file: deflate expands at most 1032-fold.
   uint64_t upper_bound() const { return gzip_ ? file_.size() * uint64_t{1032} : file_.size(); }
 
+  // What is to come, if that is known before it is read.
+  std::optional<uint64_t> plain_left() const {
+    return gzip_ ? std::nullopt : std::optional<uint64_t>(file_.size() - plain_at_);
+  }
+
   size_t read(void* dst, size_t size) {
     if (!gzip_) {
       const size_t n = std::min(size, file_.size() - plain_at_);
-      if (n > 0) std::memcpy(dst, file_.data() + plain_at_, n);
+      copy_released(dst, file_, plain_at_, n);
       plain_at_ += n;
       return n;
     }
@@ -128,26 +132,55 @@ Header read_header(Source& source, const std::string& path, Loc loc) {
   return {*element, shape};
 }
 
+// How the content after the header fits it.
+struct Body {
+  const std::string& path;
+  const Header& header;
+  Loc loc;
+  uint64_t start() const { return 4 + 4 * static_cast<uint64_t>(header.shape.rank()); }
+  uint64_t size() const { return static_cast<uint64_t>(numel(header.shape)) * size_of(header.element); }
+
+  void expect(uint64_t got) const {
+    if (got < size())
+      fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start() + got,
+                        header.shape, start() + size());
+    if (got > size())
+      fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} bytes of sizes {}", path, start() + size(),
+                        size(), header.shape);
+  }
+};
+
+// Reads to the end, at most one byte beyond what is needed, and keeps nothing.
+void check_body(const MappedFile& file, const Body& body) {
+  Source source(file, body.loc);
+  constexpr size_t piece = 1 << 16;
+  const auto buffer = std::make_unique<std::byte[]>(piece);
+  source.read(buffer.get(), body.start());
+  uint64_t got = 0;
+  for (size_t n = piece; n == piece && got <= body.size(); got += n) n = source.read(buffer.get(), piece);
+  body.expect(got);
+}
+
 }  // namespace
 
 Tensor read_idx(const std::string& path, Loc loc) {
   const MappedFile file(path, loc);
   Source source(file, loc);
-  const auto [element, shape] = read_header(source, path, loc);
+  const Header header = read_header(source, path, loc);
+  const Body body{path, header, loc};
+  if (const auto plain = source.plain_left()) body.expect(*plain);
+  else if (body.size() > file.size() + spare_memory) check_body(file, body);
+  const auto& [element, shape] = header;
   Tensor out = Tensor::empty(shape, dtype_of(element), cpu(), loc);
   // What is not as wide as its dtype is read into the back of the tensor and widened from there to the front.
-  const size_t count = static_cast<size_t>(numel(shape)), expected = count * size_of(element);
-  const size_t start = 4 + 4 * static_cast<size_t>(shape.rank());
   auto* first = static_cast<std::byte*>(out.data());
-  std::byte* raw = first + count * size_of(out.dtype()) - expected;
-  if (const size_t n = source.read(raw, expected); n < expected)
-    fail<FormatError>(loc, "'{}': the content ends at byte {}, but sizes {} need {}", path, start + n, shape,
-                      start + expected);
+  std::byte* raw = first + static_cast<uint64_t>(out.numel()) * size_of(out.dtype()) - body.size();
+  uint64_t got = source.read(raw, body.size());
   unsigned char beyond;  // reading on also makes zlib check its checksum
-  if (source.read(&beyond, 1) > 0)
-    fail<FormatError>(loc, "'{}': byte {}: data goes on after the {} bytes of sizes {}", path, start + expected,
-                      expected, shape);
-  if (size_of(element) > 1) convert_elements(first, raw, count, element, true, {path, start}, loc);
+  if (got == body.size()) got += source.read(&beyond, 1);
+  body.expect(got);
+  const auto count = static_cast<size_t>(out.numel());
+  if (size_of(element) > 1) convert_elements(first, raw, count, element, true, {path, body.start()}, loc);
   return out;
 }
 

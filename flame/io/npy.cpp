@@ -8,13 +8,14 @@
 #include <set>
 
 #include "flame/core/format.h"
-#include "flame/io/elements_internal.h"
-#include "flame/io/zip.h"
+#include "flame/io/source_internal.h"
+#include "flame/io/zip_stream_internal.h"
 
 namespace flame::io {
 namespace {
 
 constexpr std::string_view magic = "\x93NUMPY";
+constexpr uint32_t max_header = 1 << 20;  // of a dict of three entries
 
 struct Header {
   Element element = Element::f32;
@@ -156,28 +157,48 @@ class HeaderParser {
   std::set<std::string_view> seen_;
 };
 
-Header read_header(std::string_view bytes, const std::string& where, Loc loc) {
-  if (bytes.substr(0, magic.size()) != magic || bytes.size() < 8)
+// Leaves the source at the data, of which as much is left as the shape needs.
+Header read_header(ByteSource& source, const std::string& where, Loc loc) {
+  const uint64_t total = source.left();
+  unsigned char start[12] = {};
+  if (total >= 8) source.read(start, 8);
+  if (std::memcmp(start, magic.data(), magic.size()) != 0)
     fail<FormatError>(loc, "{}: byte 0: no npy file: it does not begin with \\x93NUMPY and a version", where);
-  const int major = static_cast<unsigned char>(bytes[6]), minor = static_cast<unsigned char>(bytes[7]);
+  const int major = start[6], minor = start[7];
   if (major < 1 || major > 3 || minor != 0)
     fail<FormatError>(loc, "{}: byte 6: version {}.{}, expected 1.0, 2.0 or 3.0", where, major, minor);
-  const size_t start = major == 1 ? 10 : 12;
-  if (bytes.size() < start) fail<FormatError>(loc, "{}: byte {}: the file ends here", where, bytes.size());
+  const size_t size_bytes = major == 1 ? 2 : 4, text_at = 8 + size_bytes;
+  if (source.left() < size_bytes) fail<FormatError>(loc, "{}: byte {}: the file ends here", where, total);
+  source.read(start + 8, size_bytes);
   uint32_t size = 0;
-  std::memcpy(&size, bytes.data() + 8, start - 8);
-  if (size > bytes.size() - start)
-    fail<FormatError>(loc, "{}: byte 8: the header has {} bytes, but only {} follow", where, size,
-                      bytes.size() - start);
-  Header h = HeaderParser(bytes.substr(start, size), start, where, loc).parse();
-  h.data_at = start + size;
+  std::memcpy(&size, start + 8, size_bytes);
+  if (size > source.left())
+    fail<FormatError>(loc, "{}: byte 8: the header has {} bytes, but only {} follow", where, size, source.left());
+  if (size > max_header)
+    fail<FormatError>(loc, "{}: byte 8: the header has {} bytes, above the limit {}", where, size, max_header);
+  std::string text(size, '\0');
+  source.read(text.data(), size);
+  Header h = HeaderParser(text, text_at, where, loc).parse();
+  h.data_at = text_at + size;
   const auto needed = byte_size(size_of(h.element), h.shape);
-  const uint64_t have = bytes.size() - h.data_at;
-  if (!needed) fail<FormatError>(loc, "{}: byte {}: shape {} is too large", where, start, h.shape);
-  if (*needed != have)
+  if (!needed) fail<FormatError>(loc, "{}: byte {}: shape {} is too large", where, text_at, h.shape);
+  if (*needed != source.left())
     fail<FormatError>(loc, "{}: byte {}: shape {} needs {} bytes of data, but {} follow", where, h.data_at, h.shape,
-                      *needed, have);
+                      *needed, source.left());
   return h;
+}
+
+Tensor read_array(ByteSource& source, const std::string& where, Device& d, Loc loc) {
+  const Header h = read_header(source, where, loc);
+  Shape stored = h.shape;
+  if (h.fortran)
+    for (int i = 0; i < stored.rank(); ++i) stored[i] = h.shape[stored.rank() - 1 - i];
+  const Tensor host = read_elements(source, stored, h.element, h.swap, {where, h.data_at}, loc);
+  Tensor out = &d == &cpu() ? host : host.to(d, loc);
+  if (!h.fortran || out.rank() < 2) return out;
+  Dims order;
+  for (int i = out.rank() - 1; i >= 0; --i) order.push_back(i);
+  return out.permute(order, loc);
 }
 
 std::string npy_header(const Tensor& t, Loc loc) {
@@ -201,24 +222,10 @@ std::string npy_header(const Tensor& t, Loc loc) {
 
 }  // namespace
 
-Tensor parse_npy(std::string_view bytes, const std::string& where, Device& d, Loc loc) {
-  const Header h = read_header(bytes, where, loc);
-  Shape stored = h.shape;
-  if (h.fortran)
-    for (int i = 0; i < stored.rank(); ++i) stored[i] = h.shape[stored.rank() - 1 - i];
-  Tensor host = Tensor::empty(stored, dtype_of(h.element), cpu(), loc);
-  convert_elements(host.data(), reinterpret_cast<const std::byte*>(bytes.data()) + h.data_at,
-                   static_cast<size_t>(host.numel()), h.element, h.swap, {where, h.data_at}, loc);
-  const Tensor out = &d == &cpu() ? host : host.to(d, loc);
-  if (!h.fortran || out.rank() < 2) return out;
-  Dims order;
-  for (int i = out.rank() - 1; i >= 0; --i) order.push_back(i);
-  return out.permute(order, loc);
-}
-
 Tensor read_npy(const std::string& path, Device& d, Loc loc) {
   const MappedFile file(path, loc);
-  return parse_npy({reinterpret_cast<const char*>(file.data()), file.size()}, "'" + path + "'", d, loc);
+  FileSource source(file);
+  return read_array(source, "'" + path + "'", d, loc);
 }
 
 void write_npy(const std::string& path, const Tensor& t, Loc loc) {
@@ -227,13 +234,20 @@ void write_npy(const std::string& path, const Tensor& t, Loc loc) {
 
 std::vector<NamedTensor> load_npz(const std::string& path, Device& d, Loc loc) {
   const ZipFile zip(path, loc);
+  const auto where = [&](const ZipEntry& e) { return fmt::format("'{}': entry '{}'", path, printable(e.name)); };
+  for (const ZipEntry& e : zip.entries())
+    if (!e.name.ends_with(".npy")) fail<FormatError>(loc, "'{}': entry '{}' is no .npy array", path, printable(e.name));
+  if (zip.swollen())
+    for (const ZipEntry& e : zip.entries()) {
+      ZipStream stream(zip, e, loc);
+      const Header h = read_header(stream, where(e), loc);
+      check_elements(stream, h.element, {where(e), h.data_at}, loc);
+    }
   std::vector<NamedTensor> out;
   out.reserve(zip.entries().size());
   for (const ZipEntry& e : zip.entries()) {
-    if (!e.name.ends_with(".npy")) fail<FormatError>(loc, "'{}': entry '{}' is no .npy array", path, printable(e.name));
-    const ZipContent content = zip.read(e, loc);
-    out.emplace_back(e.name.substr(0, e.name.size() - 4),
-                     parse_npy(content.bytes(), fmt::format("'{}': entry '{}'", path, printable(e.name)), d, loc));
+    ZipStream stream(zip, e, loc);
+    out.emplace_back(e.name.substr(0, e.name.size() - 4), read_array(stream, where(e), d, loc));
   }
   return out;
 }

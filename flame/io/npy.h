@@ -15,7 +15,8 @@ Tensor read_npy(const std::string& path, Device& d = default_device(), Loc loc =
 // Atomic; little-endian, row-major. DTypeError for bfloat16, which NumPy does not have.
 void write_npy(const std::string& path, const Tensor& t, Loc loc = Loc::current());
 
-// The arrays of an npz archive, stored or deflated, without ".npy" in their names, in the archive's order.
+// The arrays of an npz archive, stored or deflated, without ".npy" in their names, in the archive's order. Each goes
+// straight into its tensor, after its header was checked; an archive that swells is checked whole before that.
 std::vector<NamedTensor> load_npz(const std::string& path, Device& d = default_device(), Loc loc = Loc::current());
 struct NpzOptions {
   bool compress = false;
@@ -24,8 +25,5 @@ struct NpzOptions {
 // of 4 GiB or more.
 void save_npz(const std::string& path, std::span<const NamedTensor> tensors, const NpzOptions& options = {},
               Loc loc = Loc::current());
-
-// Internal: an npy file that stands in memory; `where` names it in messages.
-Tensor parse_npy(std::string_view bytes, const std::string& where, Device& d, Loc loc);
 
 }  // namespace flame::io

@@ -13,7 +13,7 @@ namespace flame::io {
 namespace {
 
 using Kind = PickleValue::Kind;
-constexpr size_t max_values = size_t{1} << 19, max_stack = size_t{1} << 20, max_marks = size_t{1} << 16;
+constexpr uint64_t least_max_values = uint64_t{1} << 18, max_marks = uint64_t{1} << 16;
 constexpr uint32_t nothing = 0xffffffff;
 
 // Opcodes that are refused, by the names of pickletools.
@@ -74,7 +74,8 @@ constexpr std::string_view known_globals[] = {ordered_dict,
 
 class Machine {
  public:
-  Machine(std::string_view bytes, const std::string& where, Loc loc) : bytes_(bytes), where_(where), loc_(loc) {
+  Machine(std::string_view bytes, uint64_t file_bytes, const std::string& where, Loc loc)
+      : bytes_(bytes), where_(where), loc_(loc), max_values_(least_max_values + file_bytes / 128) {
     for (int64_t i = 0; i < 256; ++i) add({.kind = Kind::integer, .integer = i});
     none_ = add({});
     false_ = add({.kind = Kind::boolean, .integer = 0});
@@ -117,12 +118,12 @@ class Machine {
   }
 
   uint32_t add(PickleValue v) {
-    if (out_.values.size() == max_values) bad("more than {} values", max_values);
+    if (out_.values.size() == max_values_) bad("more than {} values", max_values_);
     out_.values.push_back(std::move(v));
     return static_cast<uint32_t>(out_.values.size() - 1);
   }
   void push(uint32_t i) {
-    if (stack_.size() == max_stack) bad("more than {} values on the stack", max_stack);
+    if (stack_.size() == 2 * max_values_) bad("more than {} values on the stack", 2 * max_values_);
     stack_.push_back(i);
   }
   void push(PickleValue v) { push(add(std::move(v))); }
@@ -223,12 +224,12 @@ class Machine {
     if (v.kind != kind) bad("items for something that is no {}", kind == Kind::list ? "list" : "dict");
     if (kind == Kind::dict && items.size() % 2 != 0) bad("a dict key without its value");
     total_items_ += items.size();
-    if (total_items_ > max_stack) bad("more than {} items", max_stack);
+    if (total_items_ > 2 * max_values_) bad("more than {} items", 2 * max_values_);
     v.items.insert(v.items.end(), items.begin(), items.end());
   }
   // Picklers number what they remember from 0 on.
   void remember(uint32_t i) {
-    if (i >= max_values) bad("value {} is remembered, above the limit {}", i, max_values);
+    if (i >= max_values_) bad("value {} is remembered, above the limit {}", i, max_values_);
     if (i >= memo_.size()) memo_.resize(i + 1, nothing);
     memo_[i] = top();
   }
@@ -260,7 +261,7 @@ class Machine {
 
   // BINPERSID of ('storage', class, key, location, number of elements).
   void storage() {
-    const PickleValue id = at(pop());
+    const PickleValue& id = at(pop());
     expect(id.kind == Kind::tuple && id.items.size() == 5 && at(id.items[0]).text == "storage" &&
                at(id.items[1]).kind == Kind::global && at(id.items[1]).text.ends_with("Storage") &&
                at(id.items[2]).kind == Kind::string && at(id.items[4]).kind == Kind::integer,
@@ -275,7 +276,7 @@ class Machine {
   }
 
   void reduce() {
-    const PickleValue arguments = at(pop()), function = at(pop());
+    const PickleValue &arguments = at(pop()), &function = at(pop());
     expect(function.kind == Kind::global && arguments.kind == Kind::tuple, "a call of something that is no global");
     const std::vector<uint32_t>& a = arguments.items;
     if (function.text == ordered_dict) {
@@ -306,6 +307,7 @@ class Machine {
   std::string_view bytes_;
   const std::string& where_;
   Loc loc_;
+  const uint64_t max_values_;
   size_t at_ = 0, op_at_ = 0, total_items_ = 0;
   bool stopped_ = false;
   uint32_t none_ = 0, true_ = 0, false_ = 0;
@@ -317,8 +319,8 @@ class Machine {
 
 }  // namespace
 
-Pickle read_pickle(std::string_view bytes, const std::string& where, Loc loc) {
-  return Machine(bytes, where, loc).run();
+Pickle read_pickle(std::string_view bytes, uint64_t file_bytes, const std::string& where, Loc loc) {
+  return Machine(bytes, file_bytes, where, loc).run();
 }
 
 }  // namespace flame::io

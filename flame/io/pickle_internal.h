@@ -27,7 +27,8 @@ struct Pickle {
   const PickleValue& operator[](uint32_t i) const { return values[i]; }
 };
 
-// `where` names the file in messages. FormatError also beyond 2^19 values, so that a small file stays small in memory.
-Pickle read_pickle(std::string_view bytes, const std::string& where, Loc loc);
+// `where` names the file in messages. FormatError also beyond 2^18 values and one for each 128 bytes of the file, so that
+// a small file stays small in memory.
+Pickle read_pickle(std::string_view bytes, uint64_t file_bytes, const std::string& where, Loc loc);
 
 }  // namespace flame::io

@@ -1,11 +1,15 @@
-// Decoding by libspng, after its header's sizes are seen to fit the file: deflate expands at most 1032-fold.
+// Decoding by libspng, row by row, after its header's sizes are seen to fit the file: deflate expands at most 1032-fold.
+// A picture far larger than its file is decoded twice, first into a single row, so that a damaged one takes no memory.
 #include <spng.h>
 
+#include <algorithm>
+#include <limits>
 #include <memory>
 #include <vector>
 
 #include "flame/core/format.h"
 #include "flame/io/image_internal.h"
+#include "flame/io/source_internal.h"
 
 namespace flame::io {
 namespace {
@@ -41,36 +45,81 @@ uint64_t raw_bytes(const spng_ihdr& head) {
   return __builtin_mul_overflow(row, uint64_t{head.height}, &bytes) ? ~uint64_t{0} : bytes;
 }
 
+// The pixels of a row that pass `p` of an interlaced file gives (PNG specification, section 8.2), or all.
+struct Pass {
+  uint32_t first = 0, step = 1;
+};
+Pass pass_of(const spng_ihdr& head, int p) {
+  constexpr Pass adam7[] = {{0, 8}, {4, 8}, {0, 4}, {2, 4}, {0, 2}, {1, 2}, {0, 1}};
+  return head.interlace_method ? adam7[p] : Pass{};
+}
+
+class Decoder {
+ public:
+  Decoder(std::string_view bytes, const std::string& where, Loc loc)
+      : bytes_(bytes), where_(where), loc_(loc), context_(spng_ctx_new(0)) {
+    if (!context_) checked(SPNG_EMEM);
+    checked(spng_set_png_buffer(context_.get(), bytes.data(), bytes.size()));
+    const size_t chunk = std::min<size_t>(bytes.size(), std::numeric_limits<int32_t>::max());
+    checked(spng_set_chunk_limits(context_.get(), chunk, std::max(chunk, size_t{1} << 25)));  // of texts and profiles
+    checked(spng_get_ihdr(context_.get(), &head_));
+    if (raw_bytes(head_) / 1032 > bytes.size())
+      fail<FormatError>(loc, "{}: byte 16: {} x {} pixels are more than a file of {} bytes can hold", where,
+                        head_.width, head_.height, bytes.size());
+    target_ = target_of(context_.get(), head_);
+  }
+  const spng_ihdr& head() const { return head_; }
+  int channels() const { return target_.channels; }
+
+  // To the end of the file; pixels are kept if there is an `out`.
+  void run(uint8_t* out) {
+    const size_t samples = size_t{head_.width} * static_cast<size_t>(target_.channels);
+    const bool wide = head_.bit_depth == 16;
+    std::vector<uint16_t> row(out && !wide ? 0 : samples);
+    checked(spng_decode_image(context_.get(), nullptr, 0, target_.format, target_.flags | SPNG_DECODE_PROGRESSIVE));
+    spng_row_info info{};
+    for (int state = 0; state != SPNG_EOI;) {
+      checked(spng_get_row_info(context_.get(), &info));
+      uint8_t* to = out ? out + info.row_num * samples : nullptr;
+      void* decoded = out && !wide ? static_cast<void*>(to) : row.data();
+      state = spng_decode_row(context_.get(), decoded, samples * (wide ? 2 : 1));
+      if (state != SPNG_EOI) checked(state);
+      if (out && wide) narrow(to, row.data(), pass_of(head_, info.pass));
+    }
+    checked(spng_decode_chunks(context_.get()));
+    constexpr std::string_view end("\0\0\0\0IEND\xae\x42\x60\x82", 12);  // libspng does not miss the last four
+    if (bytes_.rfind(end) == bytes_.npos) fail<FormatError>(loc_, "{}: damaged PNG file: it has no end", where_);
+  }
+
+ private:
+  void checked(int error) const {
+    if (error == SPNG_EMEM) fail<OutOfMemory>(loc_, "{}: no memory to decode the PNG file", where_);
+    if (error) fail<FormatError>(loc_, "{}: damaged PNG file: {}", where_, spng_strerror(error));
+  }
+  void narrow(uint8_t* to, const uint16_t* row, Pass pass) const {
+    const auto n = static_cast<size_t>(target_.channels);
+    for (size_t x = pass.first; x < head_.width; x += pass.step)
+      for (size_t i = x * n; i < (x + 1) * n; ++i) to[i] = static_cast<uint8_t>((row[i] * 255u + 32767u) / 65535u);
+  }
+
+  std::string_view bytes_;
+  const std::string& where_;
+  Loc loc_;
+  std::unique_ptr<spng_ctx, FreeContext> context_;
+  spng_ihdr head_{};
+  Target target_{};
+};
+
 }  // namespace
 
 Tensor decode_png(std::string_view bytes, const std::string& where, Loc loc) {
-  const auto checked = [&](int error) {
-    if (error == SPNG_EMEM) fail<OutOfMemory>(loc, "{}: no memory to decode the PNG file", where);
-    if (error) fail<FormatError>(loc, "{}: damaged PNG file: {}", where, spng_strerror(error));
-  };
-  const std::unique_ptr<spng_ctx, FreeContext> context(spng_ctx_new(0));
-  if (!context) fail<OutOfMemory>(loc, "{}: no memory to decode the PNG file", where);
-  checked(spng_set_png_buffer(context.get(), bytes.data(), bytes.size()));
-  checked(spng_set_chunk_limits(context.get(), bytes.size(), size_t{1} << 25));  // of texts and profiles
-  spng_ihdr head{};
-  checked(spng_get_ihdr(context.get(), &head));
-  if (raw_bytes(head) / 1032 > bytes.size())
-    fail<FormatError>(loc, "{}: byte 16: {} x {} pixels are more than a file of {} bytes can hold", where, head.width,
-                      head.height, bytes.size());
-  const Target target = target_of(context.get(), head);
-  Tensor out = empty_pixels(head.height, head.width, target.channels, loc);
-  const auto count = static_cast<size_t>(out.numel());
-  if (head.bit_depth == 16) {
-    const auto wide = std::make_unique_for_overwrite<uint16_t[]>(count);
-    checked(spng_decode_image(context.get(), wide.get(), count * 2, target.format, target.flags));
-    auto* to = static_cast<uint8_t*>(out.data());
-    for (size_t i = 0; i < count; ++i) to[i] = static_cast<uint8_t>((wide[i] * 255u + 32767u) / 65535u);
-  } else {
-    checked(spng_decode_image(context.get(), out.data(), count, target.format, target.flags));
-  }
-  checked(spng_decode_chunks(context.get()));                          // to the end of the file
-  constexpr std::string_view end("\0\0\0\0IEND\xae\x42\x60\x82", 12);  // libspng does not miss the last four
-  if (bytes.rfind(end) == bytes.npos) fail<FormatError>(loc, "{}: damaged PNG file: it has no end", where);
+  Decoder decoder(bytes, where, loc);
+  const spng_ihdr& head = decoder.head();
+  const auto channels = static_cast<uint64_t>(decoder.channels());
+  if (uint64_t{head.width} * head.height * channels > bytes.size() + spare_memory)
+    Decoder(bytes, where, loc).run(nullptr);
+  Tensor out = empty_pixels(head.height, head.width, decoder.channels(), loc);
+  decoder.run(static_cast<uint8_t*>(out.data()));
   return out;
 }
 

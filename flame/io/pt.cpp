@@ -4,18 +4,19 @@
 
 #include <algorithm>
 #include <optional>
+#include <set>
 
 #include "flame/core/format.h"
-#include "flame/io/elements_internal.h"
 #include "flame/io/pickle_internal.h"
-#include "flame/io/zip.h"
+#include "flame/io/zip_stream_internal.h"
 
 namespace flame::io {
 namespace {
 
 using Kind = PickleValue::Kind;
 constexpr int max_depth = 64;
-constexpr size_t max_leaves = size_t{1} << 19, max_name_bytes = size_t{1} << 25;
+// What values and names may take beside the file's own size, as a list that occurs many times makes many of few bytes.
+constexpr uint64_t max_values_bytes = uint64_t{24} << 20, scalar_bytes = 160, tensor_bytes = 512;
 
 struct StorageClass {
   std::string_view name;
@@ -52,8 +53,15 @@ class Reader {
       swap_ = text.bytes() == "big";
     }
     const ZipContent bytes = zip_.read(*zip_.find(prefix_ + "data.pkl"), loc_);
-    pickle_ = read_pickle(bytes.bytes(), fmt::format("'{}': '{}data.pkl'", path_, prefix_), loc_);
-    visit("", pickle_.root, 0);
+    pickle_ = read_pickle(bytes.bytes(), zip_.file().size(), fmt::format("'{}': '{}data.pkl'", path_, prefix_), loc_);
+    max_visits_ = 1024 + bytes.bytes().size();
+    if (zip_.swollen()) {  // everything that can be wrong is found before any storage takes memory
+      trial_ = true;
+      read_values();
+      check_storages();
+      trial_ = false;
+    }
+    read_values();
     return std::move(out_);
   }
 
@@ -61,6 +69,14 @@ class Reader {
   template <class... Args>
   [[noreturn]] void bad(fmt::format_string<Args...> format, Args&&... args) {
     fail<FormatError>(loc_, "'{}': {}", path_, fmt::format(format, std::forward<Args>(args)...));
+  }
+
+  void read_values() {
+    out_ = {};
+    storages_.clear();
+    visits_ = spent_ = 0;
+    visit("", pickle_.root, 0);
+    check_names();
   }
 
   void find_prefix() {
@@ -79,11 +95,21 @@ class Reader {
     if (found != 1) bad("{} entries are named FOLDER/data.pkl, expected 1", found);
   }
 
-  std::string joined(const std::string& name, const std::string& part) {
-    std::string out = name.empty() ? part : name + "." + part;
-    name_bytes_ += out.size();
-    if (name_bytes_ > max_name_bytes) bad("the names of its values take more than {} bytes", max_name_bytes);
-    return out;
+  // Before any of them takes memory.
+  void check_storages() {
+    std::set<std::string_view> seen;
+    for (const PickleValue& v : pickle_.values) {
+      if (v.kind != Kind::storage) continue;
+      const std::string_view key = pickle_[v.items[1]].text;
+      const ZipEntry* e = zip_.find(fmt::format("{}data/{}", prefix_, key));
+      if (!e || !seen.insert(key).second) continue;
+      ZipStream stream(zip_, *e, loc_);
+      check_elements(stream, class_of(v).element, origin(*e), loc_);
+    }
+  }
+
+  static std::string joined(const std::string& name, const std::string& part) {
+    return name.empty() ? part : name + "." + part;
   }
   std::string key_text(const PickleValue& key, const std::string& name) {
     if (key.kind == Kind::string) return std::string(key.text);
@@ -93,7 +119,7 @@ class Reader {
 
   void visit(const std::string& name, uint32_t at, int depth) {
     if (depth > max_depth) bad("values nest more than {} deep", max_depth);
-    if (++visited_ > max_leaves) bad("more than {} values", max_leaves);
+    if (++visits_ > max_visits_) bad("more values than its pickle has bytes: lists or dicts that occur many times");
     const PickleValue& v = pickle_[at];
     switch (v.kind) {
       case Kind::dict:
@@ -104,20 +130,40 @@ class Reader {
       case Kind::tuple:
         for (size_t i = 0; i < v.items.size(); ++i) visit(joined(name, std::to_string(i)), v.items[i], depth + 1);
         return;
-      case Kind::tensor: return keep(name, [&] { out_.tensors.emplace_back(name, tensor(name, v)); });
-      case Kind::none: return keep(name, [&] { out_.values[name] = std::monostate(); });
-      case Kind::boolean: return keep(name, [&] { out_.values[name] = v.integer != 0; });
-      case Kind::integer: return keep(name, [&] { out_.values[name] = v.integer; });
-      case Kind::number: return keep(name, [&] { out_.values[name] = v.number; });
-      case Kind::string: return keep(name, [&] { out_.values[name] = std::string(v.text); });
+      case Kind::tensor: return keep(name, v);
+      case Kind::none: return keep(name, std::monostate());
+      case Kind::boolean: return keep(name, v.integer != 0);
+      case Kind::integer: return keep(name, v.integer);
+      case Kind::number: return keep(name, v.number);
+      case Kind::string: return keep(name, std::string(v.text));
       case Kind::global: bad("'{}' is the class '{}', no value", printable(name), v.text);
       case Kind::storage: bad("'{}' is a storage, expected a tensor", printable(name));
     }
   }
-  template <class F>
-  void keep(const std::string& name, F&& put) {
-    if (!names_.emplace(name, 0).second) bad("two values have the name '{}'", printable(name));
-    put();
+  void spend(uint64_t bytes) {
+    spent_ += bytes;
+    if (spent_ > max_values_bytes + zip_.file().size())
+      bad("its values and their names take more than its size allows");
+  }
+  void keep(const std::string& name, const PickleValue& v) {
+    spend(tensor_bytes + name.size());
+    out_.tensors.emplace_back(name, tensor(name, v));  // in a trial without one
+  }
+  void keep(const std::string& name, PtValue v) {
+    spend(scalar_bytes + name.size() + (v.index() == 4 ? std::get<std::string>(v).size() : 0));
+    if (!out_.values.emplace(name, std::move(v)).second) twice(name);
+  }
+  [[noreturn]] void twice(const std::string& name) { bad("two values have the name '{}'", printable(name)); }
+  void check_names() {
+    std::vector<std::string_view> names;
+    names.reserve(out_.tensors.size());
+    for (const auto& [name, t] : out_.tensors) {
+      if (out_.values.contains(name)) twice(name);
+      names.push_back(name);
+    }
+    std::sort(names.begin(), names.end());
+    const auto it = std::adjacent_find(names.begin(), names.end());
+    if (it != names.end()) twice(std::string(*it));
   }
 
   Dims dims(const std::string& name, const PickleValue& v) {
@@ -147,19 +193,26 @@ class Reader {
         bad("tensor '{}': shape {} with strides {} at {} reaches beyond its storage of {} elements", printable(name),
             shape, strides, offset, count);
     }
-    const Value& whole = load(name, storage).value();
+    const Tensor& all = load(name, storage);
+    if (trial_) return {};
+    const Value& whole = all.value();
     return Tensor(Value::view(whole, shape, strides, *bytes > 0 ? offset : 0));
   }
+
+  const StorageClass& class_of(const PickleValue& storage) const {
+    return *std::find_if(std::begin(classes), std::end(classes),
+                         [&](const StorageClass& c) { return c.name == pickle_[storage.items[0]].text; });
+  }
+  Origin origin(const ZipEntry& e) const { return {fmt::format("'{}': '{}'", path_, printable(e.name)), 0}; }
 
   // One tensor over all of a storage; the same one each time.
   const Tensor& load(const std::string& name, const PickleValue& storage) {
     const std::string key(pickle_[storage.items[1]].text);
-    const auto& kind = *std::find_if(std::begin(classes), std::end(classes),
-                                     [&](const StorageClass& c) { return c.name == pickle_[storage.items[0]].text; });
+    const StorageClass& kind = class_of(storage);
     const auto count = static_cast<uint64_t>(pickle_[storage.items[2]].integer);
     const auto it = storages_.find(key);
     if (it != storages_.end()) {
-      if (it->second.element != kind.element || static_cast<uint64_t>(it->second.tensor.numel()) != count)
+      if (it->second.element != kind.element || it->second.count != count)
         bad("tensor '{}' sees storage '{}' with another type or size", printable(name), printable(key));
       return it->second.tensor;
     }
@@ -168,18 +221,18 @@ class Reader {
     if (e->size % size_of(kind.element) != 0 || e->size / size_of(kind.element) != count)
       bad("tensor '{}': storage '{}' has {} bytes, expected {} elements of {}", printable(name), printable(e->name),
           e->size, count, size_of(kind.element));
-    const ZipContent content = zip_.read(*e, loc_);
-    Tensor host = Tensor::empty({static_cast<int64_t>(count)}, dtype_of(kind.element), cpu(), loc_);
-    const Origin origin{fmt::format("'{}': '{}'", path_, printable(e->name)), 0};
-    convert_elements(host.data(), reinterpret_cast<const std::byte*>(content.bytes().data()), count, kind.element,
-                     swap_, origin, loc_);
+    if (trial_) return storages_.emplace(key, Loaded{kind.element, count, {}}).first->second.tensor;
+    ZipStream stream(zip_, *e, loc_);
+    const Shape all{static_cast<int64_t>(count)};
+    const Tensor host = read_elements(stream, all, kind.element, swap_, origin(*e), loc_);
     Tensor there = &device_ == &cpu() ? host : host.to(device_, loc_);
     there.data();  // materialises
-    return storages_.emplace(key, Loaded{kind.element, there}).first->second.tensor;
+    return storages_.emplace(key, Loaded{kind.element, count, there}).first->second.tensor;
   }
 
   struct Loaded {
     Element element;
+    uint64_t count;
     Tensor tensor;
   };
 
@@ -188,11 +241,10 @@ class Reader {
   Device& device_;
   Loc loc_;
   std::string prefix_;
-  bool swap_ = false;
+  bool swap_ = false, trial_ = false;
   Pickle pickle_;
-  size_t visited_ = 0, name_bytes_ = 0;
+  uint64_t visits_ = 0, max_visits_ = 0, spent_ = 0;
   std::map<std::string, Loaded> storages_;
-  std::map<std::string, int> names_;
   PtContents out_;
 };
 

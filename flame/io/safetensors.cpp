@@ -15,9 +15,14 @@ namespace {
 
 constexpr uint64_t max_header = 100'000'000;  // the limit of the format's own reader
 
+// What is written must be what is read again.
 std::string json_string(const std::string& s, Loc loc) {
   try {
-    return nlohmann::json(s).dump();
+    std::string out = nlohmann::json(s).dump();
+    if (out.size() > max_json_token)
+      fail<ValueError>(loc, "save_safetensors: a name or metadata value of {} bytes, expected at most {}", out.size(),
+                       max_json_token);
+    return out;
   } catch (const nlohmann::json::exception&) {
     fail<ValueError>(loc, "save_safetensors: a name or metadata value is no valid UTF-8: '{}'", s);
   }
@@ -88,6 +93,9 @@ std::string row_major_bytes(const Tensor& t, Loc loc) {
 
 SafetensorsLayout layout_safetensors(std::span<const NamedTensor> tensors, const Metadata& metadata,
                                      const std::pair<std::string, std::string>* first, Loc loc) {
+  if (tensors.size() + metadata.size() + 2 > max_json_entries)
+    fail<ValueError>(loc, "save_safetensors: {} tensors and {} metadata entries, expected at most {}", tensors.size(),
+                     metadata.size(), max_json_entries - 2);
   SafetensorsLayout out;
   out.order.resize(tensors.size());
   std::iota(out.order.begin(), out.order.end(), size_t{0});

@@ -39,13 +39,14 @@ class SafetensorsFile {
   MappedFile file_;
   uint64_t data_at_ = 0;
   std::vector<TensorInfo> tensors_;
-  std::map<std::string, size_t, std::less<>> by_name_;
+  std::map<std::string_view, size_t> by_name_;  // the names in tensors_
   Metadata metadata_;
 };
 
 std::vector<NamedTensor> load_safetensors(const std::string& path, Device& d = default_device(),
                                           Loc loc = Loc::current());
-// Atomic; the same tensors and metadata give the same bytes. Names are unique UTF-8 other than "__metadata__".
+// Atomic; the same tensors and metadata give the same bytes. Names are unique UTF-8 other than "__metadata__". ValueError
+// for more than 2^18 - 2 names and metadata entries, and for one of them above 4 MiB, which reading would refuse.
 void save_safetensors(const std::string& path, std::span<const NamedTensor> tensors, const Metadata& metadata = {},
                       Loc loc = Loc::current());
 

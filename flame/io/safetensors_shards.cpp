@@ -6,6 +6,7 @@
 
 #include "flame/core/format.h"
 #include "flame/io/elements_internal.h"
+#include "flame/io/safetensors_header.h"
 
 namespace flame::io {
 namespace {
@@ -43,8 +44,10 @@ class IndexReader : public nlohmann::json::json_sax_t {
   }
   bool key(std::string& k) override {
     key_ = k;
-    if (depth_ == 1 && !top_.insert(k).second) fail<FormatError>(loc_, "'{}': '{}' occurs twice", path_, k);
-    if (inside_ && out.contains(k)) fail<FormatError>(loc_, "'{}': weight_map has '{}' twice", path_, k);
+    if (out.size() + top_.size() == max_json_entries)
+      fail<FormatError>(loc_, "'{}': more than {} entries", path_, max_json_entries);
+    if (depth_ == 1 && !top_.insert(k).second) fail<FormatError>(loc_, "'{}': '{}' occurs twice", path_, printable(k));
+    if (inside_ && out.contains(k)) fail<FormatError>(loc_, "'{}': weight_map has '{}' twice", path_, printable(k));
     return true;
   }
   bool string(std::string& v) override {
@@ -65,7 +68,8 @@ class IndexReader : public nlohmann::json::json_sax_t {
  private:
   // Any value that is not a file name inside weight_map.
   bool value(const char* what) {
-    if (inside_) fail<FormatError>(loc_, "'{}': weight_map '{}' is {}, expected the name of a file", path_, key_, what);
+    if (inside_)
+      fail<FormatError>(loc_, "'{}': weight_map '{}' is {}, expected the name of a file", path_, printable(key_), what);
     if (depth_ == 1 && key_ == "weight_map")
       fail<FormatError>(loc_, "'{}': weight_map is {}, expected an object", path_, what);
     if (depth_ == 0 && std::string_view(what) != "an object")
@@ -87,6 +91,7 @@ WeightMap read_index(const std::string& path, Loc loc) {
     fail<FormatError>(loc, "'{}': {} bytes are above the limit {} of an index", path, file.size(), max_index);
   IndexReader reader(path, loc);
   const auto* text = reinterpret_cast<const char*>(file.data());
+  check_json_tokens({text, file.size()}, 0, path, loc);
   nlohmann::json::sax_parse(text, text + file.size(), &reader);
   if (!reader.seen) fail<FormatError>(loc, "'{}': it has no weight_map", path);
   return std::move(reader.out);
@@ -133,6 +138,7 @@ ShardedSafetensors::ShardedSafetensors(const std::string& index_path, Loc loc) :
 
 std::vector<std::string> ShardedSafetensors::names() const {
   std::vector<std::string> out;
+  out.reserve(shard_of_.size());
   for (const auto& [name, shard] : shard_of_) out.push_back(name);
   return out;
 }
@@ -156,6 +162,9 @@ size_t save_safetensors_shards(const std::string& index_path, std::span<const Na
                                const ShardOptions& options, Loc loc) {
   if (!std::string_view(index_path).ends_with(suffix))
     fail<ValueError>(loc, "save_safetensors_shards: '{}' does not end in '{}'", index_path, suffix);
+  if (tensors.size() + 2 > max_json_entries)
+    fail<ValueError>(loc, "save_safetensors_shards: {} tensors, expected at most {}", tensors.size(),
+                     max_json_entries - 2);
   if (options.max_bytes < 1) fail<ValueError>(loc, "save_safetensors_shards: max_bytes is 0, expected at least 1");
   std::vector<size_t> ends;  // of the shards, in `tensors`
   std::set<std::string_view> seen;

@@ -8,6 +8,7 @@
 
 #include "flame/core/format.h"
 #include "flame/io/elements_internal.h"
+#include "flame/io/zip_stream_internal.h"
 
 namespace flame::io {
 namespace {
@@ -56,45 +57,6 @@ uint64_t find_end(std::string_view bytes, const std::string& path, Loc loc) {
     }
   fail<FormatError>(loc, "'{}': no zip file, or a cut one: the end of its directory is missing", path);
 }
-
-class Inflate {
- public:
-  explicit Inflate(std::string_view packed) {
-    stream_.next_in = reinterpret_cast<Bytef*>(const_cast<char*>(packed.data()));
-    ready_ = inflateInit2(&stream_, -15) == Z_OK;
-    left_ = packed.size();
-  }
-  ~Inflate() {
-    if (ready_) inflateEnd(&stream_);
-  }
-  Inflate(const Inflate&) = delete;
-  Inflate& operator=(const Inflate&) = delete;
-
-  // True if the packed bytes are one whole stream of exactly `size` bytes.
-  bool run(char* dst, uint64_t size) {
-    constexpr uint64_t chunk = uint64_t{1} << 30;  // zlib counts in 32 bits
-    char beyond;
-    int r = ready_ ? Z_OK : Z_MEM_ERROR;
-    while (r == Z_OK) {
-      const uInt have = static_cast<uInt>(std::min(left_, chunk)), want = static_cast<uInt>(std::min(size, chunk));
-      stream_.avail_in = have;
-      stream_.next_out = reinterpret_cast<Bytef*>(size > 0 ? dst : &beyond);
-      stream_.avail_out = size > 0 ? want : 1;  // the end may lie in bytes that give nothing more
-      r = inflate(&stream_, Z_NO_FLUSH);
-      left_ -= have - stream_.avail_in;
-      const uInt made = (size > 0 ? want : 1) - stream_.avail_out;
-      if (made > size) return false;
-      dst += made;
-      size -= made;
-    }
-    return r == Z_STREAM_END && size == 0 && left_ == 0;
-  }
-
- private:
-  z_stream stream_{};
-  bool ready_ = false;
-  uint64_t left_ = 0;
-};
 
 uint32_t crc_of(std::string_view bytes) {
   return static_cast<uint32_t>(crc32_z(0, reinterpret_cast<const Bytef*>(bytes.data()), bytes.size()));
@@ -227,19 +189,24 @@ const ZipEntry* ZipFile::find(std::string_view name) const {
 }
 
 ZipContent ZipFile::read(const ZipEntry& e, Loc loc) const {
-  const std::string_view packed = text_of(file_).substr(e.data_at, e.packed);
-  ZipContent content(packed);
-  if (e.deflated) {
-    auto own = std::make_unique_for_overwrite<char[]>(e.size);
-    if (!Inflate(packed).run(own.get(), e.size))
-      fail<FormatError>(loc, "'{}': byte {}: entry '{}' is no deflated data of {} bytes", path(), e.data_at,
-                        printable(e.name), e.size);
-    content = ZipContent(std::move(own), e.size);
+  ZipStream stream(*this, e, loc);
+  if (!e.deflated) return ZipContent(text_of(file_).substr(e.data_at, e.packed));
+  if (e.size > file_.size() + spare_memory)
+    fail<FormatError>(loc, "'{}': byte {}: entry '{}' takes {} bytes, far more than the file of {}", path(), e.data_at,
+                      printable(e.name), e.size, file_.size());
+  auto own = std::make_unique_for_overwrite<char[]>(e.size);
+  stream.read(own.get(), e.size);
+  stream.finish();
+  return {std::move(own), e.size};
+}
+
+bool ZipFile::swollen() const {
+  uint64_t left = file_.size() + spare_memory;
+  for (const ZipEntry& e : entries_) {
+    if (e.size > left) return true;
+    left -= e.size;
   }
-  if (const uint32_t crc = crc_of(content.bytes()); crc != e.crc)
-    fail<FormatError>(loc, "'{}': byte {}: entry '{}' is damaged: its CRC-32 is {:08x}, expected {:08x}", path(),
-                      e.data_at, printable(e.name), crc, e.crc);
-  return content;
+  return false;
 }
 
 namespace {

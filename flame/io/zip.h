@@ -44,9 +44,13 @@ class ZipFile {
  public:
   explicit ZipFile(const std::string& path, Loc loc = Loc::current());
   const std::string& path() const { return file_.path(); }
-  const std::vector<ZipEntry>& entries() const { return entries_; }    // in the order of the directory
-  const ZipEntry* find(std::string_view name) const;                   // null if there is none
-  ZipContent read(const ZipEntry& e, Loc loc = Loc::current()) const;  // checked against its CRC-32
+  const std::vector<ZipEntry>& entries() const { return entries_; }  // in the order of the directory
+  const ZipEntry* find(std::string_view name) const;                 // null if there is none
+  // Whole, checked against its CRC-32. FormatError also for one that is far larger than the file.
+  ZipContent read(const ZipEntry& e, Loc loc = Loc::current()) const;
+  // True if the contents of all entries together are far larger than the file.
+  bool swollen() const;
+  const MappedFile& file() const { return file_; }
 
  private:
   void read_directory(Loc loc);

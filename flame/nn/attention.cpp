@@ -6,10 +6,12 @@
 
 #include "flame/nn/options_internal.h"
 #include "flame/ops/attention.h"
+#include "flame/ops/cat.h"
 #include "flame/ops/create.h"
 #include "flame/ops/dropout.h"
 #include "flame/ops/linear.h"
 #include "flame/ops/matmul.h"
+#include "flame/ops/pad.h"
 #include "flame/ops/parts_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -39,6 +41,13 @@ Tensor drawn(bool wanted, int64_t out, int64_t in, DType t, Loc loc) {
   return flame::uniform({out, in}, -bound, bound, {.dtype = t}, loc);
 }
 
+// Xavier normal, of a [1, 1, width] as PyTorch sees it: `width` inputs and as many outputs.
+Tensor drawn_row(const MultiheadAttentionOptions& o, Loc loc) {
+  if (!o.add_bias_kv) return {};
+  const double deviation = 1 / std::sqrt(static_cast<double>(o.width));
+  return flame::normal({1, 1, o.width}, 0, deviation, {.dtype = o.dtype}, loc);
+}
+
 // [..., heads * d] of [N, L, ...] to [N, heads, L, d].
 Tensor split_heads(const Tensor& x, int64_t heads, Loc loc) {
   const Shape& s = x.shape();
@@ -48,6 +57,18 @@ Tensor split_heads(const Tensor& x, int64_t heads, Loc loc) {
 Tensor added(const Tensor& mask, DType t, Loc loc) {
   if (mask.dtype() != DType::boolean) return mask.to(t, loc);
   return where(mask, full({}, -std::numeric_limits<double>::infinity(), t, mask.device(), loc), 0.0, loc);
+}
+// [rows, keys]: true where the key is none after the query.
+Tensor no_later(int64_t rows, int64_t keys, Device& d, Loc loc) {
+  const Tensor row = arange(0, rows, 1, DType::i64, d, loc).reshape({rows, 1}, loc);
+  return ge(row, arange(0, keys, 1, DType::i64, d, loc), loc);
+}
+// A mask as scaled_dot_product_attention takes it, or none, together with a causal one.
+Tensor without_later(const Tensor& mask, int64_t rows, int64_t keys, const Tensor& q, Loc loc) {
+  const Tensor seen = no_later(rows, keys, q.device(), loc);
+  if (!mask.defined()) return seen;
+  if (mask.dtype() == DType::boolean) return logical_and(mask, seen, loc);
+  return where(seen, mask, -std::numeric_limits<double>::infinity(), loc);
 }
 
 }  // namespace
@@ -66,7 +87,9 @@ MultiheadAttention::MultiheadAttention(Module* parent, std::string name, const O
       in_proj_bias(*this, "in_proj_bias",
                    options.bias ? zeros({3 * options.width}, options.dtype, default_device(), loc) : Tensor{}, loc),
       out_proj(*this, "out_proj",
-               {.in = options.width, .out = options.width, .bias = options.bias, .dtype = options.dtype}, loc) {
+               {.in = options.width, .out = options.width, .bias = options.bias, .dtype = options.dtype}, loc),
+      bias_k(*this, "bias_k", drawn_row(options, loc), loc),
+      bias_v(*this, "bias_v", drawn_row(options, loc), loc) {
   if (options.bias) out_proj.bias.assign(zeros({options.width}, options.dtype, default_device(), loc), loc);
 }
 
@@ -84,6 +107,16 @@ std::vector<Tensor> MultiheadAttention::project(const Tensor& query, const Tenso
   const std::vector<Tensor> biases = bias.defined() ? parts(bias, 3, 0, false, loc) : std::vector<Tensor>(3);
   return {linear(query, weights[0], biases[0], loc), linear(key, weights[1], biases[1], loc),
           linear(value, weights[2], biases[2], loc)};
+}
+
+// x [N, heads, S, d] with the keys or values that the options add.
+Tensor MultiheadAttention::extended(const Tensor& x, const Param& last, Loc loc) const {
+  const Shape& s = x.shape();
+  const Shape row{s[0], s[1], 1, s[3]};
+  std::vector<Tensor> all{x};
+  if (last.defined()) all.push_back(last.tensor().reshape({1, s[1], 1, s[3]}, loc).expand(row, loc));
+  if (options.add_zero_attn) all.push_back(zeros(row, x.dtype(), x.device(), loc));
+  return all.size() == 1 ? x : cat(all, 2, loc);
 }
 
 // The masks together as scaled_dot_product_attention takes them, or undefined.
@@ -133,29 +166,36 @@ AttentionResult MultiheadAttention::forward(const Tensor& query, const Tensor& k
     if (!options.batch_first) x = x.transpose(0, 1, loc);
     x = split_heads(x, options.heads, loc);
   }
-  const Tensor &q = projected[0], &k = projected[1], &v = projected[2];
+  const Tensor& q = projected[0];
+  Tensor k = projected[1], v = projected[2];
   const int64_t batch = q.shape()[0], rows = q.shape()[2], keys = k.shape()[2];
   if (k.shape()[0] != batch || v.shape() != k.shape())
     fail<ShapeError>(loc,
                      "MultiheadAttention: expected keys and values of one length for each of {} samples, got {} and {}",
                      batch, key.shape(), value.shape());
-  const Tensor mask = merged_mask(call, batch, rows, keys, q.dtype(), loc);
+  Tensor mask = merged_mask(call, batch, rows, keys, q.dtype(), loc);
+  const int64_t more = (options.add_bias_kv ? 1 : 0) + (options.add_zero_attn ? 1 : 0);
+  bool causal = call.causal;
+  if (more > 0) {
+    k = extended(k, bias_k, loc);
+    v = extended(v, bias_v, loc);
+    if (causal) mask = without_later(mask, rows, keys, q, loc);
+    causal = false;
+    if (mask.defined()) mask = pad(mask, {0, more}, {.value = mask.dtype() == DType::boolean ? 1.0 : 0.0}, loc);
+  }
   const double dropped = is_training() ? options.dropout : 0;
   AttentionResult r;
   if (call.need_weights) {
     const double scale = 1 / std::sqrt(static_cast<double>(q.shape()[3]));
     Tensor s = mul(matmul(q, k.t(loc), loc), scale, loc);
     constexpr double none = -std::numeric_limits<double>::infinity();
-    if (call.causal) {
-      const Tensor row = arange(0, rows, 1, DType::i64, q.device(), loc).reshape({rows, 1}, loc);
-      s = where(ge(row, arange(0, keys, 1, DType::i64, q.device(), loc), loc), s, none, loc);
-    }
+    if (causal) s = where(no_later(rows, keys, q.device(), loc), s, none, loc);
     if (mask.defined()) s = mask.dtype() == DType::boolean ? where(mask, s, none, loc) : add(s, mask, loc);
     const Tensor p = dropout(softmax(s, -1, loc), dropped, true, nullptr, loc);
     r.out = matmul(p, v, loc);
     r.weights = call.average_weights ? mean(p, 1, false, loc) : p;
   } else {
-    r.out = scaled_dot_product_attention(q, k, v, {.mask = mask, .causal = call.causal, .dropout = dropped}, loc);
+    r.out = scaled_dot_product_attention(q, k, v, {.mask = mask, .causal = causal, .dropout = dropped}, loc);
   }
   r.out = r.out.transpose(1, 2, loc);  // [N, L, heads, d]
   if (!options.batch_first) r.out = r.out.transpose(0, 1, loc);

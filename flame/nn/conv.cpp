@@ -50,7 +50,8 @@ Shape weight_shape(int64_t filters, int64_t channels, const PerAxis<axes>& kerne
 }
 // Uniform on +-1 / sqrt(the weights of a filter): PyTorch's kaiming_uniform with a = sqrt(5).
 Tensor draw(const Shape& shape, const Shape& weight, DType t, Loc loc) {
-  const double bound = 1 / std::sqrt(static_cast<double>(numel(weight) / weight[0]));
+  const int64_t inputs = numel(weight) / weight[0];
+  const double bound = 1 / std::sqrt(static_cast<double>(inputs));
   return flame::uniform(shape, -bound, bound, {.dtype = t}, loc);
 }
 template <int axes>
@@ -143,16 +144,41 @@ ConvTranspose<axes>::ConvTranspose(Module* parent, std::string name, const Optio
       bias(*this, "bias", o.bias ? draw({o.out}, weight_shape(o), o.dtype, loc) : Tensor{}, loc) {}
 
 template <int axes>
-Tensor ConvTranspose<axes>::forward(const Tensor& x, Loc loc) {
+Tensor ConvTranspose<axes>::run(const Tensor& x, const PerAxis<axes>& output_padding, Loc loc) const {
   const Tensor w = weight.tensor(), b = bias.defined() ? bias.tensor() : Tensor{};
   const flame::ConvTransposeOptions<axes> o{.stride = options.stride,
                                             .padding = options.padding,
-                                            .output_padding = options.output_padding,
+                                            .output_padding = output_padding,
                                             .dilation = options.dilation,
                                             .groups = options.groups};
   if constexpr (axes == 1) return conv_transpose1d(x, w, b, o, loc);
   else if constexpr (axes == 2) return conv_transpose2d(x, w, b, o, loc);
   else return conv_transpose3d(x, w, b, o, loc);
+}
+template <int axes>
+Tensor ConvTranspose<axes>::forward(const Tensor& x, Loc loc) {
+  return run(x, options.output_padding, loc);
+}
+template <int axes>
+Tensor ConvTranspose<axes>::forward(const Tensor& x, const PerAxis<axes>& output_size, Loc loc) {
+  if (!x.defined() || x.rank() <= axes || x.rank() > axes + 2) return forward(x, loc);  // which throws
+  Dims least, most, more;
+  bool fits = true;
+  for (int i = 0; i < axes; ++i) {
+    least.push_back((x.shape()[x.rank() - axes + i] - 1) * options.stride[i] - 2 * options.padding[i] +
+                    options.dilation[i] * (options.kernel[i] - 1) + 1);
+    most.push_back(least[i] + options.stride[i] - 1);
+    more.push_back(output_size[i] - least[i]);
+    fits &= more[i] >= 0 && output_size[i] <= most[i];
+  }
+  if (!fits)
+    fail<ShapeError>(loc, "{}: expected an output_size from {} to {} for x {}, got {}", transpose_name<axes>(), least,
+                     most, x.shape(), output_size.dims());
+  PerAxis<axes> padding = 0;
+  if constexpr (axes == 1) padding = {more[0]};
+  else if constexpr (axes == 2) padding = {more[0], more[1]};
+  else padding = {more[0], more[1], more[2]};
+  return run(x, padding, loc);
 }
 
 template <int axes>

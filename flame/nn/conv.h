@@ -63,12 +63,15 @@ class ConvTranspose : public Layer {
   ConvTranspose(Module& parent, std::string name, const Options& o, Loc loc = Loc::current())
       : ConvTranspose(&parent, std::move(name), o, loc) {}
   Tensor forward(const Tensor& x, Loc loc = Loc::current()) override;
+  // With the output_padding, below the stride, that gives spatial axes of these sizes. ShapeError if there is none.
+  Tensor forward(const Tensor& x, const PerAxis<axes>& output_size, Loc loc = Loc::current());
   std::string kind() const override;
 
   const Options options;
   Param weight, bias;  // bias is undefined if the options say so
 
  private:
+  Tensor run(const Tensor& x, const PerAxis<axes>& output_padding, Loc loc) const;
   ConvTranspose(Module* parent, std::string name, const Options& o, Loc loc);
 };
 using ConvTranspose1d = ConvTranspose<1>;

@@ -18,7 +18,7 @@ const EmbeddingOptions& checked(const EmbeddingOptions& o, Loc loc) {
   return o;
 }
 Tensor draw(const EmbeddingOptions& o, Loc loc) {
-  const Tensor rows = randn({o.count, o.width}, {.dtype = o.dtype}, loc);
+  Tensor rows = randn({o.count, o.width}, {.dtype = o.dtype}, loc);
   if (!o.padding_idx) return rows;
   const int64_t padding = *o.padding_idx < 0 ? *o.padding_idx + o.count : *o.padding_idx;
   const Tensor row = arange(0, o.count, 1, DType::i64, rows.device(), loc).unsqueeze(-1, loc);

@@ -96,7 +96,7 @@ RecurrentState Recurrent::checked_state(const RecurrentState& given, int64_t bat
   const auto ready = [&](const Tensor& s, const char* what, int64_t size) {
     const Shape expected{static_cast<int64_t>(directions_.size()), batch, size};
     if (!s.defined()) return zeros(expected, x.dtype(), x.device(), loc);
-    const Tensor full = one_sample && s.rank() == 2 ? s.unsqueeze(1, loc) : s;
+    Tensor full = one_sample && s.rank() == 2 ? s.unsqueeze(1, loc) : s;
     if (full.shape() != expected)
       fail<ShapeError>(loc, "{}: expected a state {} of shape {}, got {}", kinds[static_cast<int>(cell_)], what,
                        expected, s.shape());

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
@@ -32,6 +33,7 @@ Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
 }
 
 Tensor prelu(const Tensor& x, const Tensor& weight, Loc loc) {
+  const OpScope scope("prelu");
   check_inputs("prelu", {&x, &weight}, loc);
   for (const Tensor* t : {&x, &weight}) check_floating("prelu", *t, loc);
   const int64_t channels = x.rank() > 1 ? x.shape()[1] : 1;

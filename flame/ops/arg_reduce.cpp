@@ -2,6 +2,7 @@
 #include <cmath>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/parallel.h"
 #include "flame/ops/create.h"
@@ -138,6 +139,7 @@ Tensor argmin(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
 namespace {
 // The values are gathered, so that gather's gradients are theirs.
 ValuesAndIndices extreme_at(const char* name, bool greatest, const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
+  const OpScope scope(name);
   if (x.defined() && x.rank() == 0) {
     normalize_axis(name, axis, 1, loc);
     return {x, zeros({}, DType::i64, x.device(), loc)};

@@ -6,6 +6,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/attention_internal.h"
@@ -122,7 +123,7 @@ class AttentionBackward final : public Op {
 // (q, k, v, mask?) of one dtype -> (out, lse); see attention_cpu.
 class Attention final : public Op {
  public:
-  explicit Attention(Settings s) : settings_(std::move(s)) {}
+  explicit Attention(const Settings& s) : settings_(s) {}
   const char* name() const override { return op_name; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     Shape out = in[0].shape(), rows = out;
@@ -326,6 +327,7 @@ Tensor mask_of_rank_4(const Tensor& mask, const Shape& batch, const Shape& q, in
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                                     Loc loc) {
+  const OpScope scope(op_name);
   const Checked c = check(q, k, v, o, loc);
   const DType t = promote(promote(q.dtype(), k.dtype()), v.dtype());
   std::vector<Tensor> in;
@@ -335,7 +337,7 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   Settings s{
       {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
   if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
-  const Ref<Attention> op = make_ref<Attention>(std::move(s));
+  const Ref<Attention> op = make_ref<Attention>(s);
   const Tensor out =
       q.device().kind() == Device::Kind::cuda ? Attention::composed(op, in, loc) : dispatch_multi(op, in, loc)[0];
   return out.reshape(c.out, loc);
@@ -348,7 +350,7 @@ const RegisterOp registered({
     .formula = "softmax(scale q k^T + mask) v",
     .samples =
         [](DType t) {
-          const auto with = [](AttentionOptions o) {
+          const auto with = [](const AttentionOptions& o) {
             return [o](const std::vector<Tensor>& in) {
               Generator g(11);  // the same dropout at every call
               AttentionOptions now = o;

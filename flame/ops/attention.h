@@ -8,7 +8,9 @@
 namespace flame {
 
 struct AttentionOptions {
-  Tensor mask = {};     // broadcasts to [..., H, L, S]; bool: true takes part; floating: added to the scores
+  // Broadcasts to [..., H, L, S]. bool: true takes part, and what does not has no say, be its score Inf or NaN; floating:
+  // added to the scores.
+  Tensor mask = {};
   bool causal = false;  // query i sees keys j <= i only, counted from the first of each; together with a mask both hold
   double dropout = 0;   // of the weights, with probability p; whoever evaluates passes 0
   std::optional<double> scale = {};  // 1 / sqrt(E)

@@ -167,8 +167,8 @@ class Backward {
       if (s_.flags.mask) extras_.read(mask_.of(r.buffers[6], batch, head), q, count, j0 + j, seen, s_.nr, b.bias);
       if (s_.flags.dropout) extras_.draw(s_, attention_draw(r.scalars), row, count, j0 + j, seen, b.keep);
       tile(t,
-           {b.s, s_.flags.mask ? b.bias : nullptr, s_.flags.dropout ? b.keep : nullptr, seen, q - j0 - j,
-            s_.flags.causal && j0 + j + seen > q + 1, r.scalars[0].f},
+           {b.s, s_.flags.mask ? b.bias : nullptr, extras_.select, s_.flags.dropout ? b.keep : nullptr, seen,
+            q - j0 - j, s_.flags.causal && j0 + j + seen > q + 1, r.scalars[0].f},
            j, all, b.dq + (t.queries ? panel_of(t, member, q) : 0), b);
     }
   }

@@ -93,13 +93,9 @@ class Forward {
     if (s_.flags.mask) extras_.read(mask_.of(r.buffers[3], batch, head), q0, count, j0, seen, s_.nr, b.bias);
     if (s_.flags.dropout)
       extras_.draw(s_, attention_draw(r.scalars), (batch * s_.heads + head) * s_.queries + q0, count, j0, seen, b.keep);
-    const ScoreTile t{b.s,
-                      s_.flags.mask ? b.bias : nullptr,
-                      s_.flags.dropout ? b.keep : nullptr,
-                      seen,
-                      q0 - j0,
-                      s_.flags.causal && j0 + seen > q0 + 1,
-                      r.scalars[0].f};
+    const ScoreTile t{
+        b.s,     s_.flags.mask ? b.bias : nullptr,      extras_.select, s_.flags.dropout ? b.keep : nullptr, seen,
+        q0 - j0, s_.flags.causal && j0 + seen > q0 + 1, r.scalars[0].f};
     scores_.softmax(t, b.max + i, b.sum + i, b.factor);
     if (j0 > 0) scores_.rescale(b.out + i * deep, deep, b.factor);
     for (int64_t e = 0; e < s_.depth; e += s_.mr)

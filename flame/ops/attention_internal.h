@@ -25,6 +25,7 @@ Ref<Plan> attention_backward_cpu(std::span<const Meta> in, std::span<const Meta>
 struct ScoreTile {
   void* s;           // products of queries and keys; becomes the weights
   const void* bias;  // added, or null
+  bool select;       // bias is 0 or -Inf: where it is -Inf it takes the score's place, whatever that is
   const void* keep;  // factors of dropout, or null
   int64_t keys;
   int64_t diagonal;  // with `causal`, key j takes part for query i if j <= i + diagonal

@@ -39,7 +39,9 @@ struct Scores {
   HWY_INLINE V at(const T* s, int64_t j, int v) const {
     const int64_t i = j * columns + v * lanes;
     V x = hn::LoadU(d, s + i);
-    x = bias ? hn::MulAdd(x, scale, hn::LoadU(d, bias + i)) : hn::Mul(x, scale);
+    const V b = bias ? hn::LoadU(d, bias + i) : hn::Zero(d);
+    x = bias && !t.select ? hn::MulAdd(x, scale, b) : hn::Mul(x, scale);
+    if (t.select) x = hn::IfThenElse(hn::Eq(b, none), none, x);
     if (t.causal) x = hn::IfThenElse(hn::Ge(lane[v], hn::Set(d, static_cast<T>(j - t.diagonal))), x, none);
     return x;
   }

@@ -101,8 +101,10 @@ template <class A>
 struct Extras {
   using Read = void (*)(const Matrix&, int64_t, int64_t, int64_t, int64_t, int64_t, A*);
   Read read = nullptr;
+  bool select = false;  // a mask of bool
   explicit Extras(const Meta* mask) {
     if (!mask) return;
+    select = mask->dtype == DType::boolean;
     switch (mask->dtype) {
       case DType::boolean: read = read_bias<bool, A>; break;
       case DType::f16: read = read_bias<float16, A>; break;

@@ -1,6 +1,7 @@
 // Batch norm: training normalises by the batch through the shared normalisation, evaluation by the running statistics.
 #include "flame/ops/batch_norm.h"
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
@@ -10,6 +11,7 @@
 namespace flame {
 Tensor batch_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                   const Tensor& bias, const BatchNormOptions& o, Loc loc) {
+  const OpScope scope("batch_norm");
   check_inputs("batch_norm", {&x}, {&weight, &bias}, loc);
   for (const State* s : {&running_mean, &running_var})
     if (s->defined() && &s->device() != &x.device())

@@ -4,10 +4,12 @@
 #include <algorithm>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
-#include "flame/ops/samples_internal.h"
 #include "flame/ops/device_internal.h"
+#include "flame/ops/samples_internal.h"
 
 namespace flame {
 namespace {
@@ -90,14 +92,26 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
     if (x.rank() == 0) fail<ShapeError>(loc, "cat: expected tensors of rank 1 or more, got rank 0; use stack");
     vectors &= x.rank() == 1;
   }
-  std::vector<Tensor> in;
+  std::vector<Tensor> in, skipped;
   in.reserve(tensors.size());
-  for (const Tensor& x : tensors)
-    if (vectors || x.shape() != Shape{0}) in.push_back(x.to(t, loc));
-  return dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+  for (const Tensor& x : tensors) (vectors || x.shape() != Shape{0} ? in : skipped).push_back(x.to(t, loc));
+  const Tensor y =
+      dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+  if (skipped.empty()) return y;
+  skipped.insert(skipped.begin(), y);
+  return with_rule(
+      "cat", skipped, {y}, {},
+      [](const CustomContext& c) {
+        const Tensor& g = c.grads[0];
+        std::vector<Tensor> given(c.needs.size(), filled(contiguous_meta(g.dtype(), {0}), g.device(), 0));
+        given[0] = g;
+        return given;
+      },
+      loc)[0];
 }
 
 Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
+  const OpScope scope("stack");
   if (tensors.empty()) fail<ValueError>(loc, "stack: expected at least one tensor, got none");
   for (const Tensor& x : tensors) check_inputs("stack", {&tensors[0], &x}, loc);
   check_room("stack", tensors[0], loc);
@@ -112,6 +126,7 @@ Tensor stack(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
 }
 
 std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) {
+  const OpScope scope("split");
   check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   const int64_t count = count_of("split", x, size, a, loc);
@@ -122,6 +137,7 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
 }
 
 std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
+  const OpScope scope("split");
   check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   int64_t total = 0;
@@ -142,6 +158,7 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
 }
 
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {
+  const OpScope scope("chunk");
   check_defined("chunk", x, loc);
   if (count <= 0) fail<ValueError>(loc, "chunk: expected a count of 1 or more, got {}", count);
   const int a = normalize_axis("chunk", axis, x.rank(), loc);

@@ -3,6 +3,7 @@
 #include "flame/ops/conv.h"
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
@@ -212,6 +213,7 @@ Shape output_shape(const Call& c, const ConvAttributes& a) {
 template <int axes>
 Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvOptions<axes>& o, Loc loc) {
   const Call c{forward_names[axes], axes, x, weight, bias, loc};
+  const OpScope scope(c.op);
   ConvAttributes a{o.stride.dims(), o.padding.dims(), o.padding.dims(), o.dilation.dims(), o.groups};
   c.check_options(a);
   c.check_ranks(false);
@@ -256,6 +258,7 @@ template <int axes>
 Tensor transposed(const Tensor& x, const Tensor& weight, const Tensor& bias, const ConvTransposeOptions<axes>& o,
                   Loc loc) {
   const Call c{transpose_names[axes], axes, x, weight, bias, loc};
+  const OpScope scope(c.op);
   ConvAttributes a{o.stride.dims(), o.padding.dims(), o.padding.dims(), o.dilation.dims(), o.groups};
   c.check_options(a);
   c.check_ranks(true);

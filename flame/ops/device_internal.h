@@ -2,7 +2,7 @@
 #pragma once
 #include "flame/device/device.h"
 #include "flame/device/kernel.h"
-#include "flame/ops/strided_internal.h"
+#include "flame/device/cpu/strided_copy.h"
 
 namespace flame {
 

@@ -3,14 +3,15 @@
 
 #include <algorithm>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
 #include "flame/ops/view_internal.h"
 
 namespace flame {
@@ -86,6 +87,7 @@ class DiagonalScatter final : public Op {
 // x where keep(column - row, diagonal), else 0.
 Tensor triangle(const char* op, Tensor (*keep)(const Arg&, const Arg&, Loc), const Tensor& x, int64_t diagonal,
                 Loc loc) {
+  const OpScope scope(op);
   check_defined(op, x, loc);
   if (x.rank() < 2) fail<ShapeError>(loc, "{}: expected a rank of 2 or more, got shape {}", op, x.shape());
   const int r = x.rank() - 2, c = x.rank() - 1;
@@ -118,6 +120,7 @@ Tensor diagonal_scatter(const Tensor& piece, const Shape& shape, const DiagonalO
 }
 
 Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
+  const OpScope scope("diag_embed");
   check_defined("diag_embed", x, loc);
   if (x.rank() == 0) fail<ShapeError>(loc, "diag_embed: expected rank 1 or more, got shape {}", x.shape());
   if (x.rank() == max_rank)
@@ -134,6 +137,7 @@ Tensor diag_embed(const Tensor& x, const DiagEmbedOptions& o, Loc loc) {
 }
 
 Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
+  const OpScope scope("diag");
   check_defined("diag", x, loc);
   if (x.rank() == 1) return diag_embed(x, {.offset = offset}, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "diag: expected rank 1 or 2, got shape {}", x.shape());
@@ -141,6 +145,7 @@ Tensor diag(const Tensor& x, int64_t offset, Loc loc) {
 }
 
 Tensor trace(const Tensor& x, Loc loc) {
+  const OpScope scope("trace");
   check_defined("trace", x, loc);
   if (x.rank() != 2) fail<ShapeError>(loc, "trace: expected a matrix, got shape {}", x.shape());
   return sum(diagonal(x, {}, loc), {}, false, loc);
@@ -153,7 +158,7 @@ namespace {
 using Inputs = std::vector<Tensor>;
 
 RegisterOp with_shapes(const char* name, const char* signature, const char* formula,
-                       std::vector<std::pair<Shape, Tensor (*)(const Tensor&)>> calls) {
+                       const std::vector<std::pair<Shape, Tensor (*)(const Tensor&)>>& calls) {
   return RegisterOp({.name = name, .signature = signature, .formula = formula, .samples = [calls](DType t) {
                        std::vector<SampleCase> out;
                        for (const auto& [shape, fn] : calls) {

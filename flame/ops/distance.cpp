@@ -1,9 +1,11 @@
 // Similarities and distances of vectors, composed of pointwise ops and reductions: a pass over the rows each way.
 #include "flame/ops/distance.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -41,15 +43,17 @@ void check_vectors(const char* op, const Shape& shape, double p, Loc loc) {
 }  // namespace
 
 Tensor cosine_similarity(const Tensor& a, const Tensor& b, int64_t axis, double eps, Loc loc) {
+  const OpScope scope("cosine_similarity");
   const Types t = types_of("cosine_similarity", {&a, &b}, loc);
   const Shape shape = common_shape("cosine_similarity", {&a, &b}, loc);
-  const int along = normalize_axis("cosine_similarity", axis, shape.rank(), loc);
+  const int along = normalize_axis("cosine_similarity", axis, std::max(1, shape.rank()), loc);
   const Tensor x = a.to(t.wide, loc).expand(shape, loc), y = b.to(t.wide, loc).expand(shape, loc);
   const auto size = [&](const Tensor& v) { return maximum(norm(v, along, false, loc), eps, loc); };
   return div(sum(mul(x, y, loc), along, false, loc), mul(size(x), size(y), loc), loc).to(t.out, loc);
 }
 
 Tensor pairwise_distance(const Tensor& a, const Tensor& b, const DistanceOptions& o, Loc loc) {
+  const OpScope scope("pairwise_distance");
   const Types t = types_of("pairwise_distance", {&a, &b}, loc);
   check_vectors("pairwise_distance", common_shape("pairwise_distance", {&a, &b}, loc), o.p, loc);
   return distance(a.to(t.wide, loc), b.to(t.wide, loc), o.p, o.eps, o.keepdim, loc).to(t.out, loc);
@@ -57,6 +61,7 @@ Tensor pairwise_distance(const Tensor& a, const Tensor& b, const DistanceOptions
 
 Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& target, const CosineEmbeddingOptions& o,
                              Loc loc) {
+  const OpScope scope("cosine_embedding_loss");
   constexpr const char* name = "cosine_embedding_loss";
   check_reduction(name, o.reduction, loc);
   check_inputs(name, {&a, &b, &target}, loc);
@@ -79,6 +84,7 @@ Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& tar
 
 Tensor triplet_margin_loss(const Tensor& anchor, const Tensor& positive, const Tensor& negative,
                            const TripletMarginOptions& o, Loc loc) {
+  const OpScope scope("triplet_margin_loss");
   constexpr const char* name = "triplet_margin_loss";
   check_reduction(name, o.reduction, loc);
   if (!(o.margin > 0)) fail<ValueError>(loc, "{}: expected a margin above 0, got {}", name, o.margin);

@@ -1,6 +1,7 @@
 // Dropout: a mask of one byte an element from the random kernel, then pointwise ops that join whatever island x is in.
 #include "flame/ops/dropout.h"
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
@@ -9,6 +10,7 @@
 namespace flame {
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator* generator, Loc loc) {
+  const OpScope scope("dropout");
   if (!(p >= 0 && p <= 1)) fail<ValueError>(loc, "dropout: expected a probability in [0, 1], got {}", p);
   check_defined("dropout", x, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "dropout: expected a floating dtype, got {}", x.dtype());

@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/diagonal.h"
 #include "flame/ops/einsum_internal.h"
@@ -170,6 +171,7 @@ std::pair<size_t, size_t> cheapest(const std::vector<Labelled>& left) {
 }  // namespace
 
 Tensor einsum(std::string_view equation, const std::vector<Tensor>& operands, Loc loc) {
+  const OpScope scope("einsum");
   if (operands.empty()) fail<ValueError>(loc, "einsum: expected at least one operand, got none");
   const DType t = product_dtype("einsum", operands, loc);
   Equation e = read_equation(equation, operands.size(), loc);
@@ -189,6 +191,7 @@ Tensor einsum(std::string_view equation, const std::vector<Tensor>& operands, Lo
 }
 
 Tensor tensordot(const Tensor& a, const Tensor& b, const Dims& axes_a, const Dims& axes_b, Loc loc) {
+  const OpScope scope("tensordot");
   const DType t = product_dtype("tensordot", std::array{a, b}, loc);
   if (axes_a.rank() != axes_b.rank())
     fail<ShapeError>(loc, "tensordot: expected as many axes of each, got {} and {}", axes_a, axes_b);

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/reduce.h"
@@ -33,17 +34,20 @@ double largest(DType t) {
 }  // namespace
 
 Tensor addcmul(const Tensor& input, const Tensor& a, const Tensor& b, const AddcOptions& o, Loc loc) {
+  const OpScope scope("addcmul");
   return of_three("addcmul", input, a, b, loc, [&](const Tensor& x, const Tensor& y, const Tensor& z) {
     return add(x, mul(o.value == 1 ? y : mul(y, o.value, loc), z, loc), loc);
   });
 }
 Tensor addcdiv(const Tensor& input, const Tensor& a, const Tensor& b, const AddcOptions& o, Loc loc) {
+  const OpScope scope("addcdiv");
   return of_three("addcdiv", input, a, b, loc, [&](const Tensor& x, const Tensor& y, const Tensor& z) {
     return add(x, div(o.value == 1 ? y : mul(y, o.value, loc), z, loc), loc);
   });
 }
 
 Tensor nan_to_num(const Tensor& x, const NanToNumOptions& o, Loc loc) {
+  const OpScope scope("nan_to_num");
   check_defined("nan_to_num", x, loc);
   if (!is_float(x.dtype())) return x;
   constexpr double inf = std::numeric_limits<double>::infinity();

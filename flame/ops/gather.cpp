@@ -1,6 +1,7 @@
 // gather, and the ops that are gathers by an expanded index: take_along_dim, index_select and embedding.
 #include "flame/ops/gather.h"
 
+#include "flame/autograd/op_scope.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/gather_internal.h"
@@ -77,6 +78,7 @@ class Gather final : public Op {
 }  // namespace
 
 Tensor gather(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  const OpScope scope("gather");
   check_inputs("gather", {&x, &index}, loc);
   if (x.rank() == 0 || index.rank() == 0)
     return gather(with_axis(x, loc), axis, with_axis(index, loc), loc).reshape(index.shape(), loc);
@@ -103,6 +105,7 @@ Tensor take_along_dim(const Tensor& x, const Tensor& index, std::optional<int64_
 }
 
 Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc) {
+  const OpScope scope("index_select");
   check_inputs("index_select", {&x, &index}, loc);
   if (x.rank() == 0) return index_select(x.reshape({1}, loc), axis, index, loc).reshape({}, loc);
   const int a = normalize_axis("index_select", axis, x.rank(), loc);
@@ -114,6 +117,7 @@ Tensor index_select(const Tensor& x, int64_t axis, const Tensor& index, Loc loc)
 }
 
 Tensor embedding(const Tensor& weight, const Tensor& index, const EmbeddingOptions& o, Loc loc) {
+  const OpScope scope("embedding");
   check_inputs("embedding", {&weight, &index}, loc);
   check_room("embedding", index, loc);
   if (weight.rank() != 2) fail<ShapeError>(loc, "embedding: expected a weight of rank 2, got {}", weight.shape());

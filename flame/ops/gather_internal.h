@@ -4,7 +4,7 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
-#include "flame/ops/strided_internal.h"
+#include "flame/device/cpu/strided_copy.h"
 
 namespace flame {
 

@@ -2,6 +2,7 @@
 #include "flame/ops/group_norm.h"
 
 #include "flame/autograd/autograd.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -11,6 +12,7 @@
 namespace flame {
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+  const OpScope scope("group_norm");
   check_channels("group_norm", x, {}, {}, weight, bias, loc);
   const int64_t samples = x.shape()[0], channels = x.shape()[1];
   if (groups < 1 || channels % groups != 0)
@@ -29,6 +31,7 @@ Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const T
 
 Tensor instance_norm(const Tensor& x, const State& running_mean, const State& running_var, const Tensor& weight,
                      const Tensor& bias, const InstanceNormOptions& o, Loc loc) {
+  const OpScope scope("instance_norm");
   check_channels("instance_norm", x, running_mean, running_var, weight, bias, loc);
   if (x.rank() < 3)
     fail<ShapeError>(loc, "instance_norm: expected an input [N, C, ...] with positions, got {}", x.shape());

@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -227,6 +228,7 @@ Tensor set_by_mask(const Selection& s, const Tensor& value, bool accumulate, Loc
 }  // namespace
 
 Tensor Tensor::index(std::span<const Index> at, Loc loc) const {
+  const OpScope scope("index");
   const Selection s("index", *this, at, loc);
   if (s.entries().empty()) return s.view();
   if (const Entry& e = s.entries()[0]; e.is_mask() && e.tensor.rank() == s.shape().rank())
@@ -239,6 +241,7 @@ Tensor Tensor::index(std::initializer_list<Index> at, Loc loc) const {
 }
 
 Tensor Tensor::set(std::span<const Index> at, const Arg& value, const SetOptions& o, Loc loc) const {
+  const OpScope scope("set");
   check_defined("set", *this, loc);
   if (value.tensor()) check_inputs("set", {this, value.tensor()}, loc);
   if (o.accumulate && dtype() == DType::boolean) fail<DTypeError>(loc, "set: expected numbers to accumulate, got bool");

@@ -1,4 +1,5 @@
 // index_add, index_copy and index_fill: writing whole slices of one axis by the kernel of advanced indexing.
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -44,6 +45,7 @@ Tensor write_slices(const char* op, PutMode mode, const Tensor& x, int64_t axis,
 
 Tensor index_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, const IndexAddOptions& o,
                  Loc loc) {
+  const OpScope scope("index_add");
   check_inputs("index_add", {&x, &index, &src}, loc);
   if (x.dtype() == DType::boolean) fail<DTypeError>(loc, "index_add: expected numbers, got bool");
   if (!is_float(x.dtype()) && o.alpha.kind == Scalar::Kind::floating)
@@ -53,10 +55,12 @@ Tensor index_add(const Tensor& x, int64_t axis, const Tensor& index, const Tenso
 }
 
 Tensor index_copy(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, Loc loc) {
+  const OpScope scope("index_copy");
   return write_slices("index_copy", PutMode::assign, x, axis, index, src, loc);
 }
 
 Tensor index_fill(const Tensor& x, int64_t axis, const Tensor& index, const Arg& value, Loc loc) {
+  const OpScope scope("index_fill");
   check_inputs("index_fill", {&x, &index}, loc);
   if (value.tensor()) check_inputs("index_fill", {&x, value.tensor()}, loc);
   if (value.tensor() && value.tensor()->rank() != 0)

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/resample_kernel.h"
 #include "flame/ops/device_internal.h"
@@ -221,6 +222,7 @@ const char* name_of(InterpolateMode m) {
 }
 
 Tensor interpolate(const Tensor& x, const InterpolateOptions& o, Loc loc) {
+  const OpScope scope("interpolate");
   check(x, o, loc);
   Resampling r{o.mode, o.align_corners, o.antialias, false, {}, {}, {0, 0, 0}};
   const auto given = [](const auto& list, int i) { return list[list.size() == 1 ? 0 : static_cast<size_t>(i)]; };

@@ -3,6 +3,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -186,6 +187,7 @@ Tensor poisson_nll_loss(const Tensor& input, const Tensor& target, const Poisson
 
 Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor& variance, const GaussianNllOptions& o,
                          Loc loc) {
+  const OpScope scope("gaussian_nll_loss");
   constexpr const char* name = "gaussian_nll_loss";
   check_reduction(name, o.reduction, loc);
   check_inputs(name, {&input, &target, &variance}, loc);

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <bit>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
 #include "flame/ops/device_internal.h"
@@ -169,6 +170,7 @@ Tensor masked_select(const Tensor& x, const Tensor& mask, Loc loc) {
 }
 
 Tensor masked_fill(const Tensor& x, const Tensor& mask, const Arg& value, Loc loc) {
+  const OpScope scope("masked_fill");
   check_inputs("masked_fill", {&x, &mask}, loc);
   if (value.tensor()) check_inputs("masked_fill", {&x, value.tensor()}, loc);
   need_mask("masked_fill", mask, loc);

@@ -2,6 +2,7 @@
 #include "flame/ops/matmul.h"
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/reduce.h"
@@ -65,6 +66,7 @@ Tensor rows_times_matrix(const Tensor& a, const Tensor& b, Loc loc) {
 }  // namespace
 
 Tensor matmul(const Tensor& left, const Tensor& right, Loc loc) {
+  const OpScope scope("matmul");
   check(left, right, loc);
   const DType t = promote(left.dtype(), right.dtype());
   Tensor a = left.to(t, loc), b = right.to(t, loc);

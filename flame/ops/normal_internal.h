@@ -37,6 +37,9 @@ inline constexpr double tail64[] = {
     1.6069888814675984085e-7,   -3.0110246467752065436e-8,   5.4354710265737710872e-9,   -9.3266992037371832492e-10,
     1.4050025317293259969e-10,  -1.0962154934271684295e-11,  -3.562610603040901895e-12,  2.5338865602822656147e-12,
     -1.7067259012784483236e-12, 8.7215303983743838148e-13,   -1.7857342391430329356e-13};
+inline constexpr float log32[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,
+                                  -1.6668057665e-1f, 1.4249322787e-1f,  -1.2420140846e-1f,
+                                  1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
 template <class T, int n>
 constexpr T polynomial(const T (&c)[n], T x) {
   T y = c[n - 1];
@@ -49,10 +52,8 @@ inline float minus_log(float t) {
   const uint32_t u = std::bit_cast<uint32_t>(t) + (0x3f800000u - 0x3f3504f3u);  // mantissa in [sqrt(1/2), sqrt(2))
   const float e = static_cast<float>(static_cast<int32_t>(u >> 23) - 127);
   const float f = std::bit_cast<float>((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
-  constexpr float c[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,  -1.6668057665e-1f, 1.4249322787e-1f,
-                         -1.2420140846e-1f, 1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
   const float ff = f * f;
-  float y = polynomial(c, f) * f * ff;
+  float y = polynomial(log32, f) * f * ff;
   y = y + e * -2.12194440e-4f;
   y = y - 0.5f * ff;
   return -(e * 0.693359375f + (f + y));

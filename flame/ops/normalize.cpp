@@ -1,8 +1,10 @@
 // F.normalize and local response normalisation, composed.
 #include "flame/ops/normalize.h"
 
+#include <algorithm>
 #include <cmath>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
@@ -14,8 +16,9 @@
 namespace flame {
 
 Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
+  const OpScope scope("normalize");
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
-  const int axis = normalize_axis("normalize", o.axis, x.rank(), loc);
+  const int axis = normalize_axis("normalize", o.axis, std::max(1, x.rank()), loc);
   if (x.numel() == 0) return x;
   const DType t = x.dtype();
   const Tensor in = x.to(compute_dtype_of(t), loc);
@@ -23,6 +26,7 @@ Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
 }
 
 Tensor local_response_norm(const Tensor& x, const LocalResponseNormOptions& o, Loc loc) {
+  const OpScope scope("local_response_norm");
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "local_response_norm: expected a floating dtype, got {}", x.dtype());
   if (x.rank() < 3)
     fail<ShapeError>(loc, "local_response_norm: expected an input [N, C, ...] of rank 3 or more, got {}", x.shape());

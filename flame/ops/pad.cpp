@@ -7,12 +7,12 @@
 #include <limits>
 
 #include "flame/core/format.h"
-#include "flame/ops/device_internal.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
 #include "flame/ops/view.h"
 #include "flame/ops/view_internal.h"
 

@@ -1,4 +1,5 @@
 // pixel_shuffle and pixel_unshuffle: views and one copy.
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/interpolate.h"
 
@@ -25,6 +26,7 @@ Shape with_last(Shape s, int64_t c, int64_t h, int64_t w) {
 }  // namespace
 
 Tensor pixel_shuffle(const Tensor& x, int64_t r, Loc loc) {
+  const OpScope scope("pixel_shuffle");
   check("pixel_shuffle", x, r, loc);
   const Shape& s = x.shape();
   const int64_t c = s[x.rank() - 3], h = s[x.rank() - 2], w = s[x.rank() - 1];
@@ -35,6 +37,7 @@ Tensor pixel_shuffle(const Tensor& x, int64_t r, Loc loc) {
 }
 
 Tensor pixel_unshuffle(const Tensor& x, int64_t r, Loc loc) {
+  const OpScope scope("pixel_unshuffle");
   check("pixel_unshuffle", x, r, loc);
   const Shape& s = x.shape();
   const int64_t c = s[x.rank() - 3], h = s[x.rank() - 2], w = s[x.rank() - 1];

@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/device/cpu/pool_kernel.h"
@@ -211,6 +212,7 @@ Tensor average_backward(const char* name, const PoolAttributes& a, const Shape& 
 
 // A call as the user wrote it.
 struct Call {
+  static constexpr int64_t most = std::numeric_limits<int32_t>::max();  // of a place in a plane
   const char* op;
   int axes;
   const Tensor& x;
@@ -230,11 +232,15 @@ struct Call {
     int64_t plane = 1;
     for (int i = 0; i < axes; ++i) plane *= x.shape()[x.rank() - axes + i];
     if (plane < 1) fail<ShapeError>(loc, "{}: expected elements to pool, got x {}", op, x.shape());
-    if (plane > std::numeric_limits<int32_t>::max())
+    if (plane > most)
       fail<ShapeError>(loc, "{}: expected planes of at most 2^31 - 1 elements, got x {}", op, x.shape());
   }
   void check_options(const PoolAttributes& a) const {
     for (int i = 0; i < axes; ++i) {
+      for (int64_t n : {a.kernel[i], a.stride[i], a.dilation[i], a.padding[i]})
+        if (n > most)
+          fail<ValueError>(loc, "{}: expected options below 2^31, got kernel {}, stride {}, padding {}, dilation {}",
+                           op, a.kernel, a.stride, a.padding, a.dilation);
       if (a.kernel[i] < 1 || a.stride[i] < 1 || a.dilation[i] < 1)
         fail<ValueError>(loc,
                          "{}: expected kernel, stride and dilation of 1 or more, got kernel {}, stride {}, dilation {}",
@@ -250,6 +256,9 @@ struct Call {
     Shape y = batched_x().shape();
     for (int i = 0; i < axes; ++i) {
       const int64_t size = y[i + 2], window = a.dilation[i] * (a.kernel[i] - 1) + 1;
+      if (window > most || size + 2 * a.padding[i] > most)
+        fail<ShapeError>(loc, "{}: expected windows and padded axes below 2^31, got a window of {} and {} + 2 * {}", op,
+                         window, size, a.padding[i]);
       const int64_t room = size + 2 * a.padding[i] - window, step = a.stride[i];
       int64_t out = (a.ceil_mode ? (room + step - 1) / step : room / step) + 1;
       // A last window must start inside the input or the padding before it.
@@ -278,6 +287,7 @@ Ready ready(const Call& c, PoolAttributes a) {
   c.check_options(a);
   c.check_x();
   Ready r{c.batched_x(), a, c.output_shape(a)};
+  check_sizes(c.op, r.y, c.loc);
   r.a.channels_last = keeps_channels_last(r.x);
   return r;
 }
@@ -292,6 +302,7 @@ Ready ready(const Call& c, const Dims& output_size) {
     if (output_size[i] != keep_size) r.y[i + 2] = output_size[i];
     even &= r.y[i + 2] > 0 && r.x.shape()[i + 2] % r.y[i + 2] == 0;
   }
+  check_sizes(c.op, r.y, c.loc);
   if (even) {  // windows of one size: the plain op
     for (int i = 0; i < c.axes; ++i) r.a.kernel.push_back(r.x.shape()[i + 2] / r.y[i + 2]);
     r.a.stride = r.a.kernel;
@@ -314,6 +325,7 @@ template <int axes>
 MaxPooled max_pool(const Tensor& x, const MaxPoolOptions<axes>& o, Loc loc) {
   constexpr const char* names[] = {"", "max_pool1d", "max_pool2d", "max_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   return max_pooled(c, ready(c, PoolAttributes{.kernel = o.kernel.dims(),
                                                .stride = o.stride.dims(),
                                                .padding = o.padding.dims(),
@@ -324,12 +336,14 @@ template <int axes>
 MaxPooled adaptive_max_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
   constexpr const char* names[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   return max_pooled(c, ready(c, size.dims()));
 }
 template <int axes>
 Tensor avg_pool(const Tensor& x, const AvgPoolOptions<axes>& o, Loc loc) {
   constexpr const char* names[] = {"", "avg_pool1d", "avg_pool2d", "avg_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   if (o.divisor_override < 0)
     fail<ValueError>(loc, "{}: expected a divisor of 1 or more, or 0 for the elements, got {}", c.op,
                      o.divisor_override);
@@ -346,6 +360,7 @@ template <int axes>
 Tensor adaptive_avg_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
   constexpr const char* names[] = {"", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d"};
   const Call c{names[axes], axes, x, loc};
+  const OpScope scope(c.op);
   if (size == 1) {  // of whole planes: a reduction
     c.check_x();
     Dims all;

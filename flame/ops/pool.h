@@ -31,7 +31,8 @@ using AvgPool3dOptions = AvgPoolOptions<3>;
 
 // x [N, C, H, W] or [C, H, W] -> [N, C, H', W'] or [C, H', W'], floating, in x's memory order; with one or three axes
 // likewise. Padding (at most half the window) never wins and adds nothing. The maximum of a window with a NaN is NaN; of
-// equal values the first gets the gradient. Errors: ShapeError, DTypeError, ValueError (options out of range).
+// equal values the first gets the gradient. Planes, windows and padded axes of 2^31 places or more are ShapeErrors; other
+// errors: ShapeError, DTypeError, ValueError (options out of range).
 Tensor max_pool1d(const Tensor& x, const MaxPool1dOptions& options, Loc loc = Loc::current());
 Tensor max_pool2d(const Tensor& x, const MaxPool2dOptions& options, Loc loc = Loc::current());
 Tensor max_pool3d(const Tensor& x, const MaxPool3dOptions& options, Loc loc = Loc::current());

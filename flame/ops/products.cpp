@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/einsum.h"
@@ -69,54 +70,66 @@ Tensor added(const char* op, const Tensor& input, const Tensor& factor, const Sh
 }  // namespace
 
 Tensor dot(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("dot");
   check_lengths("dot", a, b, loc);
   return tensordot(a, b, 1, loc);
 }
 Tensor vdot(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("vdot");
   check_lengths("vdot", a, b, loc);
   return tensordot(a, b, 1, loc);
 }
 Tensor inner(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("inner");
   product_dtype("inner", std::array{a, b}, loc);
   if (a.rank() == 0 || b.rank() == 0) return mul(a, b, loc);
   check_equal("inner", "last", a, a.rank() - 1, b, b.rank() - 1, loc);
   return tensordot(a, b, {-1}, {-1}, loc);
 }
 Tensor outer(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("outer");
   check_ranks("outer", a, 1, b, 1, loc);
   return mul(a.unsqueeze(1, loc), b, loc);
 }
 Tensor mv(const Tensor& a, const Tensor& x, Loc loc) {
+  const OpScope scope("mv");
   check_vector("mv", a, x, loc);
   return matmul(a, x, loc);
 }
 Tensor mm(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("mm");
   check_matrices("mm", a, b, loc);
   return matmul(a, b, loc);
 }
 Tensor bmm(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("bmm");
   check_batches("bmm", a, b, loc);
   return matmul(a, b, loc);
 }
 
 Tensor addmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  const OpScope scope("addmm");
   check_matrices("addmm", a, b, loc);
   return added("addmm", input, a, {a.shape()[0], b.shape()[1]}, options, loc, [&] { return matmul(a, b, loc); });
 }
 Tensor addmv(const Tensor& input, const Tensor& a, const Tensor& x, const AddProductOptions& options, Loc loc) {
+  const OpScope scope("addmv");
   check_vector("addmv", a, x, loc);
   return added("addmv", input, a, {a.shape()[0]}, options, loc, [&] { return matmul(a, x, loc); });
 }
 Tensor addr(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  const OpScope scope("addr");
   check_ranks("addr", a, 1, b, 1, loc);
   return added("addr", input, a, {a.shape()[0], b.shape()[0]}, options, loc, [&] { return outer(a, b, loc); });
 }
 Tensor baddbmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  const OpScope scope("baddbmm");
   check_batches("baddbmm", a, b, loc);
   return added("baddbmm", input, a, {a.shape()[0], a.shape()[1], b.shape()[2]}, options, loc,
                [&] { return matmul(a, b, loc); });
 }
 Tensor addbmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  const OpScope scope("addbmm");
   check_batches("addbmm", a, b, loc);
   return added("addbmm", input, a, {a.shape()[1], b.shape()[2]}, options, loc, [&] {
     return tensordot(a, b, {0, 2}, {0, 1}, loc);
@@ -124,6 +137,7 @@ Tensor addbmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddPr
 }
 
 Tensor kron(const Tensor& a, const Tensor& b, Loc loc) {
+  const OpScope scope("kron");
   product_dtype("kron", std::array{a, b}, loc);
   const int rank = std::max(a.rank(), b.rank());
   if (2 * rank > max_rank)
@@ -144,6 +158,7 @@ Tensor kron(const Tensor& a, const Tensor& b, Loc loc) {
 }
 
 Tensor cross(const Tensor& a, const Tensor& b, int64_t axis, Loc loc) {
+  const OpScope scope("cross");
   product_dtype("cross", std::array{a, b}, loc);
   if (a.rank() != b.rank())
     fail<ShapeError>(loc, "cross: expected tensors of one rank, got shapes {} and {}", a.shape(), b.shape());

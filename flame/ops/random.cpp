@@ -56,6 +56,18 @@ void fill32(const Run& r, int64_t n, F fn) {
     for (int64_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(fn(words[i]));
   });
 }
+// Normals of mean r.scalars[2] and deviation r.scalars[3], four elements a block.
+template <class T>
+void fill_normal(const Run& r, int64_t n) {
+  T* out = static_cast<T*>(r.buffers[0]);
+  const auto shift = static_cast<float>(r.scalars[2].f), scale = static_cast<float>(r.scalars[3].f);
+  each_words(r, n, [&](const uint32_t* words, int64_t first, int64_t count) {
+    if constexpr (std::is_same_v<T, float>) return normals_of(words, count, shift, scale, out + first);
+    float z[4 * at_a_time];
+    normals_of(words, count, shift, scale, z);
+    for (int64_t i = 0; i < count; ++i) out[first + i] = static_cast<T>(z[i]);
+  });
+}
 // out[i] = fn(64 bits), two elements a block.
 template <class T, class F>
 void fill64(const Run& r, int64_t n, F fn) {
@@ -114,12 +126,9 @@ std::function<void(const Run&)> body(Kind kind, DType t, int64_t n) {
           });
         };
       return [n, t](const Run& r) {
-        const auto fn = [a = static_cast<float>(r.scalars[2].f), b = static_cast<float>(r.scalars[3].f)](uint32_t w) {
-          return a + b * inverse_normal::from_bits(w);
-        };
-        t == DType::f32   ? fill32<float>(r, n, fn)
-        : t == DType::f16 ? fill32<float16>(r, n, fn)
-                          : fill32<bfloat16>(r, n, fn);
+        t == DType::f32   ? fill_normal<float>(r, n)
+        : t == DType::f16 ? fill_normal<float16>(r, n)
+                          : fill_normal<bfloat16>(r, n);
       };
     case Kind::truncated:
       return [n, t](const Run& r) {

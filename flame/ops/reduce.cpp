@@ -1,10 +1,12 @@
 // Reductions with gradients: one graph node a call, the forward pass as island ops that fuse with what surrounds them.
 #include "flame/ops/reduce.h"
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/fuse/island.h"
@@ -21,10 +23,11 @@ ReducedAxes reduced_axes(const char* op, const Tensor& x, const Axes& axes, bool
   const Shape& s = x.shape();
   if (axes.all()) r.mask = (1u << s.rank()) - 1;
   for (int64_t axis : axes.list()) {
-    const uint32_t bit = 1u << normalize_axis(op, axis, s.rank(), loc);
+    const uint32_t bit = 1u << normalize_axis(op, axis, std::max(1, s.rank()), loc);  // a number is a row of one
     if (r.mask & bit) fail<ValueError>(loc, "{}: axis {} is named twice in {}", op, axis, axes.list());
     r.mask |= bit;
   }
+  if (s.empty()) r.mask = 0;
   for (int i = 0; i < s.rank(); ++i) {
     const bool gone = r.mask >> i & 1;
     if (gone) r.count *= s[i];
@@ -134,7 +137,8 @@ Tensor accumulable(const Tensor& x, Loc loc) {
 
 // Gradients.
 Tensor sum_rule(const Reduced& r) { return r.g.expand(r.shape); }
-Tensor mean_rule(const Reduced& r) { return (r.g / r.number).expand(r.shape); }
+// Of nothing there is no gradient, which would be divided by 0.
+Tensor mean_rule(const Reduced& r) { return (r.g / std::max(1.0, r.number)).expand(r.shape); }
 Tensor extreme_rule(const Reduced& r) {
   const Tensor hits = r.x == r.y;
   return where(hits, r.g / sum(hits.to(r.g.dtype()), r.axes, true), 0);
@@ -249,6 +253,7 @@ Tensor norm(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   return finish("norm", x, sqrt(reduced(Reduce::sum, square(accumulable(x, loc)), a)), a, &norm_rule, both, loc);
 }
 Tensor norm(const Tensor& x, const Axes& axes, const NormOptions& options, Loc loc) {
+  const OpScope scope("norm");
   const double p = options.p;
   if (p == 2) return norm(x, axes, options.keepdim, loc);
   check_floating("norm", x, loc);
@@ -273,12 +278,14 @@ MinMax aminmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
           extreme("aminmax", Reduce::max, x, axes, keepdim, loc)};
 }
 VarMean var_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  const OpScope scope("var_mean");
   check_floating("var_mean", x, loc);
   const ReducedAxes a = reduced_axes("var_mean", x, axes, options.keepdim, loc);
   const Variance v = variance("var_mean", x, a, options.correction, loc);
   return {finish("var_mean", x, v.value, a, &var_rule, input, loc, v.divisor), mean(x, axes, options.keepdim, loc)};
 }
 StdMean std_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
+  const OpScope scope("std_mean");
   check_floating("std_mean", x, loc);
   const ReducedAxes a = reduced_axes("std_mean", x, axes, options.keepdim, loc);
   const Variance v = variance("std_mean", x, a, options.correction, loc);
@@ -286,10 +293,12 @@ StdMean std_mean(const Tensor& x, const Axes& axes, VarOptions options, Loc loc)
           mean(x, axes, options.keepdim, loc)};
 }
 Tensor nansum(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  const OpScope scope("nansum");
   reduced_axes("nansum", x, axes, keepdim, loc);
   return sum(is_float(x.dtype()) ? where(isnan(x, loc), 0, x, loc) : x, axes, keepdim, loc);
 }
 Tensor nanmean(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
+  const OpScope scope("nanmean");
   check_floating("nanmean", x, loc);
   reduced_axes("nanmean", x, axes, keepdim, loc);
   const Tensor w = widened(x, loc);

@@ -1,8 +1,8 @@
 // Reading a region costs no kernel; writing one copies the tensor and then the value into its place.
 #include "flame/ops/region_internal.h"
 
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/create.h"
-#include "flame/ops/strided_internal.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/view_internal.h"
 

@@ -4,11 +4,12 @@
 #include <algorithm>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
-#include "flame/ops/device_internal.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {
@@ -108,6 +109,7 @@ class Roll final : public Op {
 }  // namespace
 
 Tensor repeat(const Tensor& x, const Dims& counts, Loc loc) {
+  const OpScope scope("repeat");
   check_defined("repeat", x, loc);
   if (counts.rank() < x.rank())
     fail<ShapeError>(loc, "repeat: expected a count for each axis of {}, got {}", x.shape(), counts);
@@ -115,6 +117,7 @@ Tensor repeat(const Tensor& x, const Dims& counts, Loc loc) {
 }
 
 Tensor tile(const Tensor& x, const Dims& counts, Loc loc) {
+  const OpScope scope("tile");
   check_defined("tile", x, loc);
   Dims all = counts;
   while (all.rank() < x.rank()) all.insert(0, 1);
@@ -122,6 +125,7 @@ Tensor tile(const Tensor& x, const Dims& counts, Loc loc) {
 }
 
 Tensor roll(const Tensor& x, const Dims& shifts, const Dims& axes, Loc loc) {
+  const OpScope scope("roll");
   check_defined("roll", x, loc);
   if (axes.empty()) {
     if (shifts.rank() != 1)

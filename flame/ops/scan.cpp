@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/cat.h"
@@ -353,6 +354,7 @@ class CumExtreme final : public Scan {
 // Runs `fn` on x and its axis; a 0-d tensor is given one for the time being.
 template <class F>
 auto along_axis(const char* name, const Tensor& x, int64_t axis, Loc loc, F&& fn) {
+  const OpScope scope(name);
   check_defined(name, x, loc);
   const int a = normalize_axis(name, axis, std::max(1, x.rank()), loc);
   std::vector<Tensor> out = fn(x.rank() ? x : x.reshape({1}, loc), a);

@@ -5,8 +5,8 @@
 #include <array>
 #include <span>
 
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/device/device.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 

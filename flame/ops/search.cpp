@@ -3,9 +3,9 @@
 
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/samples_internal.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {

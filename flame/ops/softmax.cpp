@@ -5,6 +5,7 @@
 
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
@@ -25,6 +26,7 @@ DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
 }  // namespace
 
 Tensor softmax(const Tensor& x, int64_t axis, Loc loc) {
+  const OpScope scope("softmax");
   const int a = checked("softmax", x, axis, loc);
   if (x.rank() == 0) return softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
   if (x.numel() == 0) return x;

@@ -4,17 +4,18 @@
 #include <limits>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
-#include "flame/ops/device_internal.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
-#include "flame/ops/scatter.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
+#include "flame/ops/scatter.h"
 #include "flame/ops/sort_internal.h"
-#include "flame/ops/strided_internal.h"
 
 namespace flame {
 namespace {
@@ -193,6 +194,7 @@ int checked_axis(const char* name, const Tensor& x, int64_t axis, Loc loc) {
 int64_t size_along(const Tensor& x, int axis) { return x.rank() ? x.shape()[axis] : 1; }
 
 ValuesAndIndices ordered(const char* name, const Tensor& x, const Ordering& o, bool keepdim, Loc loc) {
+  const OpScope scope(name);
   if (size_along(x, o.axis) > std::numeric_limits<uint32_t>::max())
     fail<NotImplemented>(loc, "{}: no kernel for more than 2^32 elements along an axis, got shape {}", name, x.shape());
   const Tensor rows = x.rank() ? x : x.reshape({1}, loc);
@@ -240,6 +242,7 @@ ValuesAndIndices median(const Tensor& x, int64_t axis, bool keepdim, Loc loc) {
 }
 
 Tensor median(const Tensor& x, Loc loc) {
+  const OpScope scope("median");
   check_defined("median", x, loc);
   if (x.numel() == 0) {
     if (!is_float(x.dtype()))

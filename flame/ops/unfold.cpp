@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/parallel.h"
 #include "flame/ops/device_internal.h"
@@ -155,6 +156,7 @@ void check_x(const char* op, const Tensor& x, int rank, const char* expected, Lo
 }  // namespace
 
 Tensor unfold(const Tensor& x, const UnfoldOptions& o, Loc loc) {
+  const OpScope scope("unfold");
   check_x("unfold", x, 4, "[N, C, H, W] or [C, H, W]", loc);
   const bool batched = x.rank() == 4;
   const Tensor in = batched ? x : x.unsqueeze(0, loc);
@@ -164,6 +166,7 @@ Tensor unfold(const Tensor& x, const UnfoldOptions& o, Loc loc) {
 }
 
 Tensor fold(const Tensor& x, const Pair& output_size, const UnfoldOptions& o, Loc loc) {
+  const OpScope scope("fold");
   check_x("fold", x, 3, "[N, C R S, L] or [C R S, L]", loc);
   const bool batched = x.rank() == 3;
   const Tensor in = batched ? x : x.unsqueeze(0, loc);

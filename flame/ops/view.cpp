@@ -4,14 +4,15 @@
 #include <algorithm>
 #include <cstdlib>
 
+#include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
+#include "flame/device/cpu/strided_copy.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
-#include "flame/ops/reduce.h"
-#include "flame/ops/strided_internal.h"
 #include "flame/ops/device_internal.h"
+#include "flame/ops/reduce.h"
 #include "flame/ops/view_internal.h"
 
 namespace flame {
@@ -204,6 +205,7 @@ Tensor Tensor::reshape(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
+  const OpScope scope("flatten");
   check_defined("flatten", *this, loc);
   const int axes = std::max(1, rank());  // a tensor without axes becomes one of one axis
   const int a = normalize_axis("flatten", from, axes, loc), b = normalize_axis("flatten", to, axes, loc);
@@ -218,6 +220,7 @@ Tensor Tensor::flatten(int64_t from, int64_t to, Loc loc) const {
 }
 
 Tensor unflatten(const Tensor& x, int64_t axis, const Shape& sizes, Loc loc) {
+  const OpScope scope("unflatten");
   check_defined("unflatten", x, loc);
   const int a = normalize_axis("unflatten", axis, x.rank(), loc);
   const int64_t n = x.shape()[a];
@@ -258,6 +261,7 @@ Tensor Tensor::permute(const Dims& order, Loc loc) const {
 }
 
 Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
+  const OpScope scope("transpose");
   check_defined("transpose", *this, loc);
   Dims order;
   for (int i = 0; i < rank(); ++i) order.push_back(i);
@@ -267,6 +271,7 @@ Tensor Tensor::transpose(int64_t a, int64_t b, Loc loc) const {
 }
 
 Tensor movedim(const Tensor& x, const Dims& from, const Dims& to, Loc loc) {
+  const OpScope scope("movedim");
   check_defined("movedim", x, loc);
   if (from.rank() != to.rank())
     fail<ShapeError>(loc, "movedim: expected as many places as axes, got axes {} and places {}", from, to);
@@ -317,6 +322,7 @@ Tensor Tensor::expand(const Shape& asked, Loc loc) const {
 }
 
 Tensor Tensor::squeeze(const Dims& axes, Loc loc) const {
+  const OpScope scope("squeeze");
   check_defined("squeeze", *this, loc);
   unsigned gone = 0;
   for (int64_t axis : axes) {
@@ -337,6 +343,7 @@ Tensor Tensor::squeeze(Loc loc) const {
 }
 
 Tensor Tensor::unsqueeze(int64_t axis, Loc loc) const {
+  const OpScope scope("unsqueeze");
   check_defined("unsqueeze", *this, loc);
   check_room("unsqueeze", *this, loc);
   const int a = normalize_axis("unsqueeze", axis, rank() + 1, loc);
@@ -375,6 +382,7 @@ Tensor flip(const Tensor& x, const Dims& axes, Loc loc) {
 }
 
 Tensor Tensor::select(int64_t axis, int64_t index, Loc loc) const {
+  const OpScope scope("select");
   check_defined("select", *this, loc);
   const int a = normalize_axis("select", axis, rank(), loc);
   const int64_t n = shape()[a], i = index < 0 ? index + n : index;

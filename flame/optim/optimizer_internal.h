@@ -55,6 +55,7 @@ OptimizerOf<Options>::OptimizerOf(const std::vector<Group>& groups, Loc loc)
           Algorithm<Options>::rule,
           [&] {
             std::vector<ParameterGroup<Hyper>> out;
+            out.reserve(groups.size());
             for (const Group& g : groups) out.push_back({g.parameters, Algorithm<Options>::hyper(g.options)});
             return out;
           }(),

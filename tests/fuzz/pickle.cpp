@@ -5,7 +5,7 @@
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   try {
-    flame::io::read_pickle({reinterpret_cast<const char*>(data), size}, "fuzz", flame::Loc::current());
+    flame::io::read_pickle({reinterpret_cast<const char*>(data), size}, size, "fuzz", flame::Loc::current());
   } catch (const flame::FormatError&) {  // refused, as it should be
   }
   return 0;

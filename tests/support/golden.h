@@ -1,4 +1,5 @@
-// The golden loop: PyTorch's values and gradients (tools/golden.py) against an op, which a planted defect may replace.
+// The golden loop: PyTorch's values and first and second gradients (tools/golden.py) against an op, which a planted defect
+// may replace.
 #pragma once
 #include <filesystem>
 #include <fstream>
@@ -85,10 +86,10 @@ struct GoldenException {
 inline constexpr GoldenException golden_exceptions[] = {
 #include "tests/support/golden_exceptions.def"
 };
-inline double golden_allowed(const Json& c, double peer, DType t) {
+inline double golden_allowed(const Json& c, double peer, DType t, bool second) {
+  const std::string label = c["label"].get<std::string>() + (second ? ", second" : "");
   for (const GoldenException& e : golden_exceptions)
-    if (c["op"].get<std::string>() == e.op && c["label"].get<std::string>() == e.label)
-      return std::max(e.allowed, 2 * peer);
+    if (c["op"].get<std::string>() == e.op && label == e.label) return std::max(e.allowed, 2 * peer);
   return std::max(2 * peer, t == DType::f64 ? golden_floor_f64 : golden_floor_f32);
 }
 
@@ -97,57 +98,115 @@ struct GoldenCheck {
   std::string failure;  // empty: passed
 };
 
-// Values and gradients of one case in one dtype.
-inline GoldenCheck check_golden(const Json& c, const GoldenFn& fn, DType t) {
-  GoldenCheck result;
-  std::vector<Tensor> in, leaves;
-  const std::vector<size_t> wrt = c["wrt"];
-  for (const Json& j : c["inputs"]) in.push_back(tensor_of(j, t));
-  for (size_t i : wrt) leaves.push_back(in[i].requires_grad_());
-  Json options = c["options"];
-  options["float"] = flame::name_of(t);
-  const std::vector<Tensor> out = fn(in, options);
-  const Json& outputs = c[t == DType::f32 && c.contains("outputs32") ? "outputs32" : "outputs"];
-  const auto compare = [&](const Tensor& got, const Json& want, const Json& torch_error, const std::string& what) {
-    if (!result.failure.empty()) return;
+// Fixed eighths: incoming gradients, and what first gradients are multiplied by for the second ones. tools/golden_case.py
+// has the same.
+inline Tensor golden_seed(const Tensor& y) {
+  std::vector<double> s(static_cast<size_t>(y.numel()));
+  for (size_t i = 0; i < s.size(); ++i) s[i] = (static_cast<double>((i * 29 + 5) % 17) - 8) / 8;
+  return Tensor::from(s, y.shape()).to(y.dtype());
+}
+inline Tensor golden_direction(const Tensor& g) {
+  std::vector<double> s(static_cast<size_t>(g.numel()));
+  for (size_t i = 0; i < s.size(); ++i) s[i] = (static_cast<double>((i * 23 + 7) % 19) - 9) / 8;
+  return Tensor::from(s, g.shape()).to(g.dtype());
+}
+
+// One case in one dtype. Second gradients are those of the sum of direction * first gradient, with respect to inputs and
+// incoming gradients, in float64.
+class GoldenRun {
+ public:
+  GoldenRun(const Json& c, DType t) : c_(c), t_(t), wrt_(c["wrt"].get<std::vector<size_t>>()) {
+    for (const Json& j : c["inputs"]) in_.push_back(tensor_of(j, t));
+    for (size_t i : wrt_) leaves_.push_back(in_[i].requires_grad_());
+  }
+  GoldenCheck check(const GoldenFn& fn) {
+    values(fn);
+    if (result_.failure.empty()) gradients();
+    if (result_.failure.empty() && t_ == DType::f64 && has_second(c_)) second_gradients();
+    return result_;
+  }
+  static bool has_second(const Json& c) { return c.contains("second") && c["second"].is_object(); }
+
+ private:
+  const Json& c_;
+  DType t_;
+  std::vector<size_t> wrt_;
+  std::vector<Tensor> in_, leaves_, smooth_, seeds_;
+  GoldenCheck result_;
+
+  void compare(const Tensor& got, const Json& want, const Json& torch_error, const std::string& what,
+               bool second = false) {
+    if (!result_.failure.empty()) return;
     const std::string name(flame::name_of(is_float(got.dtype()) ? DType::f64 : got.dtype()));
-    if (got.shape() != dims_of(want["shape"])) result.failure = what + " has shape " + to_string(got.shape());
+    if (got.shape() != dims_of(want["shape"])) result_.failure = what + " has shape " + to_string(got.shape());
     else if (name != want["dtype"].get<std::string>())
-      result.failure = what + " is " + std::string(flame::name_of(got.dtype()));
+      result_.failure = what + " is " + std::string(flame::name_of(got.dtype()));
     else {
-      const Deviation e = error_of(numbers(got), numbers_of(want), t);
-      const double peer = !torch_error.is_null() ? torch_error.get<double>() : t == DType::f64 ? 0 : HUGE_VAL;
-      const double allowed = golden_allowed(c, peer, t);
-      result.worst = std::max(result.worst, e.units);
+      const Deviation e = error_of(numbers(got), numbers_of(want), t_);
+      const double peer = !torch_error.is_null() ? torch_error.get<double>() : t_ == DType::f64 ? 0 : HUGE_VAL;
+      const double allowed = golden_allowed(c_, peer, t_, second);
+      result_.worst = std::max(result_.worst, e.units);
       if (!(e.units <= allowed) && std::isfinite(allowed))
-        result.failure =
+        result_.failure =
             what + ", element " + std::to_string(e.at) + ": " +
             (e.text.empty() ? std::to_string(e.units) + " roundings, allowed " + std::to_string(allowed) : e.text);
     }
-  };
-  if (out.size() != outputs.size()) result.failure = "another number of outputs";
-  for (size_t i = 0; i < out.size(); ++i)
-    compare(out[i], outputs[i], c["float32_error"][i], "output " + std::to_string(i));
-  if (!result.failure.empty()) return result;
-
-  std::vector<Tensor> smooth, seeds;
-  for (const Tensor& y : out)
-    if (y.requires_grad()) {
-      std::vector<double> s(static_cast<size_t>(y.numel()));
-      for (size_t i = 0; i < s.size(); ++i) s[i] = (static_cast<double>((i * 29 + 5) % 17) - 8) / 8;
-      smooth.push_back(y);
-      seeds.push_back(Tensor::from(s, y.shape()).to(y.dtype()));
-    }
-  std::vector<Tensor> g(leaves.size());
-  if (!smooth.empty()) g = grad(smooth, leaves, {.grad_outputs = seeds, .allow_unused = true});
-  for (size_t k = 0; k < wrt.size(); ++k) {
-    const Json& want = c["gradients"][wrt[k]];
-    const std::string what = "gradient of input " + std::to_string(wrt[k]);
-    if (want.is_null()) continue;
-    if (g[k].defined()) compare(g[k], want, c["float32_gradient_error"][wrt[k]], what);
-    else if (result.failure.empty()) result.failure = what + " is missing";
   }
-  return result;
-}
+  void values(const GoldenFn& fn) {
+    Json options = c_["options"];
+    options["float"] = flame::name_of(t_);
+    const std::vector<Tensor> out = fn(in_, options);
+    const Json& outputs = c_[t_ == DType::f32 && c_.contains("outputs32") ? "outputs32" : "outputs"];
+    if (out.size() != outputs.size()) result_.failure = "another number of outputs";
+    for (size_t i = 0; i < out.size(); ++i) {
+      compare(out[i], outputs[i], c_["float32_error"][i], "output " + std::to_string(i));
+      if (!out[i].requires_grad()) continue;
+      smooth_.push_back(out[i]);
+      seeds_.push_back(golden_seed(out[i]));
+    }
+  }
+  void gradients() {
+    std::vector<Tensor> g(leaves_.size());
+    if (!smooth_.empty())
+      g = grad(smooth_, leaves_, {.grad_outputs = seeds_, .retain_graph = true, .allow_unused = true});
+    for (size_t k = 0; k < wrt_.size(); ++k) {
+      const Json& want = c_["gradients"][wrt_[k]];
+      const std::string what = "gradient of input " + std::to_string(wrt_[k]);
+      if (want.is_null()) continue;
+      if (g[k].defined()) compare(g[k], want, c_["float32_gradient_error"][wrt_[k]], what);
+      else if (result_.failure.empty()) result_.failure = what + " is missing";
+    }
+  }
+  void second_gradients() {
+    for (Tensor& s : seeds_) s = s.requires_grad_();
+    std::vector<Tensor> first, directions, asked = leaves_;
+    for (const Tensor& g :
+         grad(smooth_, leaves_, {.grad_outputs = seeds_, .create_graph = true, .allow_unused = true})) {
+      if (!g.defined() || !g.requires_grad()) continue;
+      first.push_back(g);
+      directions.push_back(golden_direction(g));
+    }
+    asked.insert(asked.end(), seeds_.begin(), seeds_.end());
+    std::vector<Tensor> g(asked.size());
+    if (!first.empty()) g = grad(first, asked, {.grad_outputs = directions, .allow_unused = true});
+    for (size_t k = 0; k < asked.size(); ++k) {
+      const bool input = k < wrt_.size();
+      const char* kind = input ? "inputs" : "incoming";
+      const size_t at = input ? wrt_[k] : k - wrt_.size();
+      compare_second(g[k], asked[k], c_["second"][kind].at(at), c_["float32_second_error"][kind].at(at),
+                     std::string("second gradient, ") + kind + " " + std::to_string(at));
+    }
+  }
+  // That nothing flows is written as null by PyTorch, and zeros say the same.
+  void compare_second(const Tensor& got, const Tensor& of, const Json& want, const Json& torch_error,
+                      const std::string& what) {
+    const Tensor given = got.defined() ? got : zeros_like(of);
+    if (!want.is_null()) return compare(given, want, torch_error, what, true);
+    for (double x : numbers(given))
+      if (x != 0 && result_.failure.empty()) result_.failure = what + " is not zero";
+  }
+};
+
+inline GoldenCheck check_golden(const Json& c, const GoldenFn& fn, DType t) { return GoldenRun(c, t).check(fn); }
 
 }  // namespace flame::test

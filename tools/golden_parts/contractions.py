@@ -1,14 +1,10 @@
-""
-    "einsum, the named products, and diagonals."
-    "" import torch
+"""einsum, the named products, and diagonals."""
+import torch
 
-        from golden_case import INF,
-    NAN, case, make,
-    t64
+from golden_case import INF, NAN, case, make, t64
 
-        def
-        cases()
-    :
+
+def cases():
     table = [
         ("ij,jk->ik", (3, 4), (4, 2)), ("ij,jk", (3, 4), (4, 2)), ("ij,jk->ki", (3, 4), (4, 2)), ("ij , kj -> ik", (3, 4), (2, 4)),
         ("bij,bjk->bik", (2, 3, 4), (2, 4, 2)), ("bqhd,bkhd->bhqk", (2, 3, 2, 4), (2, 5, 2, 4)), ("bij,ij->b", (2, 3, 4), (3, 4)),
@@ -25,14 +21,11 @@
     ]
     for equation, *shapes in table:
         case("einsum", f"{equation} {' '.join(map(str, map(list, shapes)))}", lambda *t: torch.einsum(equation, *t),
-             [make("einsum", s) for s in shapes], {
-  "equation" : equation})
+             [make("einsum", s) for s in shapes], {"equation": equation})
     case("einsum", "int64", lambda a, b: torch.einsum("ij,jk->ik", a, b), [torch.arange(6).reshape(2, 3), torch.arange(12).reshape(3, 4)],
-         {
-  "equation" : "ij,jk->ik"})
+         {"equation": "ij,jk->ik"})
     case("einsum", "NaN and Inf", lambda a, b: torch.einsum("ij,j->i", a, b), [t64(1, NAN, 2, INF).reshape(2, 2), t64(1, 2)],
-         {
-  "equation" : "ij,j->i"}, gradients=False)
+         {"equation": "ij,j->i"}, gradients=False)
 
     pairs = {
         "dot": (torch.dot, [((5,), (5,)), ((0,), (0,))]), "vdot": (torch.vdot, [((5,), (5,))]),
@@ -45,8 +38,7 @@
         for a, b in shapes:
             case(op, f"{list(a)} {list(b)}", fn, [make(op, a), make(op, b)])
     for a, b, axis in (((4, 3), (4, 3), -1), ((3, 4), (3, 4), 0), ((2, 1, 3), (1, 4, 3), 2)):
-        case("cross", f"{list(a)} {list(b)} axis {axis}", lambda a, b: torch.linalg.cross(a, b, dim=axis), [make("cross", a), make("cross", b)], {
-  "axis" : axis})
+        case("cross", f"{list(a)} {list(b)} axis {axis}", lambda a, b: torch.linalg.cross(a, b, dim=axis), [make("cross", a), make("cross", b)], {"axis": axis})
     sums = {
         "addmm": (torch.addmm, [((3, 2), (3, 4), (4, 2)), ((2,), (3, 4), (4, 2)), ((), (3, 0), (0, 2))]),
         "addmv": (torch.addmv, [((3,), (3, 4), (4,)), ((1,), (3, 4), (4,))]), "addr": (torch.addr, [((3, 2), (3,), (2,)), ((2,), (3,), (2,))]),
@@ -57,27 +49,20 @@
         for s in shapes:
             for beta, alpha in ((1, 1), (0.5, -2), (0, 1)):
                 case(op, f"{' '.join(map(str, map(list, s)))} beta {beta} alpha {alpha}", lambda i, a, b: fn(i, a, b, beta=beta, alpha=alpha),
-                     [make(op, k) for k in s], {
-  "beta" : beta, "alpha" : alpha})
+                     [make(op, k) for k in s], {"beta": beta, "alpha": alpha})
         i, a, b = (make(op, k) for k in shapes[0])
-        case(op, "NaN ignored", lambda a, b: fn(torch.full_like(i, NAN, dtype=a.dtype), a, b, beta=0), [a, b], {
-  "beta" : 0, "nan" : list(i.shape)})
+        case(op, "NaN ignored", lambda a, b: fn(torch.full_like(i, NAN, dtype=a.dtype), a, b, beta=0), [a, b], {"beta": 0, "nan": list(i.shape)})
     case("addmm", "int32", lambda i, a, b: torch.addmm(i, a, b, beta=2, alpha=3), [torch.ones(2, 2, dtype=torch.int32),
-         torch.arange(4, dtype=torch.int32).reshape(2, 2), torch.arange(4, dtype=torch.int32).reshape(2, 2)], {
-  "beta" : 2, "alpha" : 3})
+         torch.arange(4, dtype=torch.int32).reshape(2, 2), torch.arange(4, dtype=torch.int32).reshape(2, 2)], {"beta": 2, "alpha": 3})
     for n in (0, 1, 2):
-        case("tensordot", f"{n} axes", lambda a, b: torch.tensordot(a, b, n), [make("tensordot", (2, 3, 3)), make("tensordot", (3, 3, 2))], {
-  "count" : n})
+        case("tensordot", f"{n} axes", lambda a, b: torch.tensordot(a, b, n), [make("tensordot", (2, 3, 3)), make("tensordot", (3, 3, 2))], {"count": n})
     case("tensordot", "by name", lambda a, b: torch.tensordot(a, b, ([0, -1], [2, 0])), [make("tensordot", (2, 3, 4)), make("tensordot", (4, 5, 2))],
-         {
-  "a" : [ 0, -1 ], "b" : [ 2, 0 ]})
+         {"a": [0, -1], "b": [2, 0]})
 
     for label, s, offset, a, b in (("vector", (3,), 0, -2, -1), ("above", (2, 3), 1, -2, -1), ("below", (2, 3), -2, 0, 2), ("swapped", (2, 3), 1, 2, 0)):
-        case("diag_embed", label, lambda x: torch.diag_embed(x, offset, a, b), [make("diag_embed", s)], {
-  "offset" : offset, "axes" : [ a, b ]})
+        case("diag_embed", label, lambda x: torch.diag_embed(x, offset, a, b), [make("diag_embed", s)], {"offset": offset, "axes": [a, b]})
     for s, offset in (((3,), 0), ((3,), -2), ((3, 4), 1), ((0, 2), 0)):
-        case("diag", f"{list(s)} {offset}", lambda x: torch.diag(x, offset), [make("diag", s)], {
-  "offset" : offset})
+        case("diag", f"{list(s)} {offset}", lambda x: torch.diag(x, offset), [make("diag", s)], {"offset": offset})
     for s in ((4, 4), (3, 5), (0, 3)):
         case("trace", str(list(s)), torch.trace, [make("trace", s)])
     case("trace", "int32", torch.trace, [torch.arange(6, dtype=torch.int32).reshape(2, 3)])

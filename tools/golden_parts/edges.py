@@ -42,7 +42,8 @@ def cases():
         case("l1_loss", f"empty, {reduction}", lambda a, b: F.l1_loss(a, b, **o), pair, o)
         case("nll_loss", f"no rows, {reduction}", lambda x, t, w: F.nll_loss(x, t, w, **o),
              [pair[0], nowhere[0], torch.ones(3, dtype=torch.float64)], o | {"weight": True}, wrt=[0])
-        case("cross_entropy", f"no rows, {reduction}", lambda x, t: F.cross_entropy(x, t, **o), [pair[0], nowhere[0]], o, wrt=[0])
+        case("cross_entropy", f"no rows, {reduction}", lambda x, t: F.cross_entropy(x, t, **o), [pair[0], nowhere[0]], o, wrt=[0],
+             second=reduction != "mean")  # 0 / 0 of no gradient at all
     for a, b in (((), (3,)), ((0,), (0,))):
         case("mul", f"edges {list(a)}", torch.mul, [make("edges", a), make("edges", b)])
     case("max_pool2d", "no pictures", lambda x: F.max_pool2d(x, 2), [torch.empty(0, 2, 4, 4, dtype=torch.float64)], {"kernel": [2, 2]})

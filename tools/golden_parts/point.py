@@ -52,7 +52,7 @@ def binary_functions():
     pair = [t64(1, 2, -1, 0, 0, NAN, 3), t64(1, 1, -1, -0.0, 3, 2, NAN)]
     case("fmax", "ties and NaN", torch.fmax, pair)
     case("fmin", "ties and NaN", torch.fmin, pair)
-    case("copysign", "zeros", torch.copysign, [t64(0, -0.0, 1, -2, 3), t64(-1, 1, -0.0, 0.0, -2)])
+    case("copysign", "zeros", torch.copysign, [t64(0, -0.0, 1, -2, 3), t64(-1, 1, -0.0, 0.0, -2)], second=False)  # NaN in PyTorch
     case("xlogy", "zeros", torch.xlogy, [t64(0, 0, 2), t64(-1, 1, 3)])
     case("lerp", "broadcast", torch.lerp, [make("lerp", (2, 3, 4)), make("lerp", (3, 4)), make("lerp", (4,), -0.5, 1.5)])
     case("lerp", "ends", torch.lerp, [t64(1, 1, 1, INF, 2), t64(3, 3, 3, 1, -INF), t64(0, 1, 0.5, 0.25, 1)], gradients=False)
@@ -91,7 +91,8 @@ def activations():
         # PyTorch's hardsigmoid has a float32 1/6 in its gradient even in float64.
         by_relu6 = (lambda x: F.relu6(x + 3) / 6) if op == "hardsigmoid" else fn
         case(op, "ordinary", by_relu6, [wide * (2 if op in ("relu6", "hardswish", "hardsigmoid") else 1)])
-        case(op, "kinks", by_relu6, [KINKS])
+        # At 0 the first gradient of these units is PyTorch's from the left, the second from the right.
+        case(op, "kinks", by_relu6, [KINKS], second=op != "selu")
         case(op, "special", fn, [SPECIAL], gradients=False)
         case(op, "empty", fn, [torch.empty(0, 3, dtype=torch.float64)])
     # Rows of further inputs, which PyTorch takes as numbers.
@@ -101,7 +102,7 @@ def activations():
     }
     for op, fn in numbered.items():
         case(op, "ordinary", fn, [wide, alpha], wrt=[0])
-        case(op, "kinks", fn, [KINKS, number(0.5)], wrt=[0])
+        case(op, "kinks", fn, [KINKS, number(0.5)], wrt=[0], second=op not in ("elu", "celu"))
         case(op, "special", fn, [SPECIAL, number(0.5)], gradients=False)
     case("hardtanh", "ordinary", lambda x, a, b: F.hardtanh(x, a.item(), b.item()), [wide, number(-1.5), number(0.5)], wrt=[0])
     case("hardtanh", "kinks", lambda x, a, b: F.hardtanh(x, a.item(), b.item()), [KINKS, number(-1.0), number(3.0)], wrt=[0])
@@ -110,7 +111,7 @@ def activations():
     case("threshold", "kinks and special", lambda x, a, b: F.threshold(x, a.item(), b.item()), [SPECIAL, number(0.5), number(7.0)], wrt=[0])
     for label, shape, n in [("a weight a channel", (2, 3, 4), 3), ("one weight", (2, 3), 1), ("rank 1", (5,), 1), ("columns", (4, 3), 3)]:
         case("prelu", label, F.prelu, [make("prelu", shape), make("prelu", (n,), 0.1, 0.5)])
-    case("prelu", "kinks and special", F.prelu, [SPECIAL[[0, 1, 2, 5, 6, 7]], t64(0.25).reshape(1)])
+    case("prelu", "kinks and special", F.prelu, [SPECIAL[[0, 1, 2, 5, 6, 7]], t64(0.25).reshape(1)], second=False)  # as elu's
     for beta, threshold in [(1, 20), (2, 3), (0.5, 1)]:
         case("softplus with options", f"beta {beta}, threshold {threshold}", lambda x: F.softplus(x, beta, threshold), [wide], {"beta": beta, "threshold": threshold})
         case("softplus with options", f"beta {beta}, threshold {threshold}, special", lambda x: F.softplus(x, beta, threshold), [SPECIAL],

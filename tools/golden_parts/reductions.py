@@ -31,7 +31,7 @@ def cases():
     case("amax", "ties", lambda x: torch.amax(x, 1), [t64(1, 3, 3, 3, 0, 3).reshape(2, 3)], {"axes": [1]})
     case("amin", "ties", lambda x: torch.amin(x, 1), [t64(1, 1, 3, 0, 0, 0).reshape(2, 3)], {"axes": [1]})
     case("norm", "axes", lambda x: torch.linalg.vector_norm(x, 2, (0, 2)), [x], {"axes": [0, 2]})
-    case("norm", "of zeros", lambda x: torch.linalg.vector_norm(x, 2), [t64(0, 0, 0)], {})
+    case("norm", "of zeros", lambda x: torch.linalg.vector_norm(x, 2), [t64(0, 0, 0)], {}, second=False)  # NaN in PyTorch
     case("norm", "special", lambda x: torch.linalg.vector_norm(x, 2), [t64(1, INF, 2)], {}, gradients=False)
     for op, fn in {"var": torch.var, "std": torch.std}.items():
         for a in axes:

@@ -52,6 +52,18 @@ void average_channels(const PoolSizes& p, const T* x, int32_t*, T* y, int64_t li
   }
 }
 
+// sum[i] += x[i * step].
+template <class A, class T>
+HWY_INLINE void add_strided(A* HWY_RESTRICT sum, const T* HWY_RESTRICT x, int64_t step, int64_t n) {
+  if (step == 1) {
+    for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<A>(x[i]);
+  } else if (step == 2) {  // a constant, which the compiler turns into shuffles
+    for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<A>(x[2 * i]);
+  } else {
+    for (int64_t i = 0; i < n; ++i) sum[i] += static_cast<A>(x[i * step]);
+  }
+}
+
 template <class T>
 void average_line(const PoolSizes& p, const T* x, int32_t*, T* y, int64_t line) {
   using A = Wide<T>;
@@ -68,12 +80,18 @@ void average_line(const PoolSizes& p, const T* x, int32_t*, T* y, int64_t line) 
         const T* row = x + ((deep.start + q) * across.size + rows.start + r) * along.size - along.padding;
         for (int64_t s = 0; s < along.kernel; ++s) {
           const Span out = outputs_at(along, s);
-          for (int64_t ow = std::max(out.begin, o0); ow < std::min(out.end, o0 + count); ++ow)
-            sum[ow - o0] += static_cast<A>(row[s + ow * along.stride]);
+          const int64_t ow = std::max(out.begin, o0);
+          add_strided(sum + (ow - o0), row + s + ow * along.stride, along.stride, std::min(out.end, o0 + count) - ow);
         }
       }
-    for (int64_t i = 0; i < count; ++i)
-      y[line * along.out + o0 + i] = static_cast<T>(sum[i] / divisor<A>(p, l.depth, l.height, o0 + i));
+    T* out = y + line * along.out + o0;
+    const int64_t last = o0 + count - 1;
+    const A by = divisor<A>(p, l.depth, l.height, o0);
+    // Windows are cut at the ends of the line alone.
+    if (p.divisor || (!p.adaptive && counted(p, 2, o0) == along.kernel && counted(p, 2, last) == along.kernel))
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i] / by);
+    else
+      for (int64_t i = 0; i < count; ++i) out[i] = static_cast<T>(sum[i] / divisor<A>(p, l.depth, l.height, o0 + i));
   }
 }
 

@@ -57,10 +57,11 @@ HWY_INLINE Span outputs_at(const PoolAxis& a, int64_t s) {
 HWY_INLINE Span outputs_over(const PoolSizes& p, int axis, int64_t at) {
   const PoolAxis& a = p.axis[axis];
   if (p.adaptive) return {at * a.out / a.size, ((at + 1) * a.out + a.size - 1) / a.size};
-  const int32_t to = static_cast<int32_t>(at + a.padding), step = static_cast<int32_t>(a.stride);
-  const int32_t from = to - static_cast<int32_t>(a.dilation * (a.kernel - 1));
-  const int64_t begin = from <= 0 ? 0 : (from + step - 1) / step;
-  return {begin, std::min<int64_t>(to / step + 1, a.out)};
+  // Unsigned 32-bit division is the quick one; windows, strides and padded axes stay below 2^31.
+  const int64_t to = at + a.padding, from = to - a.dilation * (a.kernel - 1);
+  const uint32_t step = static_cast<uint32_t>(a.stride);
+  const int64_t begin = from <= 0 ? 0 : (static_cast<uint32_t>(from) + step - 1) / step;
+  return {begin, std::min<int64_t>(static_cast<uint32_t>(to) / step + 1, a.out)};
 }
 
 // A line of outputs (backward: of inputs): its plane (channels-last: image), and its place along the first two axes.

@@ -70,11 +70,18 @@ struct JoinedAxes {
 class StridedCopy {
  public:
   StridedCopy(const Shape& shape, const Strides& to, const Strides& from, size_t element)
-      : axes_(shape, to, from), element_(element) {}
+      : axes_(shape, to, from), element_(element) {
+    // The axis along which the source lies dense, if the last one is not it: squares of the two are turned in registers.
+    const int last = axes_.shape.rank() - 1;
+    if (axes_.strides[0][last] != 1 || axes_.strides[1][last] == 1 || axes_.shape[last] < side) return;
+    for (int i = 0; i < last; ++i)
+      if (axes_.strides[1][i] == 1 && axes_.shape[i] >= side) turned_ = i;
+  }
 
   void operator()(void* to, const void* from) const {
     const int64_t n = axes_.columns(), rows = axes_.rows();
     if (rows == 0) return;
+    if (turned_ >= 0) return turn(static_cast<char*>(to), static_cast<const char*>(from));
     const int64_t to_step = axes_.strides[0].back(), from_step = axes_.strides[1].back();
     const auto size = static_cast<int64_t>(element_);
     if (rows == 1)
@@ -91,6 +98,55 @@ class StridedCopy {
   }
 
  private:
+  static constexpr int64_t side = 16;
+
+  // Squares of `side` rows and columns: each line of the source and of the copy is in use once, whatever the strides.
+  void turn(char* to, const char* from) const {
+    Shape squares = axes_.shape;
+    std::array<Strides, 2> strides = axes_.strides;
+    const int last = squares.rank() - 1;
+    for (int axis : {turned_, last}) {
+      squares[axis] = (squares[axis] + side - 1) / side;
+      for (Strides& s : strides) s[axis] *= side;
+    }
+    // Rows of squares: the walk skips the last axis, which the loop below takes.
+    const int64_t rows = numel(squares) / squares[last], high = axes_.shape[turned_], wide = axes_.shape[last];
+    const auto size = static_cast<int64_t>(element_);
+    parallel_for(rows, std::max<int64_t>(1, elements_per_piece / (wide * side)), [&](int64_t begin, int64_t end) {
+      RowWalk<2> walk(squares, strides, begin);
+      for (int64_t row = begin; row < end; ++row, walk.next()) {
+        int64_t below = 1;
+        for (int i = turned_ + 1; i < last; ++i) below *= squares[i];
+        const int64_t r = row / below % squares[turned_] * side;
+        for (int64_t c = 0; c < wide; c += side)
+          by_element([&](auto x) {
+            turn_square<decltype(x)>(to + (walk.at[0] + c) * size,
+                                     from + (walk.at[1] + c * axes_.strides[1][last]) * size, std::min(side, high - r),
+                                     std::min(side, wide - c));
+          });
+      }
+    });
+  }
+  template <class T>
+  void turn_square(char* to, const char* from, int64_t rows, int64_t columns) const {
+    T* t = reinterpret_cast<T*>(to);
+    const T* f = reinterpret_cast<const T*>(from);
+    const int64_t to_step = axes_.strides[0][turned_], from_step = axes_.strides[1].back();
+    T square[side][side];
+    for (int64_t c = 0; c < columns; ++c)
+      for (int64_t r = 0; r < rows; ++r) square[r][c] = f[c * from_step + r];
+    for (int64_t r = 0; r < rows; ++r)
+      std::memcpy(t + r * to_step, square[r], static_cast<size_t>(columns) * sizeof(T));
+  }
+  template <class F>
+  void by_element(F&& fn) const {
+    switch (element_) {
+      case 1: return fn(uint8_t{});
+      case 2: return fn(uint16_t{});
+      case 4: return fn(uint32_t{});
+      default: return fn(uint64_t{});
+    }
+  }
   template <class T>
   static void copy_as(char* to, int64_t to_step, const char* from, int64_t from_step, int64_t n) {
     T* t = reinterpret_cast<T*>(to);
@@ -99,16 +155,12 @@ class StridedCopy {
   }
   void move(char* t, int64_t to_step, const char* f, int64_t from_step, int64_t n) const {
     if (to_step == 1 && from_step == 1) return static_cast<void>(std::memcpy(t, f, static_cast<size_t>(n) * element_));
-    switch (element_) {
-      case 1: return copy_as<uint8_t>(t, to_step, f, from_step, n);
-      case 2: return copy_as<uint16_t>(t, to_step, f, from_step, n);
-      case 4: return copy_as<uint32_t>(t, to_step, f, from_step, n);
-      default: return copy_as<uint64_t>(t, to_step, f, from_step, n);
-    }
+    by_element([&](auto x) { copy_as<decltype(x)>(t, to_step, f, from_step, n); });
   }
 
   JoinedAxes axes_;
   size_t element_;
+  int turned_ = -1;
 };
 
 }  // namespace flame
