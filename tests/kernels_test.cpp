@@ -15,6 +15,8 @@
 #include <string>
 #include <vector>
 
+#include "flame/ops/normal_internal.h"
+#include "flame/ops/philox_internal.h"
 #include "tests/kernels_support.h"
 
 namespace flame {
@@ -464,6 +466,36 @@ TEST(KernelTable, FollowsTheInColumn) {
   EXPECT_TRUE(y[0] && y[1] && !y[2]);
   block_kernel(Code::bitwise_not, DType::boolean)(a, nullptr, nullptr, y, 3);
   EXPECT_TRUE(!y[0] && !y[1] && y[2]);
+}
+
+// Lanes beyond a table or a quick way take another one, which must not change their neighbours.
+TEST_P(Kernels, NeighboursDoNotChangeBits) {
+  for (const char* name : {"gelu", "erf", "silu"}) {
+    const BlockFn fn = block_kernel(code_of(name), DType::f32);
+    std::vector<float> near(64), mixed(64), y(64), z(64);
+    for (size_t i = 0; i < 64; ++i) near[i] = (static_cast<float>(i) - 31.7f) / 9;
+    mixed = near;
+    for (size_t i = 0; i < 64; i += 3) mixed[i] = i % 2 ? -90.5f : 1e-39f;
+    fn(near.data(), nullptr, nullptr, y.data(), 64);
+    fn(mixed.data(), nullptr, nullptr, z.data(), 64);
+    for (size_t i = 0; i < 64; ++i) {
+      if (i % 3 != 0) EXPECT_EQ(y[i], z[i]) << name << " of " << near[i];
+      float alone = 0;
+      fn(&mixed[i], nullptr, nullptr, &alone, 1);
+      EXPECT_EQ(z[i], alone) << name << " of " << mixed[i];
+    }
+  }
+}
+
+TEST_P(Kernels, NormalsAreThoseOfTheScalarFunction) {
+  std::mt19937 rng(3);
+  std::vector<uint32_t> bits(100003);
+  for (uint32_t& b : bits) b = static_cast<uint32_t>(rng());
+  for (size_t i = 0; i < 32; ++i) bits[i] = uint32_t{1} << i, bits[32 + i] = ~bits[i];  // both ends of both tails
+  bits[64] = 0;
+  std::vector<float> z(bits.size());
+  normals_of(bits.data(), static_cast<int64_t>(bits.size()), 0.25f, 3, z.data());
+  for (size_t i = 0; i < bits.size(); ++i) ASSERT_EQ(z[i], 0.25f + 3 * inverse_normal::from_bits(bits[i])) << bits[i];
 }
 
 }  // namespace

@@ -300,5 +300,32 @@ TEST(Cat, StackSplitAndChunk) {
   EXPECT_MESSAGE(ValueError, split(x, 0), "split: expected a size of 1 or more, got 0");
 }
 
+// Copies that turn squares of 16, whole and cut, for every size of element.
+template <class T>
+void check_turned(int64_t rows, int64_t columns) {
+  std::vector<T> v(static_cast<size_t>(3 * rows * columns));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<T>(i * 7 % 251);
+  const Tensor x = Tensor::from(v, {3, rows, columns});
+  for (const Tensor& y : {x.transpose(1, 2), x.permute({2, 0, 1}), x.permute({2, 1, 0})}) {
+    const std::vector<T> got = y.contiguous().to_vector<T>();
+    each_index(y.shape(), [&](const Dims& at) {
+      int64_t from = 0;
+      for (int d = 0; d < 3; ++d) from += at[d] * y.strides()[d];
+      ASSERT_EQ(got[static_cast<size_t>(row_major(y.shape(), at))], v[static_cast<size_t>(from)]);
+    });
+  }
+}
+TEST(View, TransposedCopiesOfAllSizes) {
+  for (const auto& [rows, columns] : std::vector<std::pair<int64_t, int64_t>>{{16, 16}, {32, 48}, {33, 17}, {15, 40}}) {
+    check_turned<uint8_t>(rows, columns);
+    check_turned<int32_t>(rows, columns);
+    check_turned<float>(rows, columns);
+    check_turned<double>(rows, columns);
+  }
+  const Tensor half = counting({40, 33}).to(DType::f16);
+  EXPECT_EQ(half.t().contiguous().to(DType::f32).to_vector<float>(),
+            half.to(DType::f32).t().contiguous().to_vector<float>());
+}
+
 }  // namespace
 }  // namespace flame

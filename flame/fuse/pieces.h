@@ -8,7 +8,7 @@ inline constexpr double last_piece = 3.9375;  // the pieces reach from 0 up to h
 
 // Coefficient k of the polynomial about i / 8 is c[k][i] + low[k][i].
 struct Pieces {
-  alignas(64) float c[8][32], low[3][32];
+  alignas(64) float c[7][32], low[3][32];
 };
 
 // f' = slope e^(-w x^2 / 2), so f^(k+2) = -w (x f^(k+1) + k f^(k)). base = e^(-w / 128).
@@ -25,13 +25,16 @@ constexpr Pieces make_pieces(const double (&values)[32], double slope, double w,
       const double before = k == 0 ? 0 : k * c[k] / (k + 1);
       c[k + 2] = -w * (x * c[k + 1] + before) / (k + 2);
     }
-    // The term of degree 8 by the polynomial of degree 6 that is nearest to it for |x| <= h = 1/16.
+    // The terms of degree 8 and 7 by the polynomials below degree 7 that are nearest to them for |x| <= h = 1/16.
     constexpr double h2 = 1.0 / 256;
     c[6] += c[8] * 2 * h2;
+    c[5] += c[7] * 1.75 * h2;
     c[4] -= c[8] * 1.25 * h2 * h2;
+    c[3] -= c[7] * 0.875 * h2 * h2;
     c[2] += c[8] * 0.25 * h2 * h2 * h2;
+    c[1] += c[7] * 7 / 64 * h2 * h2 * h2;
     c[0] -= c[8] * h2 * h2 * h2 * h2 / 128;
-    for (int k = 0; k < 8; ++k) out.c[k][i] = static_cast<float>(c[k]);
+    for (int k = 0; k < 7; ++k) out.c[k][i] = static_cast<float>(c[k]);
     for (int k = 0; k < 3; ++k) out.low[k][i] = static_cast<float>(c[k] - static_cast<double>(out.c[k][i]));
   }
   return out;

@@ -40,8 +40,8 @@ HWY_INLINE Sum2<V> InPieces(D d, const Pieces& t, V a) {
   const V magic = Const(d, 0x1.8p20);  // its last bit is 1/8
   const V place = hn::Add(a, magic), x = hn::Sub(a, hn::Sub(place, magic));
   const auto i = hn::BitCast(di, place);
-  V p = LookUp(d, t.c[7], i);
-  for (int k = 6; k >= 3; --k) p = hn::MulAdd(p, x, LookUp(d, t.c[k], i));
+  V p = LookUp(d, t.c[6], i);
+  for (int k = 5; k >= 3; --k) p = hn::MulAdd(p, x, LookUp(d, t.c[k], i));
   for (int k = 2; k >= 0; --k) p = hn::MulAdd(p, x, LookUp(d, t.low[k], i));
   const V c0 = LookUp(d, t.c[0], i), c1 = LookUp(d, t.c[1], i), c2 = LookUp(d, t.c[2], i);
   const V slope = hn::MulAdd(c2, x, c1), slope_rest = hn::MulAdd(c2, x, hn::Sub(c1, slope));

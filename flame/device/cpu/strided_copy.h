@@ -71,7 +71,7 @@ class StridedCopy {
  public:
   StridedCopy(const Shape& shape, const Strides& to, const Strides& from, size_t element)
       : axes_(shape, to, from), element_(element) {
-    // The axis along which the source lies dense, if the last one is not it: squares of the two are turned in registers.
+    // The axis along which the source lies dense, if the last one is not it: squares of the two are turned.
     const int last = axes_.shape.rank() - 1;
     if (axes_.strides[0][last] != 1 || axes_.strides[1][last] == 1 || axes_.shape[last] < side) return;
     for (int i = 0; i < last; ++i)
@@ -111,32 +111,49 @@ class StridedCopy {
     }
     // Rows of squares: the walk skips the last axis, which the loop below takes.
     const int64_t rows = numel(squares) / squares[last], high = axes_.shape[turned_], wide = axes_.shape[last];
+    int64_t below = 1;  // rows between squares that are neighbours along the turned axis
+    for (int i = turned_ + 1; i < last; ++i) below *= squares[i];
     const auto size = static_cast<int64_t>(element_);
+    const int64_t to_step = axes_.strides[0][turned_] * size, from_step = axes_.strides[1][last] * size;
     parallel_for(rows, std::max<int64_t>(1, elements_per_piece / (wide * side)), [&](int64_t begin, int64_t end) {
       RowWalk<2> walk(squares, strides, begin);
       for (int64_t row = begin; row < end; ++row, walk.next()) {
-        int64_t below = 1;
-        for (int i = turned_ + 1; i < last; ++i) below *= squares[i];
-        const int64_t r = row / below % squares[turned_] * side;
-        for (int64_t c = 0; c < wide; c += side)
-          by_element([&](auto x) {
-            turn_square<decltype(x)>(to + (walk.at[0] + c) * size,
-                                     from + (walk.at[1] + c * axes_.strides[1][last]) * size, std::min(side, high - r),
-                                     std::min(side, wide - c));
-          });
+        const int64_t height = std::min(side, high - row / below % squares[turned_] * side);
+        for (int64_t c = 0; c < wide; c += side) {
+          char* t = to + (walk.at[0] + c) * size;
+          const char* f = from + walk.at[1] * size + c * from_step;
+          if (element_ == 4 && height == side && c + side <= wide) turn_whole(t, to_step, f, from_step);
+          else by_element([&](auto x) { turn_part(x, t, to_step, f, from_step, height, std::min(side, wide - c)); });
+        }
       }
     });
   }
+  // Lines move whole between memory and a square of their own, since lines at a large power of two share few places in
+  // the cache.
   template <class T>
-  void turn_square(char* to, const char* from, int64_t rows, int64_t columns) const {
-    T* t = reinterpret_cast<T*>(to);
-    const T* f = reinterpret_cast<const T*>(from);
-    const int64_t to_step = axes_.strides[0][turned_], from_step = axes_.strides[1].back();
+  static void turn_part(T, char* to, int64_t to_step, const char* from, int64_t from_step, int64_t rows,
+                        int64_t columns) {
     T square[side][side];
     for (int64_t c = 0; c < columns; ++c)
-      for (int64_t r = 0; r < rows; ++r) square[r][c] = f[c * from_step + r];
+      for (int64_t r = 0; r < rows; ++r) square[r][c] = reinterpret_cast<const T*>(from + c * from_step)[r];
     for (int64_t r = 0; r < rows; ++r)
-      std::memcpy(t + r * to_step, square[r], static_cast<size_t>(columns) * sizeof(T));
+      std::memcpy(to + r * to_step, square[r], static_cast<size_t>(columns) * sizeof(T));
+  }
+  static void turn_whole(char* to, int64_t to_step, const char* from, int64_t from_step) {
+    using Four = uint32_t __attribute__((vector_size(16)));
+    Four in[side][side / 4], out[side][side / 4];
+    for (int64_t c = 0; c < side; ++c) std::memcpy(in[c], from + c * from_step, sizeof(in[c]));
+    for (int64_t c = 0; c < side; c += 4)
+      for (int64_t r = 0; r < side; r += 4) {
+        const Four x0 = in[c][r / 4], x1 = in[c + 1][r / 4], x2 = in[c + 2][r / 4], x3 = in[c + 3][r / 4];
+        const Four a = __builtin_shufflevector(x0, x1, 0, 4, 1, 5), b = __builtin_shufflevector(x2, x3, 0, 4, 1, 5);
+        const Four e = __builtin_shufflevector(x0, x1, 2, 6, 3, 7), f = __builtin_shufflevector(x2, x3, 2, 6, 3, 7);
+        out[r][c / 4] = __builtin_shufflevector(a, b, 0, 1, 4, 5);
+        out[r + 1][c / 4] = __builtin_shufflevector(a, b, 2, 3, 6, 7);
+        out[r + 2][c / 4] = __builtin_shufflevector(e, f, 0, 1, 4, 5);
+        out[r + 3][c / 4] = __builtin_shufflevector(e, f, 2, 3, 6, 7);
+      }
+    for (int64_t r = 0; r < side; ++r) std::memcpy(to + r * to_step, out[r], sizeof(out[r]));
   }
   template <class F>
   void by_element(F&& fn) const {
