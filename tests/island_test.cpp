@@ -155,6 +155,16 @@ TEST(Islands, BoundariesDoNotDependOnMemory) {
   EXPECT_EQ(a.launches, b.launches);
 }
 
+// `all` gives results with fusion that are those op by op.
+void expect_same_bits_alone(const std::function<std::vector<Tensor>()>& all, const std::string& what) {
+  const std::vector<Tensor> fused = all();
+  set_fusion(false);
+  const std::vector<Tensor> alone = all();
+  set_fusion(true);
+  for (size_t i = 0; i < fused.size(); ++i)
+    EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << what;
+}
+
 TEST(Islands, OpByOpGivesTheSameBits) {
   for (DType t : {DType::f32, DType::f64, DType::f16, DType::bf16}) {
     const Tensor x = fractions({7, 130}, 0, t), w = fractions({130}, 1, t), b = fractions({130}, 2, t);
@@ -172,12 +182,7 @@ TEST(Islands, OpByOpGivesTheSameBits) {
       for (Tensor& y : out) materialize(y.value());
       return out;
     };
-    const std::vector<Tensor> fused = all();
-    set_fusion(false);
-    const std::vector<Tensor> alone = all();
-    set_fusion(true);
-    for (size_t i = 0; i < fused.size(); ++i)
-      EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << name_of(t);
+    expect_same_bits_alone(all, std::string(name_of(t)));
   }
 }
 
@@ -198,12 +203,7 @@ TEST(Islands, RowsAsLongAsATileGiveTheSameBits) {
         for (Tensor& y : out) materialize(y.value());
         return out;
       };
-      const std::vector<Tensor> fused = all();
-      set_fusion(false);
-      const std::vector<Tensor> alone = all();
-      set_fusion(true);
-      for (size_t i = 0; i < fused.size(); ++i)
-        EXPECT_EQ(difference(fused[i], alone[i]), "") << "result " << i << " in " << name_of(t) << ", " << cols;
+      expect_same_bits_alone(all, std::string(name_of(t)) + ", " + std::to_string(cols));
     }
 }
 

@@ -21,7 +21,7 @@ struct Options {
   int64_t evaluate_every = 250;         // steps
   std::string prompt = "   :computer";  // how the sample begins
   int64_t sample = 800;                 // characters of it
-  double temperature = 0.7;
+  double temperature = 0.5;
   std::map<std::string, bool> given;  // of the flags that decide the result: whether the user wrote them
 
   // What decides the result.

@@ -2,11 +2,18 @@
 #include <algorithm>
 #include <bit>
 
-#include "flame/core/format.h"
-#include "flame/device/cpu/strided_copy.h"
 #include "flame/fuse/interpreter.h"
 
 namespace flame {
+
+bool row_major(const Dims& dims, const Strides& st, int rank) {
+  int64_t step = 1;
+  for (int i = rank - 1; i >= 0; --i) {
+    if (dims[i] != 1 && st[i] != step) return false;
+    step *= dims[i];
+  }
+  return true;
+}
 
 namespace {
 
@@ -21,14 +28,6 @@ int64_t product(const Dims& d, int from, int to) {
   int64_t n = 1;
   for (int i = from; i < to; ++i) n *= d[i];
   return n;
-}
-bool flat(const Dims& dims, const Strides& st, int rank) {
-  int64_t step = 1;
-  for (int i = rank - 1; i >= 0; --i) {
-    if (dims[i] != 1 && st[i] != step) return false;
-    step *= dims[i];
-  }
-  return true;
 }
 bool all_zero(const Strides& st, int from, int to) {
   for (int i = from; i < to; ++i)
@@ -73,7 +72,7 @@ class Compiler {
   bool is_flat(const Strides& st, bool row) const {
     const Program& p = c_.p;
     if (row && p.mode == Mode::column) return true;  // outputs of reductions, stored at the end
-    return flat(p.dims, st, row ? p.kept : p.dims.rank());
+    return row_major(p.dims, st, row ? p.kept : p.dims.rank());
   }
 
   int64_t bytes_in_memory() const {
@@ -390,26 +389,6 @@ size_t partial_bytes(const Compiled& c) {
   if (c.p.mode == Mode::row) return 0;
   const int64_t rows = c.p.mode == Mode::wide ? c.rows : c.outer * c.inner;
   return c.reductions.size() * static_cast<size_t>(rows * std::max<int64_t>(c.partials, 1)) * 8;
-}
-
-// One leaf written in another order and nothing else.
-bool only_moves(const Program& p) {
-  return p.nodes.size() == 1 && p.nodes[0].kind == NodeDesc::Kind::copy && p.leaves.size() == 1 &&
-         p.outputs.size() == 1 && p.nodes[0].in[0].kind == Src::Kind::leaf && p.leaves[0].dtype == p.outputs[0].dtype &&
-         !p.leaves[0].row && !p.outputs[0].row && !flat(p.dims, p.leaves[0].strides, p.dims.rank());
-}
-
-Ref<Plan> prepare_cpu_program(Program p) {
-  if (only_moves(p))
-    return make_ref<Plan>(
-        fmt::format("island({} ops)", p.ops),
-        [copy = StridedCopy(p.dims, p.outputs[0].strides, p.leaves[0].strides, size_of(p.leaves[0].dtype))](
-            const Run& r) { copy(r.buffers[1], r.buffers[0]); });
-  Compiled c = compile_program(std::move(p));
-  const size_t workspace = partial_bytes(c);
-  std::string name = fmt::format("island({} ops)", c.p.ops);
-  return make_ref<Plan>(
-      std::move(name), [c = std::move(c)](const Run& r) { run_program(c, r); }, workspace);
 }
 
 }  // namespace flame

@@ -54,6 +54,8 @@ struct Compiled {
   size_t scratch = 0;       // bytes a worker
 };
 
+// Whether the last `rank` dims lie in row-major order without gaps.
+bool row_major(const Dims& dims, const Strides& strides, int rank);
 Compiled compile_program(Program p);
 // Neighbouring steps that each work on what the one before made, which nobody else reads, become one.
 void join_chains(Compiled& c);
