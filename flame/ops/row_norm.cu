@@ -1,0 +1,396 @@
+// Normalisation of rows that lie in one or several pieces. A row of up to 16,384 elements stays in the registers of its
+// warp or block; longer ones are cut into chunks, with sums of every chunk first. Each order follows from shapes alone.
+// FLAME_T, FLAME_W: dtypes of x and of the weights; FLAME_PACK: elements an access; FLAME_THREADS: of a row or chunk;
+// FLAME_PER: packs a thread; FLAME_ROWS: rows a block, each a warp's where it is more than one; FLAME_EACH: a weight an
+// element; FLAME_RMS: no mean.
+#include "flame/fuse/device.cuh"
+
+namespace flame {
+using T = FLAME_T;
+using W = FLAME_W;
+using C = computed<T>;
+constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
+constexpr bool each = FLAME_EACH, rms = FLAME_RMS;
+constexpr int elements_a_chunk = threads * per * pack;
+using X = Pack<T, pack>;
+
+struct Norm {
+  int64_t rows, length, period, per_row, segment;
+  int64_t row_stride, piece, piece_stride;  // element e of row r: r * row_stride + e / piece * piece_stride + e % piece
+  int64_t span, spans, chunks;              // chunked: parts of a row with one weight, chunks of each
+  double eps;
+};
+inline int64_t place(const Norm& n, int64_t row, int64_t e) {
+  const int64_t base = row * n.row_stride;
+  if (n.piece == n.length) return base + e;
+  const uint32_t at = static_cast<uint32_t>(e), size = static_cast<uint32_t>(n.piece);
+  return base + at / size * n.piece_stride + at % size;
+}
+inline const X& pack_at(const T* x, int64_t at) { return *reinterpret_cast<const X*>(x + at); }
+inline int64_t first_weight(const Norm& n, int64_t row) {
+  return static_cast<uint32_t>(row) % static_cast<uint32_t>(n.period) * n.per_row;
+}
+// Weights of the pack at element e, from the row's first one; `other` where there are none.
+inline void weights_of(const Norm& n, const W* w, int64_t first, int64_t e, C other, C (&out)[pack]) {
+  if (!w) {
+    for (int j = 0; j < pack; ++j) out[j] = other;
+  } else if constexpr (each) {
+    const auto own = *reinterpret_cast<const Pack<W, pack>*>(w + first + e);
+    for (int j = 0; j < pack; ++j) out[j] = static_cast<C>(widen(own.v[j]));
+  } else {
+    const C own = static_cast<C>(widen(w[first + static_cast<uint32_t>(e) / static_cast<uint32_t>(n.segment)]));
+    for (int j = 0; j < pack; ++j) out[j] = own;
+  }
+}
+
+// Numbers of a row's threads become their sums, in every thread.
+template <int n>
+void totals(C (&v)[n]) {
+#pragma unroll
+  for (int by = 16; by > 0; by /= 2)
+    for (int k = 0; k < n; ++k) v[k] += __shfl_xor_sync(0xffffffffu, v[k], by);
+  if constexpr (threads > 32) {
+    __shared__ C all[n][threads / 32];
+    __syncthreads();
+    if (threadIdx.x % 32 == 0)
+      for (int k = 0; k < n; ++k) all[k][threadIdx.x / 32] = v[k];
+    __syncthreads();
+    for (int k = 0; k < n; ++k) {
+      v[k] = all[k][0];
+      for (int i = 1; i < threads / 32; ++i) v[k] += all[k][i];
+    }
+  }
+}
+
+// The elements of a row, or of a chunk of one, that a thread holds.
+struct Part {
+  int64_t row, begin, end;
+  int own;
+  int64_t at(int k) const { return begin + (k * threads + own) * pack; }
+  template <class F>
+  void packs(const F& fn) const {  // fn(k, element) for those inside
+#pragma unroll
+    for (int k = 0; k < per; ++k)
+      if (at(k) < end) fn(k, at(k));
+  }
+  void load(const Norm& n, const T* x, X (&v)[per]) const {
+#pragma unroll
+    for (int k = 0; k < per; ++k)
+      if (at(k) < end) v[k] = pack_at(x, place(n, row, at(k)));
+  }
+};
+inline Part row_part(const Norm& n, int64_t row) {
+  return {row, 0, n.length, static_cast<int>(threadIdx.x) % threads};
+}
+inline Part chunk_part(const Norm& n, int64_t index) {
+  const int64_t all = n.spans * n.chunks, chunk = index % all;
+  const int64_t span = chunk / n.chunks * n.span, begin = span + chunk % n.chunks * elements_a_chunk;
+  const int64_t end = begin + elements_a_chunk;
+  return {index / all, begin, end < span + n.span ? end : span + n.span, static_cast<int>(threadIdx.x)};
+}
+
+// Mean (0 for RMS) and summed squared distance from it of `count` elements.
+inline void moments(const Part& p, const X (&v)[per], int64_t count, C& mean, C& squares) {
+  C sum[1] = {0};
+  mean = 0;
+  if constexpr (!rms) {
+    p.packs([&](int k, int64_t) {
+      for (int j = 0; j < pack; ++j) sum[0] += widen(v[k].v[j]);
+    });
+    totals(sum);
+    mean = sum[0] / static_cast<C>(count);
+  }
+  sum[0] = 0;
+  p.packs([&](int k, int64_t) {
+    for (int j = 0; j < pack; ++j) {
+      const C d = widen(v[k].v[j]) - mean;
+      sum[0] += d * d;
+    }
+  });
+  totals(sum);
+  squares = sum[0];
+}
+inline C scale_of(const Norm& n, C var) { return C(1) / std::sqrt(var + static_cast<C>(n.eps)); }
+inline void normalize(const Norm& n, const Part& p, const X (&v)[per], const W* w, const W* b, C mean, C scale, T* y) {
+  const int64_t first = first_weight(n, p.row);
+  p.packs([&](int k, int64_t e) {
+    C by[pack], plus[pack];
+    weights_of(n, w, first, e, 1, by);
+    weights_of(n, b, first, e, 0, plus);
+    X out;
+    for (int j = 0; j < pack; ++j)
+      out.v[j] = convert<T>((widen(v[k].v[j]) - mean) * scale * by[j] + plus[j]);
+    *reinterpret_cast<X*>(y + place(n, p.row, e)) = out;
+  });
+}
+
+extern "C" __global__ void __launch_bounds__(threads* block_rows)
+    forward(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
+  if (row >= n.rows) return;  // whole warps
+  const Part p = row_part(n, row);
+  X v[per];
+  p.load(n, x, v);
+  C mean, squares;
+  moments(p, v, n.length, mean, squares);
+  const C var = squares / static_cast<C>(n.length);
+  if (p.own == 0) {
+    means[row] = mean;
+    vars[row] = var;
+  }
+  normalize(n, p, v, w, b, mean, scale_of(n, var), y);
+}
+
+// ---- chunked
+extern "C" __global__ void __launch_bounds__(threads)
+    forward_chunks(const __grid_constant__ Norm n, const T* x, C* sums) {
+  const Part p = chunk_part(n, blockIdx.x);
+  X v[per];
+  p.load(n, x, v);
+  C mean, squares;
+  moments(p, v, p.end - p.begin, mean, squares);
+  if (threadIdx.x == 0) {
+    sums[2 * static_cast<int64_t>(blockIdx.x)] = mean;
+    sums[2 * static_cast<int64_t>(blockIdx.x) + 1] = squares;
+  }
+}
+// From the last chunk on, which the caches may still hold.
+extern "C" __global__ void __launch_bounds__(threads)
+    forward_apply(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, const C* sums, T* y, C* means,
+                  C* vars) {
+  const int64_t index = gridDim.x - 1 - blockIdx.x, all = n.spans * n.chunks;
+  const Part p = chunk_part(n, index);
+  X v[per];
+  p.load(n, x, v);
+  const C* own = sums + 2 * p.row * all;
+  C sum[1] = {0};
+  for (int64_t i = threadIdx.x; i < all; i += threads) {
+    const Part c = chunk_part(n, i);
+    sum[0] += own[2 * i] * static_cast<C>(c.end - c.begin);
+  }
+  totals(sum);
+  const C mean = sum[0] / static_cast<C>(n.length);
+  sum[0] = 0;
+  for (int64_t i = threadIdx.x; i < all; i += threads) {
+    const Part c = chunk_part(n, i);
+    const C d = own[2 * i] - mean;
+    sum[0] += own[2 * i + 1] + d * d * static_cast<C>(c.end - c.begin);
+  }
+  totals(sum);
+  const C var = sum[0] / static_cast<C>(n.length);
+  if (threadIdx.x == 0 && index % all == 0) {
+    means[p.row] = mean;
+    vars[p.row] = var;
+  }
+  normalize(n, p, v, w, b, mean, scale_of(n, var), y);
+}
+
+// ---- backward: with u the normalised x, dx = (w g - mean(w g) - u mean(w g u)) scale.
+struct Row {
+  C mean, scale;
+  int64_t first;
+};
+inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
+  return {rms ? C(0) : means[row], scale_of(n, vars[row]), first_weight(n, row)};
+}
+inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const X (&g)[per], const W* w,
+                     const C (&sum)[2], T* dx) {
+  const C plain = rms ? C(0) : sum[0] / static_cast<C>(n.length), along = sum[1] / static_cast<C>(n.length);
+  p.packs([&](int k, int64_t e) {
+    C by[pack];
+    weights_of(n, w, r.first, e, 1, by);
+    X out;
+    for (int j = 0; j < pack; ++j) {
+      const C u = (widen(x[k].v[j]) - r.mean) * r.scale;
+      out.v[j] = convert<T>((widen(g[k].v[j]) * by[j] - plain - u * along) * r.scale);
+    }
+    *reinterpret_cast<X*>(dx + place(n, p.row, e)) = out;
+  });
+}
+// Sums of g and g u over a pack.
+inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) {
+  plain = along = 0;
+  for (int j = 0; j < pack; ++j) {
+    const C own = widen(g.v[j]);
+    plain += own;
+    along += own * ((widen(x.v[j]) - r.mean) * r.scale);
+  }
+}
+
+#if FLAME_EACH
+// A weight an element, or none: rows in turn; every thread keeps the sums of its columns. sums: [2][length] a row of threads.
+extern "C" __global__ void __launch_bounds__(threads* block_rows)
+    backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+                  T* dx, C* sums) {
+  const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
+  C dw[per][pack] = {}, db[per][pack] = {};
+  X nx[per], ng[per];
+  if (own < n.rows) {
+    row_part(n, own).load(n, x, nx);
+    row_part(n, own).load(n, g, ng);
+  }
+  for (int64_t row = own; row < n.rows; row += step) {
+    const Part p = row_part(n, row);
+    X vx[per], vg[per];
+#pragma unroll
+    for (int k = 0; k < per; ++k) {
+      vx[k] = nx[k];
+      vg[k] = ng[k];
+    }
+    if (row + step < n.rows) {  // while this row is worked on
+      row_part(n, row + step).load(n, x, nx);
+      row_part(n, row + step).load(n, g, ng);
+    }
+    const Row r = row_of(n, row, means, vars);
+    C sum[2] = {0, 0};
+    p.packs([&](int k, int64_t e) {
+      C by[pack];
+      weights_of(n, w, r.first, e, 1, by);
+      for (int j = 0; j < pack; ++j) {
+        const C own_g = widen(vg[k].v[j]), u = (widen(vx[k].v[j]) - r.mean) * r.scale;
+        dw[k][j] += own_g * u;
+        db[k][j] += own_g;
+        sum[0] += own_g * by[j];
+        sum[1] += own_g * by[j] * u;
+      }
+    });
+    totals(sum);
+    store_dx(n, p, r, vx, vg, w, sum, dx);
+  }
+  if (n.per_row == 0) return;
+  row_part(n, own).packs([&](int k, int64_t e) {
+    for (int j = 0; j < pack; ++j) {
+      sums[2 * own * n.length + e + j] = dw[k][j];
+      sums[(2 * own + 1) * n.length + e + j] = db[k][j];
+    }
+  });
+}
+// Columns of those sums: a warp's width of columns a block, eight lines at a time.
+extern "C" __global__ void __launch_bounds__(256)
+    join_columns(const C* sums, int64_t lines, int64_t length, W* dw, W* db) {
+  __shared__ C part[8][33];
+  const int lane = threadIdx.x % 32, line = threadIdx.x / 32;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + lane;  // of dw, then db
+  C sum = 0;
+  if (column < 2 * length)
+#pragma unroll 8
+    for (int64_t i = line; i < lines; i += 8) sum += sums[i * 2 * length + column];
+  part[line][lane] = sum;
+  __syncthreads();
+  if (line > 0 || column >= 2 * length) return;
+  for (int k = 1; k < 8; ++k) sum += part[k][lane];
+  if (column < length) dw[column] = convert<W>(sum);
+  else db[column - length] = convert<W>(sum);
+}
+
+#else
+// A weight a segment: sums of g and g u of every segment, [rows][per_row][2].
+extern "C" __global__ void __launch_bounds__(threads* block_rows)
+    backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w, T* dx,
+             C* sums) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
+  __shared__ C parts[block_rows][2][per * threads];
+  if (row >= n.rows) return;  // whole warps
+  const Part p = row_part(n, row);
+  C(*mine)[per * threads] = parts[threadIdx.x / threads];
+  X vx[per], vg[per];
+  p.load(n, x, vx);
+  p.load(n, g, vg);
+  const Row r = row_of(n, row, means, vars);
+  C sum[2] = {0, 0};
+  p.packs([&](int k, int64_t e) {
+    C by[pack], plain, along;
+    weights_of(n, w, r.first, e, 1, by);
+    pack_sums(r, vx[k], vg[k], plain, along);
+    mine[0][k * threads + p.own] = plain;
+    mine[1][k * threads + p.own] = along;
+    sum[0] += by[0] * plain;
+    sum[1] += by[0] * along;
+  });
+  totals(sum);  // and everything is in `parts`
+  if constexpr (threads == 32) __syncwarp();
+  store_dx(n, p, r, vx, vg, w, sum, dx);
+  const int lane = p.own % 32;
+  const int64_t packs = n.segment / pack;
+  for (int64_t s = p.own / 32; s < n.per_row; s += threads / 32) {
+    C a = 0, b = 0;
+    for (int64_t i = lane; i < packs; i += 32) {
+      a += mine[0][s * packs + i];
+      b += mine[1][s * packs + i];
+    }
+    for (int by = 16; by > 0; by /= 2) {
+      a += __shfl_xor_sync(0xffffffffu, a, by);
+      b += __shfl_xor_sync(0xffffffffu, b, by);
+    }
+    if (lane == 0) {
+      sums[2 * (row * n.per_row + s)] = a;
+      sums[2 * (row * n.per_row + s) + 1] = b;
+    }
+  }
+}
+
+#endif
+
+extern "C" __global__ void __launch_bounds__(threads)
+    backward_chunks(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, C* sums) {
+  const Part p = chunk_part(n, blockIdx.x);
+  X vx[per], vg[per];
+  p.load(n, x, vx);
+  p.load(n, g, vg);
+  const Row r = row_of(n, p.row, means, vars);
+  C sum[2] = {0, 0};
+  p.packs([&](int k, int64_t) {
+    C plain, along;
+    pack_sums(r, vx[k], vg[k], plain, along);
+    sum[0] += plain;
+    sum[1] += along;
+  });
+  totals(sum);
+  if (threadIdx.x == 0) {
+    sums[2 * static_cast<int64_t>(blockIdx.x)] = sum[0];
+    sums[2 * static_cast<int64_t>(blockIdx.x) + 1] = sum[1];
+  }
+}
+extern "C" __global__ void __launch_bounds__(threads)
+    backward_apply(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+                   const C* sums, T* dx) {
+  const int64_t all = n.spans * n.chunks;
+  const Part p = chunk_part(n, gridDim.x - 1 - blockIdx.x);
+  X vx[per], vg[per];
+  p.load(n, x, vx);
+  p.load(n, g, vg);
+  const Row r = row_of(n, p.row, means, vars);
+  const C* own = sums + 2 * p.row * all;
+  C sum[2] = {0, 0};
+  for (int64_t i = threadIdx.x; i < all; i += threads) {
+    const C by = w ? static_cast<C>(widen(w[r.first + i / n.chunks])) : C(1);
+    sum[0] += by * own[2 * i];
+    sum[1] += by * own[2 * i + 1];
+  }
+  totals(sum);
+  store_dx(n, p, r, vx, vg, w, sum, dx);
+}
+// A warp a weight: the sums of its segments in all rows, `chunks` each.
+extern "C" __global__ void __launch_bounds__(256)
+    join_segments(const __grid_constant__ Norm n, const C* sums, int64_t chunks, W* dw, W* db) {
+  const int64_t weight = global_thread() / 32;
+  const int lane = threadIdx.x % 32;
+  if (weight >= n.period * n.per_row) return;
+  const int64_t first = weight / n.per_row, k = weight % n.per_row, terms = n.rows / n.period * chunks;
+  C a = 0, b = 0;
+  for (int64_t i = lane; i < terms; i += 32) {
+    const int64_t row = first + i / chunks * n.period, at = (row * n.per_row + k) * chunks + i % chunks;
+    a += sums[2 * at];
+    b += sums[2 * at + 1];
+  }
+  for (int by = 16; by > 0; by /= 2) {
+    a += __shfl_xor_sync(0xffffffffu, a, by);
+    b += __shfl_xor_sync(0xffffffffu, b, by);
+  }
+  if (lane > 0) return;
+  dw[weight] = convert<W>(b);
+  db[weight] = convert<W>(a);
+}
+
+}  // namespace flame
