@@ -241,6 +241,15 @@ struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
   T v[n];
 };
 
+// Reads what nothing writes during the launch.
+template <class T>
+T read(const T* p) {
+  if constexpr (sizeof(T) == 1) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint8_t*>(p)));
+  else if constexpr (sizeof(T) == 2) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint16_t*>(p)));
+  else if constexpr (sizeof(T) == 4) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint32_t*>(p)));
+  else return std::bit_cast<T>(__ldg(reinterpret_cast<const uint64_t*>(p)));
+}
+
 inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 }  // namespace flame

@@ -78,7 +78,8 @@ bool class_rows_fit(const Tensor& logits, int axis) {
          is_contiguous(logits.shape(), logits.strides());
 }
 ClassRowLosses class_row_losses(const ClassRows& c, const Tensor& logits, const Tensor& target, Loc loc) {
-  const std::vector<Tensor> out = dispatch_multi(make_ref<ClassLosses>(c), {logits.detach(), target.detach()}, loc);
+  const Tensor in[] = {logits.detach(), target.detach()};
+  const std::vector<Tensor> out = dispatch_multi(make_ref<ClassLosses>(c), in, loc);
   return {out[0], out[1], out[2]};
 }
 Tensor class_row_gradient(const ClassRows& c, const Tensor& logits, const Tensor& target, const Tensor& top,
