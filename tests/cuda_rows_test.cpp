@@ -133,6 +133,55 @@ TEST(CudaRows, FusedRowsAreUnfusedOnes) {
     }
 }
 
+// Copies that turn axes go by tiles, those of dense pieces by 16 bytes.
+TEST(CudaRows, TurnedAndJoinedTensors) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::u8, DType::i64}) {
+    const Tensor x = (normal({3, 70, 5, 41}) * 20).to(t), y = (normal({41, 5, 70, 3}, DType::f32, 2) * 20).to(t);
+    const auto work = [](const Tensor& x, const Tensor& y) {
+      Tensors all;
+      for (const Dims& order : {Dims{0, 3, 2, 1}, Dims{3, 2, 1, 0}, Dims{0, 2, 3, 1}, Dims{1, 0, 3, 2}})
+        all.push_back(x.permute(order).contiguous());
+      const Tensor turned = x.permute({3, 2, 1, 0});
+      all.push_back((turned.contiguous() + y) * turned);
+      all.push_back(y + turned);
+      const Tensor flat = x.reshape({210, 205});
+      all.push_back(flat.slice(1, 0, 200).t().contiguous());
+      all.push_back(cat({flat.slice(1, 0, 64), flat.slice(1, 100, 204), flat}, 1));
+      all.push_back(cat({flat.slice(1, 0, 64), flat.slice(1, 4, 68)}, 1));
+      all.push_back(cat({flat.t(), flat.t()}, 0));
+      return all;
+    };
+    const Tensors here = work(x, y), there = work(x.to(d), y.to(d));
+    for (size_t i = 0; i < here.size(); ++i)
+      EXPECT_EQ(difference(there[i], here[i]), "") << name_of(t) << " result " << i;
+  }
+}
+
+TEST(CudaRows, SixteenBitActivationsAreRoundedOnce) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : {DType::bf16, DType::f16}) {
+    std::vector<double> all;
+    for (double v = 0x1p-12; v < 100; v *= 1.01) {
+      all.push_back(v);
+      all.push_back(-v);
+    }
+    for (const double v : {0.0, HUGE_VAL, -HUGE_VAL, std::nan("")}) all.push_back(v);
+    const Tensor x = Tensor::from(all, {static_cast<int64_t>(all.size())}).to(t);
+    for (Tensor (*fn)(const Tensor&) :
+         {+[](const Tensor& x) { return gelu(x); }, +[](const Tensor& x) { return gelu_tanh(x); },
+          +[](const Tensor& x) { return silu(x); }, +[](const Tensor& x) { return sigmoid(x); },
+          +[](const Tensor& x) { return softplus(x); }, +[](const Tensor& x) { return log_sigmoid(x); }}) {
+      const std::vector<double> got = numbers(fn(x.to(d))), want = numbers(fn(x.to(DType::f64)));
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double unit = std::max(std::abs(want[i]), t == DType::f16 ? 0x1p-14 : 0x1p-126) * rounding(t);
+        if (std::isfinite(want[i])) EXPECT_LE(std::abs(got[i] - want[i]), 1.01 * unit) << all[i];
+        else EXPECT_TRUE(got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i]))) << all[i];
+      }
+    }
+  }
+}
+
 TEST(CudaRows, LongSumsHaveTheCpusBits) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::i32})

@@ -169,7 +169,9 @@ class Elements {
     std::string in[3];
     for (int k = 0; k < row.arity; ++k) in[k] = source(n, k);
     if (row.vector && is_float(n.compute)) {
-      std::string out = fmt::format("vec_{}({}", row.name, in[0]);
+      constexpr std::string_view in_float32[] = {"sigmoid", "softplus", "log_sigmoid", "silu", "gelu", "gelu_tanh"};
+      const bool near = size_of(n.compute) == 2 && std::ranges::count(in_float32, row.name) > 0;
+      std::string out = fmt::format("{}_{}({}", near ? "near" : "vec", row.name, in[0]);
       for (int k = 1; k < row.arity; ++k) out += ", " + in[k];
       return out + ")";
     }

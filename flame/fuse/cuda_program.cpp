@@ -65,6 +65,10 @@ std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::
     std::unique_ptr<Prepared> one;  // for tensors that begin at odd places
   };
   auto all = std::make_shared<Kernels>(Prepared(d, p, name, width, false));
+  if (const int axis = cuda_tile_axis(p); axis >= 0)
+    return [all, leaves = p.leaves.size(), blocks = cuda_tiles(p, axis)](const Run& r) {
+      run(all->whole.island, {.blocks = blocks}, all->whole.arguments(r, leaves));
+    };
   return [p = std::move(p), &d, name, n, width, all](const Run& r) {
     const bool fits = width == 1 || aligned(p, r, width);
     if (!fits) std::call_once(all->made, [&] { all->one = std::make_unique<Prepared>(d, p, name, 1, false); });

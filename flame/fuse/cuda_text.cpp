@@ -7,6 +7,8 @@ namespace flame {
 namespace {
 using namespace cuda_text;
 
+bool crosses(const LeafDesc& l, int axis) { return l.strides[axis] == 1 && std::abs(l.strides.back()) > 1; }
+
 class Writer : Rows {
  public:
   Writer(const Program& p, int width) : Rows(p, width) {}
@@ -23,6 +25,7 @@ class Writer : Rows {
     if (p_.mode == Mode::column) kernels = column_kernels();
     else if (p_.mode == Mode::wide) kernels = wide_kernels();
     else if (p_.has_reduce) kernels = row_kernel();
+    else if (const int axis = cuda_tile_axis(p_); axis >= 0) kernels = tile_kernel(axis);
     else kernels = width_ > 1 ? vector_kernel() : element_kernel();
     CudaKernelText out;
     out.text = "#include \"flame/fuse/device.cuh\"\n#include \"flame/fuse/device_math.cuh\"\n";
@@ -81,6 +84,50 @@ class Writer : Rows {
                "  }} else {{\n    for (; at < n; ++at) {{\n{7}{4}{8}    }}\n  }}\n}}\n",
                width_, both, packs, in_pack, nodes_text, out_pack, stores, alone, out_alone);
   }
+  // Some leaves run along `axis` where the outputs run along the last: their elements go by tiles of 32 by 32 through
+  // shared memory, so that both sides are whole lines.
+  std::string tile_kernel(int axis) {
+    const int last = rank_ - 1;
+    const std::string across = dim(last), down = dim(axis);
+    std::string other, at, shared, loads, direct, nodes_text, stores;
+    for (int i = last - 1; i >= 0; --i) {
+      if (i == axis) continue;
+      other += fmt::format("  const I c{0} = tile % {1};\n  tile /= {1};\n", i, dim(i));
+    }
+    for (size_t k = 0; k < p_.leaves.size(); ++k) {
+      const LeafDesc& l = p_.leaves[k];
+      const std::string offset = leaf_offset(int(k), 0, rank_);
+      if (!crosses(l, axis)) {
+        direct += load(int(k), offset, "      ");
+        continue;
+      }
+      shared += fmt::format("  __shared__ {} s{}[32][33];\n", in_memory(l.dtype), k);
+      loads += fmt::format("      s{0}[line + k][lane] = a.p{0}[{1}];\n", k, offset);
+      direct += fmt::format("      const {} l{} = widen(s{}[lane][line + k]);\n", computed(l.dtype), k, k);
+    }
+    for (int i = 0; i < nodes(); ++i) nodes_text += compute(i, "      ");
+    for (int i = 0; i < nodes(); ++i)
+      if (const int o = node(i).output; o >= 0)
+        stores += fmt::format("      a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_),
+                              stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+    const auto walk = [&](int fast, const std::string& of_fast, const char* first_fast, int slow,
+                          const std::string& of_slow, const char* first_slow, const std::string& body) {
+      return fmt::format(
+          "#pragma unroll\n  for (int k = 0; k < 32; k += 8) {{\n    const I c{0} = {2} + lane, c{1} = {3} + line + "
+          "k;\n    if (c{0} < {4} && c{1} < {5}) {{\n{6}    }}\n  }}\n",
+          fast, slow, first_fast, first_slow, of_fast, of_slow, body);
+    };
+    return head("island") + shared +
+           fmt::format(
+               "  const int lane = threadIdx.x % 32, line = threadIdx.x / 32;\n  I tile = static_cast<I>(blockIdx.x);\n"
+               "  const I right = ({0} + 31) / 32, below = ({1} + 31) / 32;\n"
+               "  const I left = tile % right * 32;\n  tile /= right;\n"
+               "  const I top = tile % below * 32;\n  tile /= below;\n",
+               across, down) +
+           other + walk(axis, down, "top", last, across, "left", loads) + "  __syncthreads();\n" +
+           walk(last, across, "left", axis, down, "top", direct + nodes_text + stores) + "}\n";
+  }
+
   // ---- wide and column modes: partials, then their joining
   std::string partial(int k, int i, const std::string& at) {
     return fmt::format("reinterpret_cast<{}*>(a.w + {} * static_cast<int64_t>(a.region) * 8)[{}]",
@@ -279,6 +326,22 @@ int cuda_vector_width(const Program& p) {
     largest = std::max(largest, size_of(o.dtype));
   }
   return static_cast<int>(std::clamp<size_t>(16 / largest, 2, 8));
+}
+
+int cuda_tile_axis(const Program& p) {
+  constexpr int64_t least = 16;  // elements along both axes
+  const int last = p.dims.rank() - 1;
+  if (p.has_reduce || last < 1 || p.dims[last] < least) return -1;
+  for (const OutputDesc& o : p.outputs)
+    if (o.strides[last] != 1) return -1;
+  for (const LeafDesc& l : p.leaves)
+    for (int axis = 0; axis < last; ++axis)
+      if (p.dims[axis] >= least && crosses(l, axis)) return axis;
+  return -1;
+}
+int64_t cuda_tiles(const Program& p, int axis) {
+  const int last = p.dims.rank() - 1;
+  return product(p.dims, 0, last) / p.dims[axis] * ((p.dims[axis] + 31) / 32) * ((p.dims[last] + 31) / 32);
 }
 
 CudaKernelText cuda_island_text(const Program& p, int width) { return Writer(p, width).run(); }

@@ -88,8 +88,8 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   const C log_sum = vec_log(s.sum), n = static_cast<C>(l.classes);
   C own = 0;
   if (t != l.ignored) {
-    if (t < 0 || t >= l.classes) __trap();
-    own = log_sum - (widen(x[t]) - s.top);
+    const bool known = t >= 0 && t < l.classes;
+    own = known ? log_sum - (widen(x[t]) - s.top) : std::numeric_limits<C>::quiet_NaN();
     if (l.share != 0) {
       const C spread = log_sum * n - (s.plain - s.top * n);
       own = own * static_cast<C>(l.kept) + spread * static_cast<C>(l.share);

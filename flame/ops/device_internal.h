@@ -24,7 +24,11 @@ class DeviceCopy {
     int64_t rank, count;
     int64_t shape[max_rank], to[max_rank], from[max_rank];
   } walk_{};
+  Device* device_;
+  size_t element_;
+  int64_t together_ = 1;  // elements that move as one, where both tensors begin at a multiple of their size
   Ref<Kernel> kernel_;
+  Ref<Kernel> kernel(int64_t together) const;
 };
 
 // A walk over an index beside a tensor of its shape and one that it points into: as in gather.cu.
