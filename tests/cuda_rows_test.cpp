@@ -28,8 +28,8 @@ Tensors with_gradients(const Fn& fn, Tensors in) {
   for (const Tensor& g : grad({y}, in, {.grad_outputs = {seed}})) out.push_back(g);
   return out;
 }
-// Results and gradients there against float64 here, within `allowed` roundings of the largest number of each.
-void expect_near_float64(Device& d, const std::string& what, const Fn& fn, const Tensors& in, double allowed) {
+// Results and gradients there against float64 here, in roundings of the largest number of each.
+void expect_near_float64(Device& d, const std::string& what, const Fn& fn, const Tensors& in) {
   Tensors exact, there;
   for (const Tensor& x : in) {
     exact.push_back(x.to(DType::f64));
@@ -38,11 +38,9 @@ void expect_near_float64(Device& d, const std::string& what, const Fn& fn, const
   const Tensors want = with_gradients(fn, exact), got = with_gradients(fn, there);
   for (size_t i = 0; i < want.size(); ++i) {
     const Deviation e = error_of(got[i], want[i]);
-    EXPECT_LT(e.units, allowed) << what << ", result " << i << ": " << e.text;
+    EXPECT_LT(e.units, size_of(got[i].dtype()) == 2 ? 3 : 300) << what << ", result " << i << ": " << e.text;
   }
 }
-double allowed(DType t) { return size_of(t) == 2 ? 2 : 200; }
-
 TEST(CudaRows, LayerAndRmsNormsOfEveryLength) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::bf16, DType::f64})
@@ -50,16 +48,14 @@ TEST(CudaRows, LayerAndRmsNormsOfEveryLength) {
       const std::string what = std::string(name_of(t)) + " " + std::to_string(n);
       const Tensors in{normal({37, n}, t), normal({n}, t, 2), normal({n}, t, 3)};
       expect_near_float64(
-          d, "layer_norm " + what, [n](const Tensors& i) { return layer_norm(i[0], {n}, i[1], i[2]); }, in, allowed(t));
-      expect_near_float64(
-          d, "rms_norm " + what, [n](const Tensors& i) { return rms_norm(i[0], {n}, i[1], 1e-5); }, {in[0], in[1]},
-          allowed(t));
-      expect_near_float64(
-          d, "plain " + what, [n](const Tensors& i) { return layer_norm(i[0], {n}); }, {in[0]}, allowed(t));
+          d, "layer_norm " + what, [n](const Tensors& i) { return layer_norm(i[0], {n}, i[1], i[2]); }, in);
+      expect_near_float64(d, "rms_norm " + what, [n](const Tensors& i) { return rms_norm(i[0], {n}, i[1], 1e-5); },
+                          {in[0], in[1]});
+      expect_near_float64(d, "plain " + what, [n](const Tensors& i) { return layer_norm(i[0], {n}); }, {in[0]});
     }
   const Tensors mixed{normal({1000, 64}, DType::bf16), normal({64}), normal({64})};
   expect_near_float64(
-      d, "float32 weights", [](const Tensors& i) { return layer_norm(i[0], {64}, i[1], i[2]); }, mixed, 2);
+      d, "float32 weights", [](const Tensors& i) { return layer_norm(i[0], {64}, i[1], i[2]); }, mixed);
   const Tensor whole = normal({65 * 64 + 1}).to(d);  // rows at odd places
   const Tensor odd = whole.slice(0, 1, 65 * 64 + 1).reshape({65, 64});
   EXPECT_EQ(difference(layer_norm(odd, {64}), layer_norm(odd + 0.0, {64})), "");
@@ -68,19 +64,20 @@ TEST(CudaRows, LayerAndRmsNormsOfEveryLength) {
 TEST(CudaRows, GroupAndBatchNorms) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::bf16, DType::f64})
-    for (const Shape& s : {Shape{3, 8, 5, 5}, Shape{2, 8, 16, 16}, Shape{2, 40, 32, 32}, Shape{2, 8, 75, 75},
-                           Shape{3, 8, 128, 64}, Shape{33, 8, 1, 1}}) {
+    for (const Shape& s :
+         {Shape{3, 8, 5, 5}, Shape{2, 8, 16, 16}, Shape{2, 40, 32, 32}, Shape{2, 8, 75, 75}, Shape{3, 8, 128, 64},
+          Shape{33, 8, 1, 1}, Shape{2, 100, 96, 96}, Shape{50, 4, 96, 96}, Shape{3, 100, 97, 57}}) {
       const std::string what = std::string(name_of(t)) + " " + to_string(s);
       const Tensors in{normal(s, t), normal({s[1]}, t, 2), normal({s[1]}, t, 3)};
       if (s[2] > 1)
         expect_near_float64(
-            d, "group_norm " + what, [](const Tensors& i) { return group_norm(i[0], 2, i[1], i[2]); }, in, allowed(t));
+            d, "group_norm " + what, [](const Tensors& i) { return group_norm(i[0], 2, i[1], i[2]); }, in);
       const Fn batch = [](const Tensors& i) {
         return batch_norm(i[0], State(), State(), i.size() > 1 ? i[1] : Tensor(), i.size() > 1 ? i[2] : Tensor(),
                           {.training = true});
       };
-      expect_near_float64(d, "batch_norm " + what, batch, in, allowed(t));
-      expect_near_float64(d, "batch_norm, plain " + what, batch, {in[0]}, allowed(t));
+      expect_near_float64(d, "batch_norm " + what, batch, in);
+      expect_near_float64(d, "batch_norm, plain " + what, batch, {in[0]});
     }
 }
 
@@ -96,8 +93,7 @@ TEST(CudaRows, CrossEntropyOfEveryWidth) {
             return cross_entropy(i[0], Tensor::from(classes, {20}, i[0].device()),
                                  {.label_smoothing = smoothing, .reduction = r});
           };
-          expect_near_float64(d, std::string(name_of(t)) + " " + std::to_string(n), fn, {normal({20, n}, t) * 3},
-                              size_of(t) == 2 ? 3 : 300);
+          expect_near_float64(d, std::string(name_of(t)) + " " + std::to_string(n), fn, {normal({20, n}, t) * 3});
         }
       }
   // Classes that are ruled out count for nothing.
@@ -129,7 +125,7 @@ TEST(CudaRows, FusedRowsAreUnfusedOnes) {
         EXPECT_EQ(difference(fused[i], alone[i]), "") << name_of(t) << " " << n << " result " << i;
       const Tensors here{in[0].to(cpu()), in[1].to(cpu())};
       EXPECT_EQ(difference(fused[3], amax(here[0] * here[1], -1)), "") << n;
-      EXPECT_LT(error_of(fused[0], softmax((here[0] * here[1]).to(DType::f64), -1)).units, 4) << name_of(t) << n;
+      EXPECT_LT(error_of(fused[0], softmax((here[0] * here[1]).to(DType::f64), -1)).units, 10) << name_of(t) << n;
     }
 }
 
@@ -172,11 +168,12 @@ TEST(CudaRows, SixteenBitActivationsAreRoundedOnce) {
          {+[](const Tensor& x) { return gelu(x); }, +[](const Tensor& x) { return gelu_tanh(x); },
           +[](const Tensor& x) { return silu(x); }, +[](const Tensor& x) { return sigmoid(x); },
           +[](const Tensor& x) { return softplus(x); }, +[](const Tensor& x) { return log_sigmoid(x); }}) {
-      const std::vector<double> got = numbers(fn(x.to(d))), want = numbers(fn(x.to(DType::f64)));
+      const std::vector<double> got = numbers(fn(x.to(d))), want = numbers(fn(x.to(DType::f64))),
+                                special = numbers(fn(x));
       for (size_t i = 0; i < got.size(); ++i) {
         const double unit = std::max(std::abs(want[i]), t == DType::f16 ? 0x1p-14 : 0x1p-126) * rounding(t);
-        if (std::isfinite(want[i])) EXPECT_LE(std::abs(got[i] - want[i]), 1.01 * unit) << all[i];
-        else EXPECT_TRUE(got[i] == want[i] || (std::isnan(got[i]) && std::isnan(want[i]))) << all[i];
+        if (std::isfinite(all[i])) EXPECT_LE(std::abs(got[i] - want[i]), 1.01 * unit) << all[i];
+        else EXPECT_TRUE(got[i] == special[i] || (std::isnan(got[i]) && std::isnan(special[i]))) << all[i];
       }
     }
   }

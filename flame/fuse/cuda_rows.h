@@ -136,9 +136,10 @@ class Rows : protected Elements {
 
   // ---- rows in registers: `steps` elements a thread, 32 apart, unrolled
   // Decides whether a row's elements are worked on unrolled, and what is held in registers between the passes.
-  void plan_registers(int64_t columns) {
-    const auto steps =
-        static_cast<int>(std::bit_ceil(static_cast<uint64_t>((std::min<int64_t>(columns, 1024) + 31) / 32)));
+  void plan_registers(int64_t columns, int parts) {
+    const int64_t own = (std::min<int64_t>(columns, 1024) + 31) / 32;
+    whole_ = columns % (columns <= 1024 ? 32 : 1024 * parts) == 0;
+    const auto steps = static_cast<int>(whole_ ? own : std::bit_ceil(static_cast<uint64_t>(own)));
     first_.assign(p_.nodes.size(), passes_);
     std::vector<int> last(p_.nodes.size(), -1), uses(p_.leaves.size());
     int cost = 0;
@@ -163,17 +164,14 @@ class Rows : protected Elements {
     kept_.assign(p_.nodes.size(), false);
     for (size_t i = 0; i < p_.nodes.size(); ++i)
       kept_[i] = last[i] > first_[i] && cost_of(p_.nodes[i]) >= dear && take(p_.nodes[i].out);
-    std::vector<bool> early(p_.leaves.size());
     for (int pass = 0; pass < passes_; ++pass) {
       const Needs n = needs_of(pass);
-      for (size_t k = 0; k < p_.leaves.size(); ++k) {
-        uses[k] += n.leaves[k];
-        if (pass == 0 && n.leaves[k]) early[k] = true;
-      }
+      for (size_t k = 0; k < p_.leaves.size(); ++k) uses[k] += n.leaves[k];
     }
     held_.assign(p_.leaves.size(), false);
     for (size_t k = 0; k < p_.leaves.size(); ++k)
-      held_[k] = (uses[k] > 1 || early[k]) && !constant(p_.leaves[k].strides) && take(p_.leaves[k].dtype);
+      held_[k] = (own_elements(p_.leaves[k]) ? uses[k] > 0 : uses[k] > 1) && !constant(p_.leaves[k].strides) &&
+                 take(p_.leaves[k].dtype);
   }
   // The arrays, and the loads of leaves into them.
   std::string fill_registers(int from, int to) {
@@ -195,15 +193,15 @@ class Rows : protected Elements {
     if (!steps_) return "#pragma unroll 4\n  for (I col = from; col < to; col += 32) {\n" + body + "  }\n";
     return fmt::format(
                "#pragma unroll\n  for (int j = 0; j < {}; ++j) {{\n    const I col = from + j * 32;\n"
-               "    const bool inside = col < to;\n",
-               steps_) +
+               "    {};\n",
+               steps_, whole_ ? "constexpr bool inside = true" : "const bool inside = col < to") +
            body + "  }\n";
   }
 
   std::string row_kernel() {
     const int warps = cuda_row_warps(space_), rows_a_block = cuda_threads / 32 / warps, end = p_.kept + p_.reduced;
     const std::string rows = number("rows", space_.rows), cols = number("cols", space_.cols);
-    plan_registers(space_.cols);
+    plan_registers(space_.cols, warps);
     std::string out = head("island");
     out += fmt::format(
         "  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % {0};\n"
@@ -247,7 +245,8 @@ class Rows : protected Elements {
     return out + "  }\n";
   }
 
-  int steps_ = 0;  // elements a thread, unrolled; 0: a loop
+  int steps_ = 0;       // elements a thread, unrolled; 0: a loop
+  bool whole_ = false;  // every thread has as many
 
  private:
   static constexpr int most_unrolled = 6000;  // roughly instructions
@@ -255,6 +254,12 @@ class Rows : protected Elements {
   std::vector<int> first_;         // the first pass that makes an element node
   std::vector<bool> kept_, held_;  // element nodes, and leaves, in registers from their first pass on
 
+  // Whether each row has elements of its own in a leaf.
+  bool own_elements(const LeafDesc& l) const {
+    bool rows = p_.kept == 0, along = false;
+    for (int i = 0; i < rank_; ++i) (i < p_.kept ? rows : along) |= l.strides[i] != 0;
+    return rows && along;
+  }
   bool kept(int i) const { return !kept_.empty() && kept_[static_cast<size_t>(i)]; }
   bool held(size_t k) const { return !held_.empty() && held_[k]; }
   // Leaves and nodes that are still needed where kept nodes are at hand.

@@ -150,7 +150,7 @@ class Writer : Rows {
     const std::string cols = number("cols", space_.cols), partials = number("partials", space_.partials),
                       rows = number("rows", space_.rows);
     number("region", space_.rows * cuda_wide_partials(space_));
-    plan_registers(cuda_wide_chunk);
+    plan_registers(space_.cols, 1);
     std::string out = head("island");
     out += fmt::format(
         "  const int lane = threadIdx.x % 32;\n  const I own = static_cast<I>(blockIdx.x) * {0} + threadIdx.x / 32;\n"

@@ -189,9 +189,9 @@ inline half narrow_half(float f) {
   return h;
 }
 inline bhalf narrow_bhalf(float f) {
-  const uint32_t u = __float_as_uint(f);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((u >> 16) | 0x40u)};
-  return {static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+  bhalf h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.bits) : "f"(f));
+  return h;
 }
 // float32 rounded to a 16-bit dtype and back.
 inline float round_half(float f) { return widen(narrow_half(f)); }

@@ -15,11 +15,11 @@ T vec_abs(T a) {
 }
 template <class T>
 T vec_maximum(T a, T b) {
-  return a != a ? a : b != b ? b : b < a ? a : b;
+  return b < a || a != a ? a : b;
 }
 template <class T>
 T vec_minimum(T a, T b) {
-  return a != a ? a : b != b ? b : a < b ? a : b;
+  return a < b || a != a ? a : b;
 }
 template <class T>
 T vec_clamp(T a, T b, T c) {

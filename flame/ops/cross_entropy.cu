@@ -1,5 +1,6 @@
 // Cross entropy over the last axis: a row's largest logit and its sum of exponentials in one reading, the gradient in one
-// more and a writing. FLAME_T: dtype of the logits; FLAME_THREADS: of a row, a warp or a block of its own.
+// more and a writing. FLAME_T: dtype of the logits; FLAME_THREADS: of a row, a warp or a block of its own; FLAME_SMOOTH:
+// whether labels are smoothed.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/device_math.cuh"
 
@@ -14,6 +15,17 @@ struct Loss {
   int64_t rows, classes, ignored;
   double kept, share;  // 1 - smoothing, smoothing / classes
 };
+// e^(x - a - b). What 16-bit logits round away need not be computed.
+inline C exponential(C x, C a, C b) {
+  if constexpr (sizeof(T) == 2) {
+    constexpr float log2e = 1.44269504088896340736f;
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(::fmaf(static_cast<float>(x), log2e, -static_cast<float>(a + b) * log2e)));
+    return y;
+  } else {
+    return vec_exp((x - a) - b);
+  }
+}
 inline int64_t own_row() { return static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads; }
 
 // fn(first element, count, values) over a row by this thread: single elements up to the first aligned place, then packs.
@@ -46,8 +58,8 @@ struct Sum {
   C top, sum, plain;
   static C finite(C x) { return x == -std::numeric_limits<C>::infinity() ? C(0) : x; }
   void add(const Sum& o) {
-    const C high = vec_maximum(top, o.top), from = finite(high);
-    sum = sum * vec_exp(top - from) + o.sum * vec_exp(o.top - from);
+    const C high = o.top > top ? o.top : top, from = finite(high);
+    sum = sum * exponential(top, from, 0) + o.sum * exponential(o.top, from, 0);
     plain += o.plain;
     top = high;
   }
@@ -65,12 +77,12 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   Sum s{-std::numeric_limits<C>::infinity(), 0, 0};
   walk(x, l.classes, true, [&](int64_t, int count, const C* v) {
     C high = s.top;
-    for (int j = 0; j < count; ++j) high = vec_maximum(high, v[j]);
+    for (int j = 0; j < count; ++j) high = v[j] > high ? v[j] : high;  // a NaN reaches the sum
     const C from = Sum::finite(high);
-    C sum = s.top == high ? s.sum : s.sum * vec_exp(s.top - from);
+    C sum = s.top == high ? s.sum : s.sum * exponential(s.top, from, 0);
     for (int j = 0; j < count; ++j) {
-      sum += vec_exp(v[j] - from);
-      s.plain += v[j];
+      sum += exponential(v[j], from, 0);
+      if (FLAME_SMOOTH) s.plain += v[j];
     }
     s.sum = sum;
     s.top = high;
@@ -90,7 +102,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   if (t != l.ignored) {
     const bool known = t >= 0 && t < l.classes;
     own = known ? log_sum - (widen(x[t]) - s.top) : std::numeric_limits<C>::quiet_NaN();
-    if (l.share != 0) {
+    if (FLAME_SMOOTH) {
       const C spread = log_sum * n - (s.plain - s.top * n);
       own = own * static_cast<C>(l.kept) + spread * static_cast<C>(l.share);
     }
@@ -109,16 +121,19 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   dx += row * l.classes;
   const int64_t t = target[row];
   const C top = tops[row], log_sum = log_sums[row], factor = factors[row];
-  const C kept = static_cast<C>(l.kept), share = static_cast<C>(l.share), n = static_cast<C>(l.classes);
+  [[maybe_unused]] const C kept = static_cast<C>(l.kept), share = static_cast<C>(l.share);
+  [[maybe_unused]] const C n = static_cast<C>(l.classes);
   const bool counts = t != l.ignored;
   const bool alike = (reinterpret_cast<uint64_t>(x) - reinterpret_cast<uint64_t>(dx)) % 16 == 0;
   walk(x, l.classes, alike, [&](int64_t at, int count, const C* v) {
     X out;
+    const int64_t hit = t - at;  // only one pack of a row has the target
+    const bool here = hit >= 0 && hit < count;
     for (int j = 0; j < pack; ++j) {
       if (j >= count) break;
-      const C p = vec_exp((v[j] - top) - log_sum);
-      C d = at + j == t ? p - 1 : p;
-      if (share != 0) d = d * kept + (p * n - 1) * share;
+      const C p = exponential(v[j], top, log_sum);
+      C d = here && j == hit ? p - 1 : p;
+      if (FLAME_SMOOTH) d = d * kept + (p * n - 1) * share;
       out.v[j] = convert<T>(counts ? d * factor : C(0));
     }
     if (count == pack && pack > 1) *reinterpret_cast<X*>(dx + at) = out;

@@ -30,7 +30,9 @@ class ClassRowOp : public Op {
   Launch launch_of(Device& d, const char* entry, const Meta& logits) const {
     const int64_t classes = logits.shape.back(), rows = numel(logits.shape) / classes;
     const int threads = classes <= 1024 ? 32 : classes <= 8192 ? 128 : 512;
-    return {device_kernel(d, "ops/cross_entropy.cu", entry, logits.dtype, {fmt::format("-DFLAME_THREADS={}", threads)}),
+    return {device_kernel(
+                d, "ops/cross_entropy.cu", entry, logits.dtype,
+                {fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_SMOOTH={}", int{c_.smoothing > 0})}),
             threads == 32 ? Grid{.blocks = blocks_for(rows, 8)} : Grid{.blocks = rows, .threads = threads},
             {rows, classes, c_.ignored, 1 - c_.smoothing, c_.smoothing / static_cast<double>(classes)}};
   }

@@ -2,7 +2,8 @@
 // warp or block; longer ones are cut into chunks, with sums of every chunk first. Each order follows from shapes alone.
 // FLAME_T, FLAME_W: dtypes of x and of the weights; FLAME_PACK: elements an access; FLAME_THREADS: of a row or chunk;
 // FLAME_PER: packs a thread; FLAME_ROWS: rows a block, each a warp's where it is more than one; FLAME_EACH: a weight an
-// element; FLAME_RMS: no mean.
+// element; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in chunks,
+// 2 a long row a block; FLAME_ALIGNED: every tensor begins at a multiple of 16 bytes.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -10,7 +11,7 @@ using T = FLAME_T;
 using W = FLAME_W;
 using C = computed<T>;
 constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
-constexpr bool each = FLAME_EACH, rms = FLAME_RMS;
+constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED;
 constexpr int elements_a_chunk = threads * per * pack;
 using X = Pack<T, pack>;
 
@@ -26,19 +27,33 @@ inline int64_t place(const Norm& n, int64_t row, int64_t e) {
   const uint32_t at = static_cast<uint32_t>(e), size = static_cast<uint32_t>(n.piece);
   return base + at / size * n.piece_stride + at % size;
 }
-inline const X& pack_at(const T* x, int64_t at) { return *reinterpret_cast<const X*>(x + at); }
+// A pack by one access, or element by element: the order of all sums is the same.
+template <class P, class U>
+P pack_at(const U* x) {
+  if constexpr (aligned && sizeof(P) == 16) return std::bit_cast<P>(__ldg(reinterpret_cast<const uint4*>(x)));
+  else if constexpr (aligned) return *reinterpret_cast<const P*>(x);
+  P out;
+  for (int j = 0; j < pack; ++j) out.v[j] = x[j];
+  return out;
+}
+inline void store(T* to, const X& x) {
+  if constexpr (aligned) *reinterpret_cast<X*>(to) = x;
+  else
+    for (int j = 0; j < pack; ++j) to[j] = x.v[j];
+}
 inline int64_t first_weight(const Norm& n, int64_t row) {
   return static_cast<uint32_t>(row) % static_cast<uint32_t>(n.period) * n.per_row;
 }
-// Weights of the pack at element e, from the row's first one; `other` where there are none.
-inline void weights_of(const Norm& n, const W* w, int64_t first, int64_t e, C other, C (&out)[pack]) {
+// Weights of the pack at element e, from the row's first one; `other` where there are none. `span`: of a chunk.
+inline void weights_of(const Norm& n, const W* w, int64_t first, int64_t e, int64_t span, C other, C (&out)[pack]) {
   if (!w) {
     for (int j = 0; j < pack; ++j) out[j] = other;
   } else if constexpr (each) {
-    const auto own = *reinterpret_cast<const Pack<W, pack>*>(w + first + e);
+    const auto own = pack_at<Pack<W, pack>>(w + first + e);
     for (int j = 0; j < pack; ++j) out[j] = static_cast<C>(widen(own.v[j]));
   } else {
-    const C own = static_cast<C>(widen(w[first + static_cast<uint32_t>(e) / static_cast<uint32_t>(n.segment)]));
+    const int64_t k = chunked ? span : static_cast<uint32_t>(e) / static_cast<uint32_t>(n.segment);
+    const C own = static_cast<C>(widen(w[first + k]));
     for (int j = 0; j < pack; ++j) out[j] = own;
   }
 }
@@ -64,7 +79,7 @@ void totals(C (&v)[n]) {
 
 // The elements of a row, or of a chunk of one, that a thread holds.
 struct Part {
-  int64_t row, begin, end;
+  int64_t row, begin, end, span;
   int own;
   int64_t at(int k) const { return begin + (k * threads + own) * pack; }
   template <class F>
@@ -76,17 +91,19 @@ struct Part {
   void load(const Norm& n, const T* x, X (&v)[per]) const {
 #pragma unroll
     for (int k = 0; k < per; ++k)
-      if (at(k) < end) v[k] = pack_at(x, place(n, row, at(k)));
+      if (at(k) < end) v[k] = pack_at<X>(x + place(n, row, at(k)));
   }
 };
 inline Part row_part(const Norm& n, int64_t row) {
-  return {row, 0, n.length, static_cast<int>(threadIdx.x) % threads};
+  return {row, 0, n.length, 0, static_cast<int>(threadIdx.x) % threads};
 }
 inline Part chunk_part(const Norm& n, int64_t index) {
-  const int64_t all = n.spans * n.chunks, chunk = index % all;
-  const int64_t span = chunk / n.chunks * n.span, begin = span + chunk % n.chunks * elements_a_chunk;
-  const int64_t end = begin + elements_a_chunk;
-  return {index / all, begin, end < span + n.span ? end : span + n.span, static_cast<int>(threadIdx.x)};
+  const uint32_t all = static_cast<uint32_t>(n.spans * n.chunks), chunks = static_cast<uint32_t>(n.chunks);
+  const uint32_t row = static_cast<uint32_t>(index) / all, chunk = static_cast<uint32_t>(index) - row * all;
+  const uint32_t span = chunk / chunks;
+  const int64_t start = span * n.span, begin = start + (chunk - span * chunks) * static_cast<int64_t>(elements_a_chunk);
+  const int64_t end = begin + elements_a_chunk, last = start + n.span;
+  return {row, begin, end < last ? end : last, span, static_cast<int>(threadIdx.x)};
 }
 
 // Mean (0 for RMS) and summed squared distance from it of `count` elements.
@@ -104,7 +121,7 @@ inline void moments(const Part& p, const X (&v)[per], int64_t count, C& mean, C&
   p.packs([&](int k, int64_t) {
     for (int j = 0; j < pack; ++j) {
       const C d = widen(v[k].v[j]) - mean;
-      sum[0] += d * d;
+      sum[0] = std::fma(d, d, sum[0]);
     }
   });
   totals(sum);
@@ -115,15 +132,16 @@ inline void normalize(const Norm& n, const Part& p, const X (&v)[per], const W* 
   const int64_t first = first_weight(n, p.row);
   p.packs([&](int k, int64_t e) {
     C by[pack], plus[pack];
-    weights_of(n, w, first, e, 1, by);
-    weights_of(n, b, first, e, 0, plus);
+    weights_of(n, w, first, e, p.span, 1, by);
+    weights_of(n, b, first, e, p.span, 0, plus);
     X out;
     for (int j = 0; j < pack; ++j)
-      out.v[j] = convert<T>((widen(v[k].v[j]) - mean) * scale * by[j] + plus[j]);
-    *reinterpret_cast<X*>(y + place(n, p.row, e)) = out;
+      out.v[j] = convert<T>(std::fma((widen(v[k].v[j]) - mean) * scale, by[j], plus[j]));
+    store(y + place(n, p.row, e), out);
   });
 }
 
+#if FLAME_FORM == 0
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     forward(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
@@ -141,6 +159,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   normalize(n, p, v, w, b, mean, scale_of(n, var), y);
 }
 
+#elif FLAME_FORM == 1
 // ---- chunked
 extern "C" __global__ void __launch_bounds__(threads)
     forward_chunks(const __grid_constant__ Norm n, const T* x, C* sums) {
@@ -185,6 +204,62 @@ extern "C" __global__ void __launch_bounds__(threads)
   normalize(n, p, v, w, b, mean, scale_of(n, var), y);
 }
 
+#else
+// ---- a long row a block: read once; its first `held` packs a thread stay in shared memory, the rest in the caches, from
+// where they come in reverse order.
+extern __shared__ uint4 room[];
+
+extern "C" __global__ void __launch_bounds__(threads)
+    forward_long(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars, int held) {
+  X* cache = reinterpret_cast<X*>(room);
+  const int64_t row = blockIdx.x, first = first_weight(n, row);
+  const int packs = static_cast<int>(n.length / pack), own = threadIdx.x;
+  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
+  C mean = 0, squares = 0;  // of this thread's elements, pack by pack
+#pragma unroll 4
+  for (int i = 0; i < steps; ++i) {
+    const int at = i * threads + own;
+    const X v = pack_at<X>(x + place(n, row, static_cast<int64_t>(at) * pack));
+    if (i < held) cache[at] = v;
+    C near = 0, spread = 0;
+    if constexpr (!rms) {
+      for (int j = 0; j < pack; ++j) near += widen(v.v[j]);
+      near /= pack;
+    }
+    for (int j = 0; j < pack; ++j) {
+      const C d = widen(v.v[j]) - near;
+      spread = std::fma(d, d, spread);
+    }
+    const C part = C(1) / static_cast<C>(i + 1), step = near - mean;
+    mean = std::fma(step, part, mean);
+    squares += spread + step * step * (static_cast<C>(pack * i) * part);
+  }
+  const C count = static_cast<C>(steps) * pack;
+  C sum[1] = {mean * count};
+  totals(sum);
+  const C middle = rms ? C(0) : sum[0] / static_cast<C>(n.length), off = mean - middle;
+  sum[0] = squares + (rms ? C(0) : off * off * count);
+  totals(sum);
+  const C var = sum[0] / static_cast<C>(n.length), scale = scale_of(n, var);
+  if (own == 0) {
+    means[row] = middle;
+    vars[row] = var;
+  }
+#pragma unroll 4
+  for (int i = steps - 1; i >= 0; --i) {
+    const int at = i * threads + own;
+    const int64_t e = static_cast<int64_t>(at) * pack, where = place(n, row, e);
+    const X v = i < held ? cache[at] : pack_at<X>(x + where);
+    C by[pack], plus[pack];
+    weights_of(n, w, first, e, 0, 1, by);
+    weights_of(n, b, first, e, 0, 0, plus);
+    X out;
+    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v.v[j]) - middle) * scale, by[j], plus[j]));
+    store(y + where, out);
+  }
+}
+#endif
+
 // ---- backward: with u the normalised x, dx = (w g - mean(w g) - u mean(w g u)) scale.
 struct Row {
   C mean, scale;
@@ -196,15 +271,16 @@ inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
 inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const X (&g)[per], const W* w,
                      const C (&sum)[2], T* dx) {
   const C plain = rms ? C(0) : sum[0] / static_cast<C>(n.length), along = sum[1] / static_cast<C>(n.length);
+  const C by_x = -along * r.scale * r.scale, rest = -plain * r.scale;
   p.packs([&](int k, int64_t e) {
     C by[pack];
-    weights_of(n, w, r.first, e, 1, by);
+    weights_of(n, w, r.first, e, p.span, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
-      const C u = (widen(x[k].v[j]) - r.mean) * r.scale;
-      out.v[j] = convert<T>((widen(g[k].v[j]) * by[j] - plain - u * along) * r.scale);
+      const C off = std::fma(widen(x[k].v[j]) - r.mean, by_x, rest);
+      out.v[j] = convert<T>(std::fma(widen(g[k].v[j]) * by[j], r.scale, off));
     }
-    *reinterpret_cast<X*>(dx + place(n, p.row, e)) = out;
+    store(dx + place(n, p.row, e), out);
   });
 }
 // Sums of g and g u over a pack.
@@ -213,11 +289,11 @@ inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) 
   for (int j = 0; j < pack; ++j) {
     const C own = widen(g.v[j]);
     plain += own;
-    along += own * ((widen(x.v[j]) - r.mean) * r.scale);
+    along = std::fma(own, (widen(x.v[j]) - r.mean) * r.scale, along);
   }
 }
 
-#if FLAME_EACH
+#if FLAME_FORM == 0 && FLAME_EACH
 // A weight an element, or none: rows in turn; every thread keeps the sums of its columns. sums: [2][length] a row of threads.
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
@@ -246,13 +322,13 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
     C sum[2] = {0, 0};
     p.packs([&](int k, int64_t e) {
       C by[pack];
-      weights_of(n, w, r.first, e, 1, by);
+      weights_of(n, w, r.first, e, 0, 1, by);
       for (int j = 0; j < pack; ++j) {
-        const C own_g = widen(vg[k].v[j]), u = (widen(vx[k].v[j]) - r.mean) * r.scale;
-        dw[k][j] += own_g * u;
-        db[k][j] += own_g;
-        sum[0] += own_g * by[j];
-        sum[1] += own_g * by[j] * u;
+        const C own_g = widen(vg[k].v[j]), u = (widen(vx[k].v[j]) - r.mean) * r.scale, scaled = own_g * by[j];
+        dw[k][j] = std::fma(own_g, u, dw[k][j]);
+        if constexpr (!rms) db[k][j] += own_g;
+        sum[0] += scaled;
+        sum[1] = std::fma(scaled, u, sum[1]);
       }
     });
     totals(sum);
@@ -284,7 +360,7 @@ extern "C" __global__ void __launch_bounds__(256)
   else db[column - length] = convert<W>(sum);
 }
 
-#else
+#elif FLAME_FORM == 0
 // A weight a segment: sums of g and g u of every segment, [rows][per_row][2].
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w, T* dx,
@@ -301,7 +377,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   C sum[2] = {0, 0};
   p.packs([&](int k, int64_t e) {
     C by[pack], plain, along;
-    weights_of(n, w, r.first, e, 1, by);
+    weights_of(n, w, r.first, e, 0, 1, by);
     pack_sums(r, vx[k], vg[k], plain, along);
     mine[0][k * threads + p.own] = plain;
     mine[1][k * threads + p.own] = along;
@@ -330,8 +406,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   }
 }
 
-#endif
-
+#elif FLAME_FORM == 1
 extern "C" __global__ void __launch_bounds__(threads)
     backward_chunks(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, C* sums) {
   const Part p = chunk_part(n, blockIdx.x);
@@ -371,6 +446,88 @@ extern "C" __global__ void __launch_bounds__(threads)
   totals(sum);
   store_dx(n, p, r, vx, vg, w, sum, dx);
 }
+#else
+// As forward_long; sums of segments as `backward`, where a warp's packs of a step lie in one segment.
+extern "C" __global__ void __launch_bounds__(threads)
+    backward_long(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+                  T* dx, C* sums, int held) {
+  X *cached_x = reinterpret_cast<X*>(room), *cached_g = cached_x + held * threads;
+  C* parts = reinterpret_cast<C*>(cached_g + held * threads);  // [2][segments][warps]
+  const int64_t row = blockIdx.x;
+  const int packs = static_cast<int>(n.length / pack), own = threadIdx.x, lane = own % 32, segments = n.per_row;
+  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
+  constexpr int warps = threads / 32;
+  for (int i = own; i < 2 * segments * warps; i += threads) parts[i] = 0;
+  __syncthreads();
+  const Row r = row_of(n, row, means, vars);
+  C sum[2] = {0, 0}, plain = 0, along = 0;
+  int segment = 0;
+  const auto leave = [&] {  // the segment that this warp was in
+    for (int by = 16; by > 0; by /= 2) {
+      plain += __shfl_xor_sync(0xffffffffu, plain, by);
+      along += __shfl_xor_sync(0xffffffffu, along, by);
+    }
+    const C by = w ? static_cast<C>(widen(w[r.first + segment])) : C(1);
+    if (lane == 0) {
+      if (segments > 0) {
+        parts[segment * warps + own / 32] = plain;
+        parts[(segments + segment) * warps + own / 32] = along;
+      }
+      sum[0] = std::fma(by, plain, sum[0]);
+      sum[1] = std::fma(by, along, sum[1]);
+    }
+    plain = along = 0;
+  };
+  const int turns = (packs + threads - 1) / threads;
+#pragma unroll 2
+  for (int i = 0; i < turns; ++i) {
+    const int at = i * threads + own;
+    const int64_t e = static_cast<int64_t>(at) * pack, of_warp = e - lane * pack;
+    const int now = segments > 0 && of_warp < n.length
+                        ? static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment))
+                        : segment;
+    if (now != segment) {  // for the whole warp
+      leave();
+      segment = now;
+    }
+    if (i >= steps) continue;
+    const int64_t where = place(n, row, e);
+    const X vx = pack_at<X>(x + where), vg = pack_at<X>(g + where);
+    if (i < held) {
+      cached_x[at] = vx;
+      cached_g[at] = vg;
+    }
+    C a, b;
+    pack_sums(r, vx, vg, a, b);
+    plain += a;
+    along += b;
+  }
+  leave();
+  totals(sum);
+  const C by_x = -(sum[1] / static_cast<C>(n.length)) * r.scale * r.scale;
+  const C rest = rms ? C(0) : -(sum[0] / static_cast<C>(n.length)) * r.scale;
+#pragma unroll 2
+  for (int i = steps - 1; i >= 0; --i) {
+    const int at = i * threads + own;
+    const int64_t e = static_cast<int64_t>(at) * pack, where = place(n, row, e);
+    const X vx = i < held ? cached_x[at] : pack_at<X>(x + where), vg = i < held ? cached_g[at] : pack_at<X>(g + where);
+    C by[pack];
+    weights_of(n, w, r.first, e, 0, 1, by);
+    X out;
+    for (int j = 0; j < pack; ++j) {
+      const C off = std::fma(widen(vx.v[j]) - r.mean, by_x, rest);
+      out.v[j] = convert<T>(std::fma(widen(vg.v[j]) * by[j], r.scale, off));
+    }
+    store(dx + where, out);
+  }
+  for (int k = own; k < 2 * segments; k += threads) {  // `totals` has let every warp's parts arrive
+    C total = 0;
+    for (int i = 0; i < warps; ++i) total += parts[k * warps + i];
+    sums[2 * (row * segments + k % segments) + k / segments] = total;
+  }
+}
+#endif
+
 // A warp a weight: the sums of its segments in all rows, `chunks` each.
 extern "C" __global__ void __launch_bounds__(256)
     join_segments(const __grid_constant__ Norm n, const C* sums, int64_t chunks, W* dw, W* db) {
