@@ -149,12 +149,9 @@ inline float near_sigmoid(float a) {
 }
 inline float near_softplus(float a) { return (a > 0 ? a : 0.0f) + ::log1pf(::expf(-::fabsf(a))) + (a != a ? a : 0.0f); }
 inline float near_log_sigmoid(float a) { return -near_softplus(-a); }
-inline float near_silu(float a) { return a == -std::numeric_limits<float>::infinity() ? -0.0f : a * near_sigmoid(a); }
-inline float near_gelu(float a) {
-  return a == -std::numeric_limits<float>::infinity() ? -0.0f : 0.5f * a * ::erfcf(-a * 0.70710678118654752440f);
-}
+inline float near_silu(float a) { return a * near_sigmoid(a); }
+inline float near_gelu(float a) { return 0.5f * a * ::erfcf(-a * 0.70710678118654752440f); }
 inline float near_gelu_tanh(float a) {
-  if (a == -std::numeric_limits<float>::infinity()) return -0.0f;
   return a * near_sigmoid(2 * 0.79788456080286535588f * (a + 0.044715f * a * a * a));
 }
 template <class T>

@@ -3,7 +3,8 @@
 // FLAME_T, FLAME_W: dtypes of x and of the weights; FLAME_PACK: elements an access; FLAME_THREADS: of a row or chunk;
 // FLAME_PER: packs a thread; FLAME_ROWS: rows a block, each a warp's where it is more than one; FLAME_EACH: a weight an
 // element; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in chunks,
-// 2 a long row a block; FLAME_ALIGNED: every tensor begins at a multiple of 16 bytes.
+// 2 a long row a block; FLAME_PIECES: rows of several pieces; FLAME_ALIGNED: every tensor
+// begins at a multiple of 16 bytes.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -11,7 +12,7 @@ using T = FLAME_T;
 using W = FLAME_W;
 using C = computed<T>;
 constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
-constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED;
+constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED, pieces = FLAME_PIECES;
 constexpr int elements_a_chunk = threads * per * pack;
 using X = Pack<T, pack>;
 
@@ -19,11 +20,11 @@ struct Norm {
   int64_t rows, length, period, per_row, segment;
   int64_t row_stride, piece, piece_stride;  // element e of row r: r * row_stride + e / piece * piece_stride + e % piece
   int64_t span, spans, chunks;              // chunked: parts of a row with one weight, chunks of each
-  double eps;
+  double eps, part;                         // part: 1 / length
 };
-inline int64_t place(const Norm& n, int64_t row, int64_t e) {
+inline int64_t place(const Norm& n, int64_t row, int e) {
   const int64_t base = row * n.row_stride;
-  if (n.piece == n.length) return base + e;
+  if constexpr (!pieces) return base + e;
   const uint32_t at = static_cast<uint32_t>(e), size = static_cast<uint32_t>(n.piece);
   return base + at / size * n.piece_stride + at % size;
 }
@@ -42,10 +43,11 @@ inline void store(T* to, const X& x) {
     for (int j = 0; j < pack; ++j) to[j] = x.v[j];
 }
 inline int64_t first_weight(const Norm& n, int64_t row) {
+  if (n.period == 1) return 0;
   return static_cast<uint32_t>(row) % static_cast<uint32_t>(n.period) * n.per_row;
 }
 // Weights of the pack at element e, from the row's first one; `other` where there are none. `span`: of a chunk.
-inline void weights_of(const Norm& n, const W* w, int64_t first, int64_t e, int64_t span, C other, C (&out)[pack]) {
+inline void weights_of(const Norm& n, const W* w, int64_t first, int e, int span, C other, C (&out)[pack]) {
   if (!w) {
     for (int j = 0; j < pack; ++j) out[j] = other;
   } else if constexpr (each) {
@@ -79,9 +81,9 @@ void totals(C (&v)[n]) {
 
 // The elements of a row, or of a chunk of one, that a thread holds.
 struct Part {
-  int64_t row, begin, end, span;
-  int own;
-  int64_t at(int k) const { return begin + (k * threads + own) * pack; }
+  int64_t row;
+  int begin, end, span, own;
+  int at(int k) const { return begin + (k * threads + own) * pack; }
   template <class F>
   void packs(const F& fn) const {  // fn(k, element) for those inside
 #pragma unroll
@@ -95,7 +97,7 @@ struct Part {
   }
 };
 inline Part row_part(const Norm& n, int64_t row) {
-  return {row, 0, n.length, 0, static_cast<int>(threadIdx.x) % threads};
+  return {row, 0, static_cast<int>(n.length), 0, static_cast<int>(threadIdx.x) % threads};
 }
 inline Part chunk_part(const Norm& n, int64_t index) {
   const uint32_t all = static_cast<uint32_t>(n.spans * n.chunks), chunks = static_cast<uint32_t>(n.chunks);
@@ -103,7 +105,8 @@ inline Part chunk_part(const Norm& n, int64_t index) {
   const uint32_t span = chunk / chunks;
   const int64_t start = span * n.span, begin = start + (chunk - span * chunks) * static_cast<int64_t>(elements_a_chunk);
   const int64_t end = begin + elements_a_chunk, last = start + n.span;
-  return {row, begin, end < last ? end : last, span, static_cast<int>(threadIdx.x)};
+  return {row, static_cast<int>(begin), static_cast<int>(end < last ? end : last), static_cast<int>(span),
+          static_cast<int>(threadIdx.x)};
 }
 
 // Mean (0 for RMS) and summed squared distance from it of `count` elements.
@@ -111,14 +114,14 @@ inline void moments(const Part& p, const X (&v)[per], int64_t count, C& mean, C&
   C sum[1] = {0};
   mean = 0;
   if constexpr (!rms) {
-    p.packs([&](int k, int64_t) {
+    p.packs([&](int k, int) {
       for (int j = 0; j < pack; ++j) sum[0] += widen(v[k].v[j]);
     });
     totals(sum);
     mean = sum[0] / static_cast<C>(count);
   }
   sum[0] = 0;
-  p.packs([&](int k, int64_t) {
+  p.packs([&](int k, int) {
     for (int j = 0; j < pack; ++j) {
       const C d = widen(v[k].v[j]) - mean;
       sum[0] = std::fma(d, d, sum[0]);
@@ -130,7 +133,7 @@ inline void moments(const Part& p, const X (&v)[per], int64_t count, C& mean, C&
 inline C scale_of(const Norm& n, C var) { return C(1) / std::sqrt(var + static_cast<C>(n.eps)); }
 inline void normalize(const Norm& n, const Part& p, const X (&v)[per], const W* w, const W* b, C mean, C scale, T* y) {
   const int64_t first = first_weight(n, p.row);
-  p.packs([&](int k, int64_t e) {
+  p.packs([&](int k, int e) {
     C by[pack], plus[pack];
     weights_of(n, w, first, e, p.span, 1, by);
     weights_of(n, b, first, e, p.span, 0, plus);
@@ -219,7 +222,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll 4
   for (int i = 0; i < steps; ++i) {
     const int at = i * threads + own;
-    const X v = pack_at<X>(x + place(n, row, static_cast<int64_t>(at) * pack));
+    const X v = pack_at<X>(x + place(n, row, at * pack));
     if (i < held) cache[at] = v;
     C near = 0, spread = 0;
     if constexpr (!rms) {
@@ -248,7 +251,8 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll 4
   for (int i = steps - 1; i >= 0; --i) {
     const int at = i * threads + own;
-    const int64_t e = static_cast<int64_t>(at) * pack, where = place(n, row, e);
+    const int e = at * pack;
+    const int64_t where = place(n, row, e);
     const X v = i < held ? cache[at] : pack_at<X>(x + where);
     C by[pack], plus[pack];
     weights_of(n, w, first, e, 0, 1, by);
@@ -265,20 +269,23 @@ struct Row {
   C mean, scale;
   int64_t first;
 };
+inline Row row_of(const Norm& n, int64_t row, C mean, C var) {
+  return {rms ? C(0) : mean, scale_of(n, var), first_weight(n, row)};
+}
 inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
-  return {rms ? C(0) : means[row], scale_of(n, vars[row]), first_weight(n, row)};
+  return row_of(n, row, means[row], vars[row]);
 }
 inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const X (&g)[per], const W* w,
                      const C (&sum)[2], T* dx) {
-  const C plain = rms ? C(0) : sum[0] / static_cast<C>(n.length), along = sum[1] / static_cast<C>(n.length);
-  const C by_x = -along * r.scale * r.scale, rest = -plain * r.scale;
-  p.packs([&](int k, int64_t e) {
+  const C part = static_cast<C>(n.part), plain = rms ? C(0) : sum[0] * part, along = sum[1] * part;
+  const C by_x = -along * r.scale * r.scale;
+  p.packs([&](int k, int e) {
     C by[pack];
     weights_of(n, w, r.first, e, p.span, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
-      const C off = std::fma(widen(x[k].v[j]) - r.mean, by_x, rest);
-      out.v[j] = convert<T>(std::fma(widen(g[k].v[j]) * by[j], r.scale, off));
+      const C own = (widen(g[k].v[j]) * by[j] - plain) * r.scale;  // 0 for a single element
+      out.v[j] = convert<T>(std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
     }
     store(dx + place(n, p.row, e), out);
   });
@@ -301,11 +308,16 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
   const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
   C dw[per][pack] = {}, db[per][pack] = {};
-  X nx[per], ng[per];
-  if (own < n.rows) {
-    row_part(n, own).load(n, x, nx);
-    row_part(n, own).load(n, g, ng);
-  }
+  X nx[per], ng[per];  // of the next row, as are its mean and variance
+  C next_mean = 0, next_var = 0;
+  const auto fetch = [&](int64_t row) {
+    if (row >= n.rows) return;
+    row_part(n, row).load(n, x, nx);
+    row_part(n, row).load(n, g, ng);
+    next_mean = means[row];
+    next_var = vars[row];
+  };
+  fetch(own);
   for (int64_t row = own; row < n.rows; row += step) {
     const Part p = row_part(n, row);
     X vx[per], vg[per];
@@ -314,13 +326,10 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       vx[k] = nx[k];
       vg[k] = ng[k];
     }
-    if (row + step < n.rows) {  // while this row is worked on
-      row_part(n, row + step).load(n, x, nx);
-      row_part(n, row + step).load(n, g, ng);
-    }
-    const Row r = row_of(n, row, means, vars);
+    const Row r = row_of(n, row, next_mean, next_var);
+    fetch(row + step);  // while this row is worked on
     C sum[2] = {0, 0};
-    p.packs([&](int k, int64_t e) {
+    p.packs([&](int k, int e) {
       C by[pack];
       weights_of(n, w, r.first, e, 0, 1, by);
       for (int j = 0; j < pack; ++j) {
@@ -335,7 +344,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
     store_dx(n, p, r, vx, vg, w, sum, dx);
   }
   if (n.per_row == 0) return;
-  row_part(n, own).packs([&](int k, int64_t e) {
+  row_part(n, own).packs([&](int k, int e) {
     for (int j = 0; j < pack; ++j) {
       sums[2 * own * n.length + e + j] = dw[k][j];
       sums[(2 * own + 1) * n.length + e + j] = db[k][j];
@@ -375,7 +384,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   p.load(n, g, vg);
   const Row r = row_of(n, row, means, vars);
   C sum[2] = {0, 0};
-  p.packs([&](int k, int64_t e) {
+  p.packs([&](int k, int e) {
     C by[pack], plain, along;
     weights_of(n, w, r.first, e, 0, 1, by);
     pack_sums(r, vx[k], vg[k], plain, along);
@@ -415,7 +424,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   p.load(n, g, vg);
   const Row r = row_of(n, p.row, means, vars);
   C sum[2] = {0, 0};
-  p.packs([&](int k, int64_t) {
+  p.packs([&](int k, int) {
     C plain, along;
     pack_sums(r, vx[k], vg[k], plain, along);
     sum[0] += plain;
@@ -482,7 +491,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll 2
   for (int i = 0; i < turns; ++i) {
     const int at = i * threads + own;
-    const int64_t e = static_cast<int64_t>(at) * pack, of_warp = e - lane * pack;
+    const int e = at * pack, of_warp = e - lane * pack;
     const int now = segments > 0 && of_warp < n.length
                         ? static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment))
                         : segment;
@@ -504,19 +513,20 @@ extern "C" __global__ void __launch_bounds__(threads)
   }
   leave();
   totals(sum);
-  const C by_x = -(sum[1] / static_cast<C>(n.length)) * r.scale * r.scale;
-  const C rest = rms ? C(0) : -(sum[0] / static_cast<C>(n.length)) * r.scale;
+  const C part = static_cast<C>(n.part), by_x = -(sum[1] * part) * r.scale * r.scale;
+  const C middle = rms ? C(0) : sum[0] * part;
 #pragma unroll 2
   for (int i = steps - 1; i >= 0; --i) {
     const int at = i * threads + own;
-    const int64_t e = static_cast<int64_t>(at) * pack, where = place(n, row, e);
+    const int e = at * pack;
+    const int64_t where = place(n, row, e);
     const X vx = i < held ? cached_x[at] : pack_at<X>(x + where), vg = i < held ? cached_g[at] : pack_at<X>(g + where);
     C by[pack];
     weights_of(n, w, r.first, e, 0, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
-      const C off = std::fma(widen(vx.v[j]) - r.mean, by_x, rest);
-      out.v[j] = convert<T>(std::fma(widen(vg.v[j]) * by[j], r.scale, off));
+      const C own_g = (widen(vg.v[j]) * by[j] - middle) * r.scale;
+      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, own_g));
     }
     store(dx + where, out);
   }

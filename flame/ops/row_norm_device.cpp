@@ -24,7 +24,7 @@ int64_t shared_packs(DType t) { return t == DType::f64 ? 2048 : 4096; }
 // As in row_norm.cu.
 struct Norm {
   int64_t rows, length, period, per_row, segment, row_stride, piece, piece_stride, span, spans, chunks;
-  double eps;
+  double eps, part;
 };
 
 int widest_pack(const RowNorm& n, DType t) {
@@ -41,7 +41,19 @@ struct Form {
   int pack, threads, per, rows;
 
   Form(const RowNorm& r, DType t, double eps) : pack(widest_pack(r, t)) {
-    n = {r.rows, r.length, r.period, r.per_row, r.segment, r.row_stride, r.piece, r.piece_stride, 0, 0, 0, eps};
+    n = {r.rows,
+         r.length,
+         r.period,
+         r.per_row,
+         r.segment,
+         r.row_stride,
+         r.piece,
+         r.piece_stride,
+         0,
+         0,
+         0,
+         eps,
+         1 / static_cast<double>(r.length)};
     if (n.piece == 0) {
       n.row_stride = n.piece = n.length;
       n.piece_stride = 0;
@@ -85,7 +97,7 @@ struct Form {
          fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", per),
          fmt::format("-DFLAME_ROWS={}", rows), fmt::format("-DFLAME_EACH={}", int{each}),
          fmt::format("-DFLAME_RMS={}", int{rms}), fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
-         fmt::format("-DFLAME_ALIGNED={}", int{aligned})});
+         fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}), fmt::format("-DFLAME_ALIGNED={}", int{aligned})});
   }
 };
 // A body for tensors that begin at multiples of 16 bytes, and one for others.
