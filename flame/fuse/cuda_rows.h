@@ -137,8 +137,8 @@ class Rows : protected Elements {
   // ---- rows in registers: `steps` elements a thread, 32 apart, unrolled
   // Decides whether a row's elements are worked on unrolled, and what is held in registers between the passes.
   void plan_registers(int64_t columns, int parts) {
-    const int64_t own = (std::min<int64_t>(columns, 1024) + 31) / 32;
-    whole_ = columns % (columns <= 1024 ? 32 : 1024 * parts) == 0;
+    const int64_t own = std::max<int64_t>((std::min<int64_t>(columns, 1024) + 31) / 32, 1);
+    whole_ = columns > 0 && columns % (columns <= 1024 ? 32 : 1024 * parts) == 0;
     const auto steps = static_cast<int>(whole_ ? own : std::bit_ceil(static_cast<uint64_t>(own)));
     first_.assign(p_.nodes.size(), passes_);
     std::vector<int> last(p_.nodes.size(), -1), uses(p_.leaves.size());

@@ -208,22 +208,29 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 
 #else
-// ---- a long row a block: read once; its first `held` packs a thread stay in shared memory, the rest in the caches, from
-// where they come in reverse order.
+// ---- a long row a block: read once; a thread's first packs stay in registers, the next `held` in shared memory, the
+// rest in the caches, from where they come in reverse order.
 extern __shared__ uint4 room[];
 
-extern "C" __global__ void __launch_bounds__(threads)
-    forward_long(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars, int held) {
-  X* cache = reinterpret_cast<X*>(room);
-  const int64_t row = blockIdx.x, first = first_weight(n, row);
-  const int packs = static_cast<int>(n.length / pack), own = threadIdx.x;
-  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
-  C mean = 0, squares = 0;  // of this thread's elements, pack by pack
-#pragma unroll 4
-  for (int i = 0; i < steps; ++i) {
-    const int at = i * threads + own;
-    const X v = pack_at<X>(x + place(n, row, at * pack));
-    if (i < held) cache[at] = v;
+inline float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+inline double reciprocal(double x) { return 1 / x; }
+// A row's weights where it has one alone.
+struct Single {
+  C by = 1, plus = 0;
+  Single(const Norm& n, const W* w, const W* b, int64_t first) {
+    if (n.per_row != 1) return;
+    if (w) by = static_cast<C>(widen(w[first]));
+    if (b) plus = static_cast<C>(widen(b[first]));
+  }
+};
+// Mean and squared distances of one thread's elements, pack by pack (Chan, Golub and LeVeque 1983).
+struct Running {
+  C mean = 0, squares = 0;
+  void add(int packs_before, const X& v) {
     C near = 0, spread = 0;
     if constexpr (!rms) {
       for (int j = 0; j < pack; ++j) near += widen(v.v[j]);
@@ -233,34 +240,69 @@ extern "C" __global__ void __launch_bounds__(threads)
       const C d = widen(v.v[j]) - near;
       spread = std::fma(d, d, spread);
     }
-    const C part = C(1) / static_cast<C>(i + 1), step = near - mean;
+    const C part = reciprocal(static_cast<C>(packs_before + 1)), step = near - mean;
     mean = std::fma(step, part, mean);
-    squares += spread + step * step * (static_cast<C>(pack * i) * part);
+    squares += spread + step * step * (static_cast<C>(pack * packs_before) * part);
+  }
+};
+
+extern "C" __global__ void __launch_bounds__(threads)
+    forward_long(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars, int held) {
+  X* cache = reinterpret_cast<X*>(room);
+  const int64_t row = blockIdx.x, first_w = first_weight(n, row);
+  const int packs = static_cast<int>(n.length / pack), own = threadIdx.x;
+  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
+  const auto at = [&](int i) { return place(n, row, (i * threads + own) * pack); };
+  X first[per];
+  Running all;
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+    if (i < steps) first[i] = pack_at<X>(x + at(i));
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+    if (i < steps) all.add(i, first[i]);
+#pragma unroll 4
+  for (int i = per; i < steps; ++i) {
+    const X v = pack_at<X>(x + at(i));
+    if (i - per < held) cache[(i - per) * threads + own] = v;
+    all.add(i, v);
   }
   const C count = static_cast<C>(steps) * pack;
-  C sum[1] = {mean * count};
+  C sum[1] = {all.mean * count};
   totals(sum);
-  const C middle = rms ? C(0) : sum[0] / static_cast<C>(n.length), off = mean - middle;
-  sum[0] = squares + (rms ? C(0) : off * off * count);
+  const C mean = rms ? C(0) : sum[0] / static_cast<C>(n.length), off = all.mean - mean;
+  sum[0] = all.squares + (rms ? C(0) : off * off * count);
   totals(sum);
   const C var = sum[0] / static_cast<C>(n.length), scale = scale_of(n, var);
   if (own == 0) {
-    means[row] = middle;
+    means[row] = mean;
     vars[row] = var;
   }
-#pragma unroll 4
-  for (int i = steps - 1; i >= 0; --i) {
-    const int at = i * threads + own;
-    const int e = at * pack;
-    const int64_t where = place(n, row, e);
-    const X v = i < held ? cache[at] : pack_at<X>(x + where);
+  const Single single(n, w, b, first_w);
+  const auto finish = [&](int i, const X& v) {
     C by[pack], plus[pack];
-    weights_of(n, w, first, e, 0, 1, by);
-    weights_of(n, b, first, e, 0, 0, plus);
+    for (int j = 0; j < pack; ++j) {
+      by[j] = single.by;
+      plus[j] = single.plus;
+    }
+    if (n.per_row > 1) {
+      weights_of(n, w, first_w, (i * threads + own) * pack, 0, 1, by);
+      weights_of(n, b, first_w, (i * threads + own) * pack, 0, 0, plus);
+    }
     X out;
-    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v.v[j]) - middle) * scale, by[j], plus[j]));
-    store(y + where, out);
+    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v.v[j]) - mean) * scale, by[j], plus[j]));
+    store(y + at(i), out);
+  };
+#pragma unroll 4
+  for (int i = steps - 1; i >= per; --i) {
+    X v;
+    if (i - per < held) v = cache[(i - per) * threads + own];
+    else v = pack_at<X>(x + at(i));
+    finish(i, v);
   }
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+    if (i < steps) finish(i, first[i]);
 }
 #endif
 
@@ -492,7 +534,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   for (int i = 0; i < turns; ++i) {
     const int at = i * threads + own;
     const int e = at * pack, of_warp = e - lane * pack;
-    const int now = segments > 0 && of_warp < n.length
+    const int now = segments > 1 && of_warp < n.length
                         ? static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment))
                         : segment;
     if (now != segment) {  // for the whole warp
@@ -515,6 +557,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   totals(sum);
   const C part = static_cast<C>(n.part), by_x = -(sum[1] * part) * r.scale * r.scale;
   const C middle = rms ? C(0) : sum[0] * part;
+  const Single single(n, w, nullptr, r.first);
 #pragma unroll 2
   for (int i = steps - 1; i >= 0; --i) {
     const int at = i * threads + own;
@@ -522,7 +565,8 @@ extern "C" __global__ void __launch_bounds__(threads)
     const int64_t where = place(n, row, e);
     const X vx = i < held ? cached_x[at] : pack_at<X>(x + where), vg = i < held ? cached_g[at] : pack_at<X>(g + where);
     C by[pack];
-    weights_of(n, w, r.first, e, 0, 1, by);
+    for (int j = 0; j < pack; ++j) by[j] = single.by;
+    if (segments > 1) weights_of(n, w, r.first, e, 0, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
       const C own_g = (widen(vg.v[j]) * by[j] - middle) * r.scale;

@@ -73,7 +73,7 @@ struct Form {
             (n.per_row <= 1 || (n.segment % (32 * pack) == 0 && n.per_row <= 64));
     if (whole) {
       threads = 1024;
-      per = 1;
+      per = 4;  // in registers
     }
     n.chunks = blocks_for(n.span, int64_t{threads} * per * pack);
   }
