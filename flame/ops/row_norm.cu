@@ -459,10 +459,8 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
 
 #elif FLAME_FORM == 1
 extern "C" __global__ void __launch_bounds__(threads)
-    backward_chunks(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, C* sums,
-                    int64_t first) {
-  const int64_t index = first + blockIdx.x;
-  const Part p = chunk_part(n, index);
+    backward_chunks(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, C* sums) {
+  const Part p = chunk_part(n, blockIdx.x);
   X vx[per], vg[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
@@ -476,15 +474,15 @@ extern "C" __global__ void __launch_bounds__(threads)
   });
   totals(sum);
   if (threadIdx.x == 0) {
-    sums[2 * index] = sum[0];
-    sums[2 * index + 1] = sum[1];
+    sums[2 * static_cast<int64_t>(blockIdx.x)] = sum[0];
+    sums[2 * static_cast<int64_t>(blockIdx.x) + 1] = sum[1];
   }
 }
 extern "C" __global__ void __launch_bounds__(threads)
     backward_apply(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
-                   const C* sums, T* dx, int64_t first) {
+                   const C* sums, T* dx) {
   const int64_t all = n.spans * n.chunks;
-  const Part p = chunk_part(n, first + gridDim.x - 1 - blockIdx.x);
+  const Part p = chunk_part(n, gridDim.x - 1 - blockIdx.x);
   X vx[per], vg[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
@@ -498,6 +496,89 @@ extern "C" __global__ void __launch_bounds__(threads)
   }
   totals(sum);
   store_dx(n, p, r, vx, vg, w, sum, dx);
+}
+#else
+// As forward_long; sums of segments as `backward`, where a warp's packs of a step lie in one segment.
+extern "C" __global__ void __launch_bounds__(threads)
+    backward_long(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+                  T* dx, C* sums, int held) {
+  X *cached_x = reinterpret_cast<X*>(room), *cached_g = cached_x + held * threads;
+  C* parts = reinterpret_cast<C*>(cached_g + held * threads);  // [2][segments][warps]
+  const int64_t row = blockIdx.x;
+  const int packs = static_cast<int>(n.length / pack), own = threadIdx.x, lane = own % 32, segments = n.per_row;
+  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
+  constexpr int warps = threads / 32;
+  for (int i = own; i < 2 * segments * warps; i += threads) parts[i] = 0;
+  __syncthreads();
+  const Row r = row_of(n, row, means, vars);
+  C sum[2] = {0, 0}, plain = 0, along = 0;
+  int segment = 0;
+  const auto leave = [&] {  // the segment that this warp was in
+    for (int by = 16; by > 0; by /= 2) {
+      plain += __shfl_xor_sync(0xffffffffu, plain, by);
+      along += __shfl_xor_sync(0xffffffffu, along, by);
+    }
+    const C by = w ? static_cast<C>(widen(w[r.first + segment])) : C(1);
+    if (lane == 0) {
+      if (segments > 0) {
+        parts[segment * warps + own / 32] = plain;
+        parts[(segments + segment) * warps + own / 32] = along;
+      }
+      sum[0] = std::fma(by, plain, sum[0]);
+      sum[1] = std::fma(by, along, sum[1]);
+    }
+    plain = along = 0;
+  };
+  const int turns = (packs + threads - 1) / threads;
+#pragma unroll 2
+  for (int i = 0; i < turns; ++i) {
+    const int at = i * threads + own;
+    const int e = at * pack, of_warp = e - lane * pack;
+    const int now = segments > 1 && of_warp < n.length
+                        ? static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment))
+                        : segment;
+    if (now != segment) {  // for the whole warp
+      leave();
+      segment = now;
+    }
+    if (i >= steps) continue;
+    const int64_t where = place(n, row, e);
+    const X vx = pack_at<X>(x + where), vg = pack_at<X>(g + where);
+    if (i < held) {
+      cached_x[at] = vx;
+      cached_g[at] = vg;
+    }
+    C a, b;
+    pack_sums(r, vx, vg, a, b);
+    plain += a;
+    along += b;
+  }
+  leave();
+  totals(sum);
+  const C part = static_cast<C>(n.part), by_x = -(sum[1] * part) * r.scale * r.scale;
+  const C middle = rms ? C(0) : sum[0] * part;
+  const Single single(n, w, nullptr, r.first);
+#pragma unroll 2
+  for (int i = steps - 1; i >= 0; --i) {
+    const int at = i * threads + own;
+    const int e = at * pack;
+    const int64_t where = place(n, row, e);
+    const X vx = i < held ? cached_x[at] : pack_at<X>(x + where), vg = i < held ? cached_g[at] : pack_at<X>(g + where);
+    C by[pack];
+    for (int j = 0; j < pack; ++j) by[j] = single.by;
+    if (segments > 1) weights_of(n, w, r.first, e, 0, 1, by);
+    X out;
+    for (int j = 0; j < pack; ++j) {
+      const C own_g = (widen(vg.v[j]) * by[j] - middle) * r.scale;
+      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, own_g));
+    }
+    store(dx + where, out);
+  }
+  for (int k = own; k < 2 * segments; k += threads) {  // `totals` has let every warp's parts arrive
+    C total = 0;
+    for (int i = 0; i < warps; ++i) total += parts[k * warps + i];
+    sums[2 * (row * segments + k % segments) + k / segments] = total;
+  }
 }
 #endif
 

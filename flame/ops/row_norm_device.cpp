@@ -16,8 +16,7 @@ constexpr int64_t a_thread = 16, longest = 1024 * a_thread;      // elements; of
 constexpr int64_t least_span = 64;                               // elements with one weight, in a longer row
 constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;  // bytes; of rows that a block takes whole
 constexpr int64_t long_room = 96 << 10;                          // bytes of them in shared memory
-constexpr int64_t cached = 24 << 20;     // bytes of two tensors that the second level's cache is trusted with
-constexpr int64_t running_blocks = 264;  // that add up columns of weights' gradients
+constexpr int64_t running_blocks = 264;                          // that add up columns of weights' gradients
 
 // Packs of a row whose sums fit shared memory.
 int64_t shared_packs(DType t) { return t == DType::f64 ? 2048 : 4096; }
@@ -41,7 +40,7 @@ struct Form {
   bool whole = false;  // a long row a block, rather than chunks
   int pack, threads, per, rows;
 
-  Form(const RowNorm& r, DType t, double eps, bool forward) : pack(widest_pack(r, t)) {
+  Form(const RowNorm& r, DType t, double eps) : pack(widest_pack(r, t)) {
     n = {r.rows,
          r.length,
          r.period,
@@ -70,20 +69,21 @@ struct Form {
     const int64_t packs = (elements + pack - 1) / pack;
     per = static_cast<int>(std::bit_ceil(static_cast<uint64_t>((packs + threads - 1) / threads)));
     rows = threads == 32 && !chunked ? 4 : 1;
-    whole =
-        forward && chunked && n.rows >= least_long_rows && n.length * static_cast<int64_t>(size_of(t)) <= longest_long;
+    whole = chunked && n.rows >= least_long_rows && n.length * static_cast<int64_t>(size_of(t)) <= longest_long &&
+            (n.per_row <= 1 || (n.segment % (32 * pack) == 0 && n.per_row <= 64));
     if (whole) {
       threads = 1024;
       per = 4;  // in registers
     }
     n.chunks = blocks_for(n.span, int64_t{threads} * per * pack);
   }
-  // Packs a thread that a long row's block holds in shared memory, and that block.
-  int held() const { return static_cast<int>(long_room / (threads * 16)); }
-  Grid over_long_rows() const { return {.blocks = n.rows, .threads = threads, .shared = held() * threads * 16}; }
-  // Rows of two tensors that stay in the caches between a launch that sums and one that reads them again.
-  int64_t rows_in_cache(DType t) const {
-    return std::max<int64_t>(1, cached / (2 * n.length * static_cast<int64_t>(size_of(t))));
+  // Packs a thread of `tensors` tensors that a long row's block holds in shared memory, and that block.
+  int held(int tensors) const { return static_cast<int>(long_room / (threads * 16 * tensors)); }
+  Grid over_long_rows(DType t, int tensors) const {
+    const size_t bytes =
+        static_cast<size_t>(held(tensors) * tensors * threads * 16) +
+        (tensors > 1 ? 2 * static_cast<size_t>(n.per_row * threads / 32) * size_of(compute_dtype_of(t)) : 0);
+    return {.blocks = n.rows, .threads = threads, .shared = static_cast<int>(bytes)};
   }
   Grid over_rows() const { return {.blocks = blocks_for(n.rows, rows), .threads = threads * rows}; }
   Grid over_chunks() const { return {.blocks = n.rows * n.spans * n.chunks, .threads = threads}; }
@@ -131,12 +131,12 @@ bool on_device(const RowNorm& n, DType t) {
 Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool weight, bool bias, double eps) {
   const size_t out = size_t{1} + weight + bias;
   const auto buffer = [=](const Run& r, bool has, size_t at) { return has ? r.buffers[at] : nullptr; };
-  const Form f(n, t, eps, true);
+  const Form f(n, t, eps);
   const auto make = [&d, n, f, t, w, weight, bias, out, buffer](bool aligned) -> Body {
     if (f.whole)
       return [=, k = f.kernel(d, "forward_long", t, w, n.rms, aligned)](const Run& r) {
-        (*k)(f.over_long_rows(), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
-             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held());
+        (*k)(f.over_long_rows(t, 1), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
+             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held(1));
       };
     if (!f.chunked)
       return [=, k = f.kernel(d, "forward", t, w, n.rms, aligned)](const Run& r) {
@@ -156,22 +156,24 @@ Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool we
 
 Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, bool weight, double eps) {
   const size_t out = size_t{4} + weight;
-  const Form f(n, t, eps, false);
+  const Form f(n, t, eps);
   const auto make = [&d, n, f, t, w, weight, out](bool aligned) -> Body {
     const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned); };
     const auto own = [=](const Run& r) { return weight ? r.buffers[4] : nullptr; };
     const bool weights = n.weights() > 0;
     const Grid by_warps{.blocks = blocks_for(32 * n.weights(), 256)};
+    if (f.whole)
+      return [=, rows = kernel("backward_long"), join = kernel("join_segments")](const Run& r) {
+        void* const* b = r.buffers;
+        (*rows)(f.over_long_rows(t, 2), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, f.held(2));
+        if (weights) (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
+      };
     if (f.chunked)
       return [=, sums = kernel("backward_chunks"), apply = kernel("backward_apply"),
               join = kernel("join_segments")](const Run& r) {
         void* const* b = r.buffers;
-        const int64_t a_row = f.n.spans * f.n.chunks, step = f.rows_in_cache(t) * a_row;
-        for (int64_t first = 0; first < f.over_chunks().blocks; first += step) {
-          const Grid g{.blocks = std::min(step, f.over_chunks().blocks - first), .threads = f.threads};
-          (*sums)(g, f.n, b[0], b[1], b[2], b[3], r.workspace, first);
-          (*apply)(g, f.n, b[0], b[1], b[2], b[3], own(r), r.workspace, b[out], first);
-        }
+        (*sums)(f.over_chunks(), f.n, b[0], b[1], b[2], b[3], r.workspace);
+        (*apply)(f.over_chunks(), f.n, b[0], b[1], b[2], b[3], own(r), r.workspace, b[out]);
         if (weights) (*join)(by_warps, f.n, r.workspace, f.n.chunks, b[out + 1], b[out + 2]);
       };
     if (f.each)
@@ -189,7 +191,8 @@ Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w
       (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
     };
   };
-  const int64_t sums = f.chunked                ? f.over_chunks().blocks
+  const int64_t sums = f.whole                  ? n.rows * n.per_row
+                       : f.chunked              ? f.over_chunks().blocks
                        : f.each && !n.weights() ? 0
                        : f.each                 ? f.running().blocks * f.rows * n.length
                                                 : n.rows * n.per_row;
