@@ -198,13 +198,13 @@ class Elements {
   std::string compute(int i, const std::string& indent) {
     const NodeDesc& n = node(i);
     std::string x;
-    if (n.kind == Kind::iota) x = rounded(n.out, iota(i, n));
-    else if (n.kind == Kind::copy) {
-      x = fmt::format("convert<{}>({})", computed(n.out), source(n, 0));
-      if (n.compute != n.out) x = rounded(n.out, x);
-    } else {
-      x = rounded(n.out, fmt::format("static_cast<{}>({})", computed(n.out), call(n)));
-    }
+    if (n.kind == Kind::iota) x = iota(i, n);
+    else if (n.kind == Kind::copy) x = fmt::format("convert<{}>({})", computed(n.out), source(n, 0));
+    else x = fmt::format("static_cast<{}>({})", computed(n.out), call(n));
+    if (in_bits(n))
+      return fmt::format("{0}const {1} h{2} = convert<{1}>({3});\n{0}const {4} v{2} = widen(h{2});\n", indent,
+                         in_memory(n.out), i, x, computed(n.out));
+    if (n.kind != Kind::copy || n.compute != n.out) x = rounded(n.out, x);
     return fmt::format("{}const {} v{} = {};\n", indent, computed(n.out), i, x);
   }
   std::string load(int k, const std::string& at, const std::string& indent) {
@@ -212,6 +212,16 @@ class Elements {
                        computed(p_.leaves[static_cast<size_t>(k)].dtype), k, k, at);
   }
   std::string stored(DType t, const std::string& x) { return fmt::format("convert<{}>({})", in_memory(t), x); }
+  // Node i, computed by the statement above, as it is written: 16-bit values were rounded into memory's form already.
+  std::string written(int i) {
+    const NodeDesc& n = node(i);
+    return in_bits(n) ? fmt::format("h{}", i)
+                      : stored(p_.outputs[static_cast<size_t>(n.output)].dtype, fmt::format("v{}", i));
+  }
+  bool in_bits(const NodeDesc& n) const {
+    return size_of(n.out) == 2 && n.output >= 0 && n.kind != Kind::reduce &&
+           p_.outputs[static_cast<size_t>(n.output)].dtype == n.out;
+  }
 
   // Element nodes and leaves that `wanted` needs, in order.
   struct Needs {

@@ -99,8 +99,8 @@ class Rows : protected Elements {
     }
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0 && !node(i).row && level_[static_cast<size_t>(i)] == pass)
-        out += fmt::format("{}{}a.q{}[e{} + {}] = {};\n", indent, guard, o, o, output_offset(o, from, to),
-                           stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+        out += fmt::format("{}{}e{}[{}] = {};\n", indent, guard, o,
+                           along(p_.outputs[static_cast<size_t>(o)].strides, output_offset(o, from, to)), written(i));
     return out;
   }
   std::string accumulators(int pass, const std::string& indent) const {
@@ -109,13 +109,30 @@ class Rows : protected Elements {
       out += fmt::format("{}{} z{} = {};\n", indent, computed(node(i).compute), i, identity(node(i)));
     return out;
   }
+  // Whether a row's elements follow each other, so that a thread's are 32 apart from where it begins.
+  bool straight(const Strides& st) const {
+    return steps_ > 0 && p_.mode != Mode::column && p_.kept + 1 == rank_ && st[p_.kept] == 1;
+  }
+  // Where element `j` of a thread lies, from the row's pointer.
+  std::string along(const Strides& st, const std::string& offset) const { return straight(st) ? "j * 32" : offset; }
+  // `kind`: b of a leaf, e of an output.
+  static std::string row_pointer(char kind, const char* type, int k, const std::string& offset,
+                                 const std::string& indent) {
+    return fmt::format("{0}{1}{2}* const {3}{4} = a.{5}{4} + ({6});\n", indent, kind == 'b' ? "const " : "", type, kind,
+                       k, kind == 'b' ? 'p' : 'q', offset);
+  }
   // b<k> and e<o>: where the row starts in every tensor that is walked along it.
   std::string bases(int from, int to, const std::string& indent) {
     std::string out;
     for (size_t k = 0; k < p_.leaves.size(); ++k)
-      if (!p_.leaves[k].row) out += fmt::format("{}const I b{} = {};\n", indent, k, leaf_offset(int(k), from, to));
+      if (!p_.leaves[k].row)
+        out += row_pointer('b', in_memory(p_.leaves[k].dtype), int(k),
+                           leaf_offset(int(k), from, to) + (straight(p_.leaves[k].strides) ? " + from" : ""), indent);
     for (size_t o = 0; o < p_.outputs.size(); ++o)
-      if (!p_.outputs[o].row) out += fmt::format("{}const I e{} = {};\n", indent, o, output_offset(int(o), from, to));
+      if (!p_.outputs[o].row)
+        out +=
+            row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
+                        output_offset(int(o), from, to) + (straight(p_.outputs[o].strides) ? " + from" : ""), indent);
     return out;
   }
   // The 32 running values of a warp become one, in the order of the CPU's tree.
@@ -182,8 +199,8 @@ class Rows : protected Elements {
       if (!held_[k]) continue;
       const char* t = in_memory(p_.leaves[k].dtype);
       out += fmt::format("  {} x{}[{}];\n", t, k, steps_);
-      loads += fmt::format("    x{0}[j] = inside ? read(a.p{0} + (b{0} + {1})) : {2}();\n", k,
-                           leaf_offset(int(k), from, to), t);
+      loads += fmt::format("    x{0}[j] = inside ? read(b{0} + ({1})) : {2}();\n", k,
+                           along(p_.leaves[k].strides, leaf_offset(int(k), from, to)), t);
     }
     if (loads.empty()) return out;
     return out + loop(coordinates("col", from, to, "    ") + loads);
@@ -222,9 +239,10 @@ class Rows : protected Elements {
           if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
           else out += compute(i, "  ");
           if (const int o = node(i).output; o >= 0)
-            out +=
-                fmt::format("  if (live && lane == 0 && part == 0) a.q{}[{}] = {};\n", o, output_offset(o, 0, p_.kept),
-                            stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+            out += fmt::format(
+                "  if (live && lane == 0 && part == 0) a.q{}[{}] = {};\n", o, output_offset(o, 0, p_.kept),
+                node(i).kind == Kind::reduce ? stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i))
+                                             : written(i));
         }
     }
     return out + "}\n";
@@ -280,10 +298,11 @@ class Rows : protected Elements {
     }
   }
   std::string read(size_t k, int from, int to, const std::string& indent) {
-    const std::string at = fmt::format("b{} + {}", k, leaf_offset(int(k), from, to));
-    if (!steps_) return load(int(k), at, indent);
-    return fmt::format("{0}const {1} l{2} = widen(inside ? read(a.p{2} + ({3})) : {4}());\n", indent,
-                       computed(p_.leaves[k].dtype), k, at, in_memory(p_.leaves[k].dtype));
+    const std::string at =
+        fmt::format("read(b{} + ({}))", k, along(p_.leaves[k].strides, leaf_offset(int(k), from, to)));
+    const char *t = in_memory(p_.leaves[k].dtype), *c = computed(p_.leaves[k].dtype);
+    if (!steps_) return fmt::format("{}const {} l{} = widen({});\n", indent, c, k, at);
+    return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);
   }
   // Roughly the instructions of one element.
   static int cost_of(const NodeDesc& n) {

@@ -46,8 +46,7 @@ class Writer : Rows {
     for (int i = 0; i < nodes(); ++i) body += compute(i, "  ");
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0)
-        body += fmt::format("  a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_),
-                            stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+        body += fmt::format("  a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_), written(i));
     return head("island") +
            fmt::format("  const I at = static_cast<I>(global_thread());\n  if (at >= {}) return;\n", n) + body + "}\n";
   }
@@ -71,7 +70,7 @@ class Writer : Rows {
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0) {
         const DType t = p_.outputs[static_cast<size_t>(o)].dtype;
-        const std::string v = stored(t, fmt::format("v{}", i));
+        const std::string v = written(i);
         packs += fmt::format("    Pack<{}, {}> y{};\n", in_memory(t), width_, o);
         out_pack += fmt::format("      y{}.v[j] = {};\n", o, v);
         out_alone += fmt::format("      a.q{}[at] = {};\n", o, v);
@@ -108,8 +107,7 @@ class Writer : Rows {
     for (int i = 0; i < nodes(); ++i) nodes_text += compute(i, "      ");
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0)
-        stores += fmt::format("      a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_),
-                              stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+        stores += fmt::format("      a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_), written(i));
     const auto walk = [&](int fast, const std::string& of_fast, const char* first_fast, int slow,
                           const std::string& of_slow, const char* first_slow, const std::string& body) {
       return fmt::format(
@@ -258,12 +256,12 @@ class Writer : Rows {
         kept);
     out += place("column");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
-      out += fmt::format("  const I b{} = {} + {};\n", k, leaf_offset(int(k), 0, p_.kept),
-                         leaf_offset(int(k), end, rank_));
+      out += row_pointer('b', in_memory(p_.leaves[k].dtype), int(k),
+                         leaf_offset(int(k), 0, p_.kept) + " + " + leaf_offset(int(k), end, rank_), "  ");
     for (size_t o = 0; o < p_.outputs.size(); ++o)
       if (!p_.outputs[o].row)
-        out += fmt::format("  const I e{} = {} + {};\n", o, output_offset(int(o), 0, p_.kept),
-                           output_offset(int(o), end, rank_));
+        out += row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
+                           output_offset(int(o), 0, p_.kept) + " + " + output_offset(int(o), end, rank_), "  ");
     out += accumulators(0, "  ");
     out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 16\n",
                        cuda_column_chunk, reduced_n) +
