@@ -49,23 +49,6 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
   together_ = together(axes, element);
   kernel_ = kernel(together_);
 }
-Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
-  const bool small = walk_.count < int64_t{1} << 31;
-  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
-                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
-}
-void DeviceCopy::operator()(void* to, const void* from) const {
-  if (!kernel_) return;
-  const size_t bytes = element_ * static_cast<size_t>(together_);
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
-    return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
-  Walk w = walk_;
-  w.count /= together_;
-  for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
-  for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
-  (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
-}
-
 DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n)
     : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
   stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
@@ -90,6 +73,22 @@ DeviceIndexWalk::DeviceIndexWalk(const Meta& s, const Meta& i, const Meta& b, in
     index[k] = i.strides[k];
     big[k] = k == a ? 0 : b.strides[k];
   }
+}
+void DeviceCopy::operator()(void* to, const void* from) const {
+  if (!kernel_) return;
+  const size_t bytes = element_ * static_cast<size_t>(together_);
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
+    return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+  Walk w = walk_;
+  w.count /= together_;
+  for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
+  for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
+  (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
+}
+Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
+  const bool small = walk_.count < int64_t{1} << 31;
+  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
+                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
 }
 
 }  // namespace flame
