@@ -77,9 +77,8 @@ struct Packed {
   }
 };
 std::vector<int64_t> along(const Dims& d, int64_t missing) {
-  std::vector<int64_t> out;
-  if (d.rank() == 1) out.push_back(missing);
-  out.insert(out.end(), d.begin(), d.end());
+  std::vector<int64_t> out(d.begin(), d.end());
+  if (d.rank() == 1) out.insert(out.begin(), missing);
   return out;
 }
 
