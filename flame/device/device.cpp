@@ -230,6 +230,10 @@ Device& device(std::string_view name) {
   if (name == "auto") return load_cuda_plugin().empty() ? *registered("cuda:0") : cpu();
   const std::string wanted(name == "cuda" ? "cuda:0" : name);
   if (Device* d = registered(wanted)) return *d;
+  if (wanted.starts_with("cuda:dry")) {
+    add_dry_device(std::atoi(wanted.c_str() + 8));
+    if (Device* d = registered(wanted)) return *d;
+  }
   if (wanted.starts_with("cuda:")) {
     if (const std::string missing = load_cuda_plugin(); !missing.empty())
       fail<DeviceError>(Loc::current(), "device: '{}' is not there: {}", name, missing);

@@ -19,9 +19,11 @@ std::string own_folder() {
   return slash == std::string::npos ? std::string() : path.substr(0, slash + 1);
 }
 
+void* library = nullptr;
+
 std::string load() {
   constexpr const char* file = "libflame_cuda.so";
-  void* library = dlopen((own_folder() + file).c_str(), RTLD_NOW | RTLD_LOCAL);
+  library = dlopen((own_folder() + file).c_str(), RTLD_NOW | RTLD_LOCAL);
   if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
   if (!library) {
     const char* why = dlerror();
@@ -40,6 +42,11 @@ std::string load() {
 const std::string& load_cuda_plugin() {
   static const std::string missing = load();
   return missing;
+}
+
+void add_dry_device(int arch) {
+  load_cuda_plugin();
+  if (const auto add = library ? reinterpret_cast<void (*)(int)>(dlsym(library, "flame_cuda_dry")) : nullptr) add(arch);
 }
 
 }  // namespace flame
