@@ -78,16 +78,16 @@ struct Tiles {
     const int64_t width = std::max<int64_t>({in[0].shape[3], in[2].shape[3], 1});
     if (tensor_cores) {
       file = "ops/attention_mma.cu";
-      rows = 64;
+      rows = backward || f.dropout ? 64 : 128;
       columns = (width + 31) / 32 * 32;
       threads = 128;
-      const int64_t step = backward ? 32 : 64;
+      const int64_t step = backward ? 32 : columns > 96 ? 48 : 64;
       const int64_t rows_held = (backward ? 2 : 1) * rows + 4 * step;
       shared = static_cast<int>(rows_held * (columns + 8) * 2 + (backward ? 4 * step * 4 : 0));
     } else {
       file = "ops/attention.cu";
-      rows = type == DType::f64 ? 32 : 64;
-      columns = width <= rows ? rows : 2 * rows;
+      rows = type == DType::f64 ? 64 : 128;
+      columns = 2 * width <= rows ? rows / 2 : rows;
       threads = 256;
       shared = 0;
     }

@@ -1,5 +1,5 @@
-// Attention of 16-bit dtypes on tensor cores (Dao 2023): a warp owns 16 rows and keeps their weights in registers, the other
-// side streams through two buffers of shared memory. Weights are rounded to the dtype before the second product.
+// Attention of 16-bit dtypes on tensor cores (Dao 2023): a warp owns 16 or 32 rows and keeps their weights in registers, the
+// other side streams through two buffers of shared memory. Weights are rounded to the dtype before the second product.
 // FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_BACKWARD: 0 or 1, which kernels are meant.
 #include "flame/ops/attention.cuh"
 
@@ -7,9 +7,10 @@ namespace flame {
 
 constexpr int wide = FLAME_WIDTH;
 constexpr int pitch = wide + 8;  // so that eight rows lie in different banks
-constexpr int own = 64;          // rows of a block
 constexpr int threads = 128;
-constexpr int step = FLAME_BACKWARD ? 32 : 64;  // rows in a buffer
+constexpr int parts = FLAME_BACKWARD || with_dropout ? 1 : 2;  // of 16 rows, in a warp
+constexpr int own = 64 * parts;                // rows of a block
+constexpr int step = FLAME_BACKWARD ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
 constexpr float log2e = 1.4426950408889634f;
 constexpr bool brain = std::is_same_v<T, bhalf>;
 extern __shared__ __align__(16) unsigned char memory[];
@@ -76,22 +77,29 @@ void load(T* to, const T* from, int64_t row, int64_t first, int64_t count, int64
   }
 }
 
-// Of a warp's 16 rows x and `step` rows y. A thread has rows lane / 4 and 8 further, columns 8t + lane % 4 * 2 and the next.
-using Scores = float[step / 8][4];
-using Sums = float[wide / 8][4];
+// Of a warp's rows x and `step` rows y. In each part a thread has rows lane / 4 and 8 further, columns 8t + lane % 4 * 2 and
+// the next.
+using Scores = float[parts][step / 8][4];
+using Sums = float[parts][wide / 8][4];
 inline void products(const T* x, const T* y, Scores& s) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
-  for (int t = 0; t < step / 8; ++t) s[t][0] = s[t][1] = s[t][2] = s[t][3] = 0;
+  for (int h = 0; h < parts; ++h)
+#pragma unroll
+    for (int t = 0; t < step / 8; ++t) s[h][t][0] = s[h][t][1] = s[h][t][2] = s[h][t][3] = 0;
 #pragma unroll
   for (int c = 0; c < wide; c += 16) {
-    uint32_t a[4], b[4];
-    load4(a, x + lane % 16 * pitch + c + lane / 16 * 8);
+    uint32_t a[parts][4], b[4];
+#pragma unroll
+    for (int h = 0; h < parts; ++h) load4(a[h], x + (16 * h + lane % 16) * pitch + c + lane / 16 * 8);
 #pragma unroll
     for (int t = 0; t < step / 8; t += 2) {
       load4(b, y + (t * 8 + lane % 8 + lane / 16 * 8) * pitch + c + lane / 8 % 2 * 8);
-      multiply(s[t], a, b[0], b[1]);
-      multiply(s[t + 1], a, b[2], b[3]);
+#pragma unroll
+      for (int h = 0; h < parts; ++h) {
+        multiply(s[h][t], a[h], b[0], b[1]);
+        multiply(s[h][t + 1], a[h], b[2], b[3]);
+      }
     }
   }
 }
@@ -100,34 +108,50 @@ inline void accumulate(const Scores& weights, const T* y, Sums& sum) {
   const int lane = threadIdx.x % 32;
 #pragma unroll
   for (int t = 0; t < step / 8; t += 2) {
-    const uint32_t a[4] = {packed(weights[t][0], weights[t][1]), packed(weights[t][2], weights[t][3]),
-                           packed(weights[t + 1][0], weights[t + 1][1]), packed(weights[t + 1][2], weights[t + 1][3])};
+    uint32_t a[parts][4], b[4];
+#pragma unroll
+    for (int h = 0; h < parts; ++h)
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const float(&w)[4] = weights[h][t + e / 2];
+        a[h][e] = e % 2 ? packed(w[2], w[3]) : packed(w[0], w[1]);
+      }
 #pragma unroll
     for (int u = 0; u < wide / 8; u += 2) {
-      uint32_t b[4];
       load4_transposed(b, y + (t * 8 + lane % 16) * pitch + u * 8 + lane / 16 * 8);
-      multiply(sum[u], a, b[0], b[1]);
-      multiply(sum[u + 1], a, b[2], b[3]);
+#pragma unroll
+      for (int h = 0; h < parts; ++h) {
+        multiply(sum[h][u], a[h], b[0], b[1]);
+        multiply(sum[h][u + 1], a[h], b[2], b[3]);
+      }
     }
   }
 }
 inline void clear(Sums& sum) {
 #pragma unroll
-  for (int u = 0; u < wide / 8; ++u) sum[u][0] = sum[u][1] = sum[u][2] = sum[u][3] = 0;
+  for (int h = 0; h < parts; ++h)
+#pragma unroll
+    for (int u = 0; u < wide / 8; ++u) sum[h][u][0] = sum[h][u][1] = sum[h][u][2] = sum[h][u][3] = 0;
 }
-inline void store(const Sums& sum, float by0, float by1, T* out, int64_t row, int64_t first, int64_t count, int64_t width) {
+// The row of element e of part h, from the block's first one on.
+inline int row_of(int h, int e) { return (threadIdx.x / 32 * parts + h) * 16 + threadIdx.x % 32 / 4 + e / 2 * 8; }
+inline int column_of(int t, int e) { return t * 8 + threadIdx.x % 4 * 2 + e % 2; }
+inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t row, int64_t first, int64_t count,
+                  int64_t width) {
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    const int64_t i = first + threadIdx.x / 32 * 16 + threadIdx.x % 32 / 4 + 8 * h;
-    if (i >= count) continue;
-    const float by = h ? by1 : by0;
+  for (int h = 0; h < parts; ++h)
 #pragma unroll
-    for (int u = 0; u < wide / 8; ++u) {
-      const int c = u * 8 + threadIdx.x % 4 * 2;
-      if (c < width)
-        *reinterpret_cast<uint32_t*>(out + i * row + c) = packed(sum[u][2 * h] * by, sum[u][2 * h + 1] * by);
+    for (int e = 0; e < 4; e += 2) {
+      const int64_t i = first + row_of(h, e);
+      if (i >= count) continue;
+#pragma unroll
+      for (int u = 0; u < wide / 8; ++u) {
+        const int c = column_of(u, 0);
+        if (c < width)
+          *reinterpret_cast<uint32_t*>(out + i * row + c) =
+              packed(sum[h][u][e] * by[h][e / 2], sum[h][u][e + 1] * by[h][e / 2]);
+      }
     }
-  }
 }
 
 #if !FLAME_BACKWARD
@@ -135,8 +159,6 @@ extern "C" __global__ void __launch_bounds__(threads)
     forward(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const Mask* mask, T* out, A* lse) {
   const Place at(p.heads, p.queries, own, p.causal);
   const int64_t shared = at.head / (p.heads / p.shared), row0 = (at.batch * p.heads + at.head) * p.queries;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t i0 = at.first + warp * 16 + lane / 4;
   const T *keys = matrix(k, p.k, at.batch, shared), *values = matrix(v, p.v, at.batch, shared);
   const Mask* own_mask = with_mask ? matrix(mask, p.mask, at.batch, at.head) : mask;
   T* x = reinterpret_cast<T*>(memory);
@@ -148,7 +170,12 @@ extern "C" __global__ void __launch_bounds__(threads)
   };
   Sums sum;
   clear(sum);
-  float top[2] = {none, none}, total[2] = {0, 0};
+  float top[parts][2], total[parts][2];
+#pragma unroll
+  for (int h = 0; h < parts; ++h) {
+    top[h][0] = top[h][1] = none;
+    total[h][0] = total[h][1] = 0;
+  }
   const float scale = static_cast<float>(p.scale);
   const int64_t end = p.causal ? lesser(p.keys, at.first + own) : p.keys;
   load<own>(x, matrix(q, p.q, at.batch, at.head), p.q[2], at.first, p.queries, p.width);
@@ -163,53 +190,60 @@ extern "C" __global__ void __launch_bounds__(threads)
     }
     __syncthreads();
     Scores s;
-    products(x + warp * 16 * pitch, buffers + 2 * which * step * pitch, s);
+    products(x + threadIdx.x / 32 * parts * 16 * pitch, buffers + 2 * which * step * pitch, s);
     const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
-    float most[2] = {top[0], top[1]};
 #pragma unroll
-    for (int t = 0; t < step / 8; ++t)
+    for (int h = 0; h < parts; ++h) {
+      float most[2] = {top[h][0], top[h][1]}, factor[2], base[2];
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        s[t][e] = edge ? score(p, own_mask, s[t][e], i0 + e / 2 * 8, first + t * 8 + lane % 4 * 2 + e % 2)
-                       : s[t][e] * scale;
-        most[e / 2] = fmaxf(most[e / 2], s[t][e]);
+      for (int t = 0; t < step / 8; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float& x = s[h][t][e];
+          x = edge ? score(p, own_mask, x, at.first + row_of(h, e), first + column_of(t, e)) : x * scale;
+          most[e / 2] = fmaxf(most[e / 2], x);
+        }
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        most[k] = fmaxf(most[k], __shfl_xor_sync(~0u, most[k], 1));
+        most[k] = fmaxf(most[k], __shfl_xor_sync(~0u, most[k], 2));
+        base[k] = most[k] == none ? 0 : most[k] * log2e;
+        factor[k] = power_of_two(std::fma(top[h][k], log2e, -base[k]));
+        top[h][k] = most[k];
+        total[h][k] *= factor[k];
       }
-    float factor[2], base[2];
+      Dropout keep[2];
 #pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 1));
-      most[h] = fmaxf(most[h], __shfl_xor_sync(~0u, most[h], 2));
-      base[h] = most[h] == none ? 0 : most[h] * log2e;
-      factor[h] = power_of_two(std::fma(top[h], log2e, -base[h]));
-      top[h] = most[h];
-      total[h] *= factor[h];
+      for (int t = 0; t < step / 8; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          float& x = s[h][t][e];
+          x = power_of_two(std::fma(x, log2e, -base[e / 2]));
+          total[h][e / 2] += x;
+          if constexpr (with_dropout)
+            x *= keep[e / 2].factor(p, row0 + at.first + row_of(h, e), first + column_of(t, e));
+        }
+#pragma unroll
+      for (int u = 0; u < wide / 8; ++u)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sum[h][u][e] *= factor[e / 2];
     }
-    Dropout keep[2];
-#pragma unroll
-    for (int t = 0; t < step / 8; ++t)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        s[t][e] = power_of_two(std::fma(s[t][e], log2e, -base[e / 2]));
-        total[e / 2] += s[t][e];
-        if constexpr (with_dropout)
-          s[t][e] *= keep[e / 2].factor(p, row0 + i0 + e / 2 * 8, first + t * 8 + lane % 4 * 2 + e % 2);
-      }
-#pragma unroll
-    for (int u = 0; u < wide / 8; ++u)
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sum[u][e] *= factor[e / 2];
     accumulate(s, buffers + (2 * which + 1) * step * pitch, sum);
     __syncthreads();
   }
 #pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    total[h] += __shfl_xor_sync(~0u, total[h], 1);
-    total[h] += __shfl_xor_sync(~0u, total[h], 2);
-    if (lane % 4 == 0 && i0 + 8 * h < p.queries)
-      lse[row0 + i0 + 8 * h] = total[h] == 0 ? -none : top[h] + std::log(total[h]);
-    total[h] = total[h] == 0 ? 0 : 1 / total[h];
-  }
-  store(sum, total[0], total[1], matrix(out, p.out, at.batch, at.head), p.out[2], at.first, p.queries, p.depth);
+  for (int h = 0; h < parts; ++h)
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      float& sum_of = total[h][k];
+      sum_of += __shfl_xor_sync(~0u, sum_of, 1);
+      sum_of += __shfl_xor_sync(~0u, sum_of, 2);
+      const int64_t i = at.first + row_of(h, 2 * k);
+      if (threadIdx.x % 4 == 0 && i < p.queries)
+        lse[row0 + i] = sum_of == 0 ? -none : top[h][k] + std::log(sum_of);
+      sum_of = sum_of == 0 ? 0 : 1 / sum_of;
+    }
+  store(sum, total, matrix(out, p.out, at.batch, at.head), p.out[2], at.first, p.queries, p.depth);
 }
 #else
 
@@ -236,8 +270,6 @@ extern "C" __global__ void __launch_bounds__(threads)
                      const A* dots, const Mask* mask, T* dq) {
   const Place at(p.heads, p.queries, own, p.causal);
   const int64_t shared = at.head / (p.heads / p.shared), row0 = (at.batch * p.heads + at.head) * p.queries;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t i0 = at.first + warp * 16 + lane / 4;
   const T *keys = matrix(k, p.k, at.batch, shared), *values = matrix(v, p.v, at.batch, shared);
   const Mask* own_mask = with_mask ? matrix(mask, p.mask, at.batch, at.head) : mask;
   T *x = reinterpret_cast<T*>(memory), *seeds = x + own * pitch, *buffers = seeds + own * pitch;
@@ -248,13 +280,17 @@ extern "C" __global__ void __launch_bounds__(threads)
   };
   Sums sum;
   clear(sum);
-  float own_lse[2], dot[2];
-#pragma unroll
-  for (int h = 0; h < 2; ++h) {
-    own_lse[h] = i0 + 8 * h < p.queries ? lse[row0 + i0 + 8 * h] : -none;
-    dot[h] = i0 + 8 * h < p.queries ? dots[row0 + i0 + 8 * h] : 0;
-  }
+  float own_lse[parts][2], dot[parts][2], by[parts][2];
   const float scale = static_cast<float>(p.scale);
+#pragma unroll
+  for (int h = 0; h < parts; ++h)
+#pragma unroll
+    for (int k = 0; k < 2; ++k) {
+      const int64_t i = at.first + row_of(h, 2 * k);
+      own_lse[h][k] = i < p.queries ? lse[row0 + i] : -none;
+      dot[h][k] = i < p.queries ? dots[row0 + i] : 0;
+      by[h][k] = scale;
+    }
   const int64_t end = p.causal ? lesser(p.keys, at.first + own) : p.keys;
   load<own>(x, matrix(q, p.q, at.batch, at.head), p.q[2], at.first, p.queries, p.width);
   load<own>(seeds, matrix(g, p.g, at.batch, at.head), p.g[2], at.first, p.queries, p.depth);
@@ -269,20 +305,23 @@ extern "C" __global__ void __launch_bounds__(threads)
     }
     __syncthreads();
     Scores s, dp;
-    products(x + warp * 16 * pitch, buffers + 2 * which * step * pitch, s);
-    products(seeds + warp * 16 * pitch, buffers + (2 * which + 1) * step * pitch, dp);
+    products(x + threadIdx.x / 32 * parts * 16 * pitch, buffers + 2 * which * step * pitch, s);
+    products(seeds + threadIdx.x / 32 * parts * 16 * pitch, buffers + (2 * which + 1) * step * pitch, dp);
     const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
-    Dropout keep[2];
 #pragma unroll
-    for (int t = 0; t < step / 8; ++t)
+    for (int h = 0; h < parts; ++h) {
+      Dropout keep[2];
 #pragma unroll
-      for (int e = 0; e < 4; ++e)
-        weigh(p, edge, own_mask, scale, row0, i0 + e / 2 * 8, first + t * 8 + lane % 4 * 2 + e % 2, own_lse[e / 2],
-              dot[e / 2], keep[e / 2], s[t][e], dp[t][e]);
+      for (int t = 0; t < step / 8; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+          weigh(p, edge, own_mask, scale, row0, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
+                dot[h][e / 2], keep[e / 2], s[h][t][e], dp[h][t][e]);
+    }
     accumulate(dp, buffers + 2 * which * step * pitch, sum);
     __syncthreads();
   }
-  store(sum, scale, scale, matrix(dq, p.dq, at.batch, at.head), p.dq[2], at.first, p.queries, p.width);
+  store(sum, by, matrix(dq, p.dq, at.batch, at.head), p.dq[2], at.first, p.queries, p.width);
 }
 
 extern "C" __global__ void __launch_bounds__(threads)
@@ -290,8 +329,6 @@ extern "C" __global__ void __launch_bounds__(threads)
                   const A* dots, const Mask* mask, T* dk, T* dv) {
   const Place at(p.shared, p.keys, own, false);
   const int64_t group = p.heads / p.shared;
-  const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  const int64_t j0 = at.first + warp * 16 + lane / 4;
   T *x = reinterpret_cast<T*>(memory), *values = x + own * pitch, *buffers = values + own * pitch;
   float* numbers = reinterpret_cast<float*>(buffers + 4 * step * pitch);  // lse and dots of each buffer
   const int64_t start = p.causal ? at.first : 0, tiles = start < p.queries ? (p.queries - start + step - 1) / step : 0;
@@ -332,25 +369,33 @@ extern "C" __global__ void __launch_bounds__(threads)
     const T *queries = buffers + 2 * which * step * pitch, *seeds = queries + step * pitch;
     const float *own_lse = numbers + 2 * which * step, *dot = own_lse + step;
     Scores s, dp;
-    products(x + warp * 16 * pitch, queries, s);
-    products(values + warp * 16 * pitch, seeds, dp);
+    products(x + threadIdx.x / 32 * parts * 16 * pitch, queries, s);
+    products(values + threadIdx.x / 32 * parts * 16 * pitch, seeds, dp);
     const bool edge = with_mask || first + step > p.queries || (p.causal && first < at.first + own);
 #pragma unroll
-    for (int t = 0; t < step / 8; ++t)
+    for (int h = 0; h < parts; ++h)
 #pragma unroll
-      for (int e = 0; e < 4; ++e) {
-        const int column = t * 8 + lane % 4 * 2 + e % 2;
-        Dropout keep;
-        weigh(p, edge, own_mask, scale, row0, first + column, j0 + e / 2 * 8, own_lse[column], dot[column], keep, s[t][e],
-              dp[t][e]);
-      }
+      for (int t = 0; t < step / 8; ++t)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const int i = column_of(t, e);
+          Dropout keep;
+          weigh(p, edge, own_mask, scale, row0, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep, s[h][t][e],
+                dp[h][t][e]);
+        }
     accumulate(s, seeds, to_values);
     accumulate(dp, queries, to_keys);
     __syncthreads();
   }
   wait<0>();
-  store(to_keys, scale, scale, matrix(dk, p.dk, at.batch, at.head), p.dk[2], at.first, p.keys, p.width);
-  store(to_values, 1, 1, matrix(dv, p.dv, at.batch, at.head), p.dv[2], at.first, p.keys, p.depth);
+  float by[parts][2], one[parts][2];
+#pragma unroll
+  for (int h = 0; h < parts; ++h) {
+    by[h][0] = by[h][1] = scale;
+    one[h][0] = one[h][1] = 1;
+  }
+  store(to_keys, by, matrix(dk, p.dk, at.batch, at.head), p.dk[2], at.first, p.keys, p.width);
+  store(to_values, one, matrix(dv, p.dv, at.batch, at.head), p.dv[2], at.first, p.keys, p.depth);
 }
 #endif
 
