@@ -1,16 +1,16 @@
 // Attention and its gradients by tiles of scores, for every dtype, width and stride: multiply-adds in registers out of
 // shared memory, sums in tile order. A block makes FLAME_WIDTH columns of a tile's rows; wider results take more blocks.
-// FLAME_BACKWARD: 0 or 1, which kernels are meant.
+// FLAME_PASS: 0 forward, 1 backward to the queries, 2 backward to keys and values.
 #include "flame/ops/attention.cuh"
 
 namespace flame {
 
 constexpr int n = 16 / sizeof(A);  // numbers of a 16-byte access; a thread has m x n scores
 constexpr int m = 2 * n;
-constexpr int rows = 16 * m;     // of a block: queries, or keys in backward_keys
-constexpr int columns = 16 * n;  // of the other side, that are met at once
-constexpr int deep = 16;         // terms of a sum that are in shared memory at once
-constexpr int wide = FLAME_WIDTH;  // columns of the result
+constexpr int rows = 16 * m;          // of a block: queries, or keys in backward_keys
+constexpr int columns = 16 * n;       // of the other side, that are met at once
+constexpr int deep = 16;              // terms of a sum that are in shared memory at once
+constexpr int wide = FLAME_WIDTH;     // columns of the result
 constexpr int runs = wide / columns;  // a thread has n columns of each run
 constexpr int threads = 256;
 static_assert(wide % columns == 0, "runs are whole");
@@ -168,7 +168,7 @@ inline void store(const A (&sum)[m][runs * n], T* out, const int64_t* strides, i
     }
 }
 
-#if !FLAME_BACKWARD
+#if FLAME_PASS == 0
 extern "C" __global__ void __launch_bounds__(threads)
     forward(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const Mask* mask, T* out, A* lse) {
   __shared__ alignas(16) Buffers buffers;
@@ -237,14 +237,9 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 #else
 
-extern "C" __global__ void __launch_bounds__(threads)
-    row_dots(const __grid_constant__ Problem p, const T* out, const T* g, A* dots) {
-  row_dot(p, out, g, dots);
-}
-
 // From a score's product x and that of its gradient, dp: the kept weight into x, the gradient of the product into dp.
-inline void weigh(const Problem& p, const Mask* mask, int64_t row0, int64_t i, int64_t j, A lse, A dot, Dropout& keep, A& x,
-                  A& dp) {
+inline void weigh(const Problem& p, const Mask* mask, int64_t row0, int64_t i, int64_t j, A lse, A dot, Dropout& keep,
+                  A& x, A& dp) {
   const A w = exponential(score(p, mask, x, i, j) - lse);
   x = w;
   if constexpr (with_dropout) {
@@ -253,6 +248,12 @@ inline void weigh(const Problem& p, const Mask* mask, int64_t row0, int64_t i, i
     dp *= factor;
   }
   dp = w * (dp - dot) * static_cast<A>(p.scale);
+}
+
+#if FLAME_PASS == 1
+extern "C" __global__ void __launch_bounds__(threads)
+    row_dots(const __grid_constant__ Problem p, const T* out, const T* g, A* dots) {
+  row_dot(p, out, g, dots);
 }
 
 extern "C" __global__ void __launch_bounds__(threads)
@@ -294,6 +295,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   }
   store(sum, matrix(dq, p.dq, at.batch, at.head), p.dq, at.first, p.queries, c0, p.width);
 }
+#else
 
 extern "C" __global__ void __launch_bounds__(threads)
     backward_keys(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const T* g, const A* lse,
@@ -339,6 +341,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   store(to_keys, matrix(dk, p.dk, at.batch, at.head), p.dk, at.first, p.keys, c0, p.width);
   store(to_values, matrix(dv, p.dv, at.batch, at.head), p.dv, at.first, p.keys, c0, p.depth);
 }
+#endif
 #endif
 
 }  // namespace flame

@@ -64,35 +64,37 @@ bool in_rows(std::span<const Meta> metas, std::initializer_list<size_t> which) {
 }
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
+enum class Pass { forward, queries, keys };  // backward to the queries; to keys and values
+
+// The kernels of one pass and how they are launched: on tensor cores, or in plain arithmetic.
 struct Tiles {
   Device& device;
   DType type;
   const char* file;
   int64_t rows, columns;  // of a block
-  int threads, shared;
+  int threads, shared = 0;
   std::vector<std::string> options;
 
-  // On tensor cores, or in plain arithmetic.
-  Tiles(Device& d, bool tensor_cores, std::span<const Meta> in, const AttentionFlags& f, bool backward)
+  Tiles(Device& d, bool tensor_cores, std::span<const Meta> in, const AttentionFlags& f, Pass pass)
       : device(d), type(in[0].dtype) {
     const int64_t width = std::max<int64_t>({in[0].shape[3], in[2].shape[3], 1});
-    if (tensor_cores) {
+    if (tensor_cores) {  // as in attention_mma.cu
       file = "ops/attention_mma.cu";
-      rows = backward || f.dropout ? 64 : 128;
       columns = (width + 31) / 32 * 32;
-      threads = 128;
-      const int64_t step = backward ? 32 : columns > 96 ? 48 : 64;
-      const int64_t rows_held = (backward ? 2 : 1) * rows + 4 * step;
-      shared = static_cast<int>(rows_held * (columns + 8) * 2 + (backward ? 4 * step * 4 : 0));
+      const int parts = f.dropout || (pass == Pass::keys && columns > 64) ? 1 : 2;
+      threads = pass == Pass::forward || parts == 1 ? 128 : 64;
+      rows = threads / 2 * parts;
+      const int64_t step = pass != Pass::forward ? 32 : columns > 96 ? 48 : 64;
+      const int64_t held = (pass == Pass::forward ? 1 : 2) * rows + 4 * step;
+      shared = static_cast<int>(held * (columns + 8) * 2 + (pass == Pass::keys ? 4 * step * 4 : 0));
     } else {
       file = "ops/attention.cu";
       rows = type == DType::f64 ? 64 : 128;
       columns = 2 * width <= rows ? rows / 2 : rows;
       threads = 256;
-      shared = 0;
     }
     options = {"-DFLAME_WIDTH=" + std::to_string(columns), std::string("-DFLAME_DROPOUT=") + (f.dropout ? "1" : "0"),
-               std::string("-DFLAME_BACKWARD=") + (backward ? "1" : "0")};
+               "-DFLAME_PASS=" + std::to_string(static_cast<int>(pass))};
     if (f.mask) options.push_back(std::string("-DFLAME_MASK=") + device_type(in.back().dtype));
   }
   Ref<Kernel> kernel(const char* entry) const { return device_kernel(device, file, entry, type, options); }
@@ -115,7 +117,7 @@ bool fits_tensor_cores(std::span<const Meta> in, std::span<const Meta> out, bool
 
 Ref<Plan> forward_plan(Device& d, bool tensor_cores, std::span<const Meta> in, std::span<const Meta> out,
                        const AttentionFlags& f) {
-  const Tiles t(d, tensor_cores, in, f, false);
+  const Tiles t(d, tensor_cores, in, f, Pass::forward);
   const Problem p = problem_of(in, out, f, false);
   const Grid grid = t.grid(p.batch * p.heads, p.queries, p.depth);
   if (grid.blocks == 0) return make_ref<Plan>("attention", [](const Run&) {});
@@ -128,13 +130,13 @@ Ref<Plan> forward_plan(Device& d, bool tensor_cores, std::span<const Meta> in, s
 
 Ref<Plan> backward_plan(Device& d, bool tensor_cores, std::span<const Meta> in, std::span<const Meta> out,
                         const AttentionFlags& f) {
-  const Tiles t(d, tensor_cores, in, f, true);
+  const Tiles to_queries(d, tensor_cores, in, f, Pass::queries), to_keys(d, tensor_cores, in, f, Pass::keys);
   const Problem p = problem_of(in, out, f, true);
   const int64_t rows = p.batch * p.heads * p.queries;
-  const Grid by_queries = t.grid(p.batch * p.heads, p.queries, p.width),
-             by_keys = t.grid(p.batch * p.shared, p.keys, std::max(p.width, p.depth));
-  const Ref<Kernel> dots = t.kernel("row_dots"), queries = t.kernel("backward_queries"),
-                    keys = t.kernel("backward_keys");
+  const Grid by_queries = to_queries.grid(p.batch * p.heads, p.queries, p.width),
+             by_keys = to_keys.grid(p.batch * p.shared, p.keys, std::max(p.width, p.depth));
+  const Ref<Kernel> dots = to_queries.kernel("row_dots"), queries = to_queries.kernel("backward_queries"),
+                    keys = to_keys.kernel("backward_keys");
   return make_ref<Plan>(
       "attention_backward",
       [=](const Run& r) {
@@ -146,7 +148,7 @@ Ref<Plan> backward_plan(Device& d, bool tensor_cores, std::span<const Meta> in, 
         if (by_queries.blocks > 0) (*queries)(by_queries, now, b[0], b[1], b[2], b[5], b[4], r.workspace, mask, to[0]);
         if (by_keys.blocks > 0) (*keys)(by_keys, now, b[0], b[1], b[2], b[5], b[4], r.workspace, mask, to[1], to[2]);
       },
-      static_cast<size_t>(rows) * (t.type == DType::f64 ? 8 : 4));
+      static_cast<size_t>(rows) * (in[0].dtype == DType::f64 ? 8 : 4));
 }
 
 // `fast` where the buffers that hold rows are aligned; otherwise what `slow` makes, when that first happens.

@@ -1,16 +1,19 @@
 // Attention of 16-bit dtypes on tensor cores (Dao 2023): a warp owns 16 or 32 rows and keeps their weights in registers, the
 // other side streams through two buffers of shared memory. Weights are rounded to the dtype before the second product.
-// FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_BACKWARD: 0 or 1, which kernels are meant.
+// FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_PASS: 0 forward, 1 backward to the queries,
+// 2 backward to keys and values.
 #include "flame/ops/attention.cuh"
 
 namespace flame {
 
 constexpr int wide = FLAME_WIDTH;
 constexpr int pitch = wide + 8;  // so that eight rows lie in different banks
-constexpr int threads = 128;
-constexpr int parts = FLAME_BACKWARD || with_dropout ? 1 : 2;  // of 16 rows, in a warp
-constexpr int own = 64 * parts;                // rows of a block
-constexpr int step = FLAME_BACKWARD ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
+constexpr int pass = FLAME_PASS;
+// Of 16 rows, in a warp: two where registers allow, since what the other side loads then serves twice.
+constexpr int parts = with_dropout || (pass == 2 && wide > 64) ? 1 : 2;
+constexpr int threads = pass == 0 || parts == 1 ? 128 : 64;
+constexpr int own = threads / 2 * parts;                   // rows of a block
+constexpr int step = pass > 0 ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
 constexpr float log2e = 1.4426950408889634f;
 constexpr bool brain = std::is_same_v<T, bhalf>;
 extern __shared__ __align__(16) unsigned char memory[];
@@ -44,10 +47,11 @@ inline void load4_transposed(uint32_t (&r)[4], const T* row) {
                : "memory");
 }
 inline void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#define FLAME_MULTIPLY(types)                                                                              \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." types ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
-      "{%0, %1, %2, %3};"                                                                                  \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])                                                     \
+#define FLAME_MULTIPLY(types)                               \
+  asm("mma.sync.aligned.m16n8k16.row.col.f32." types        \
+      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
+      "{%0, %1, %2, %3};"                                   \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])      \
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
   if constexpr (brain) FLAME_MULTIPLY("bf16.bf16");
   else FLAME_MULTIPLY("f16.f16");
@@ -154,7 +158,7 @@ inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t 
     }
 }
 
-#if !FLAME_BACKWARD
+#if FLAME_PASS == 0
 extern "C" __global__ void __launch_bounds__(threads)
     forward(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const Mask* mask, T* out, A* lse) {
   const Place at(p.heads, p.queries, own, p.causal);
@@ -239,22 +243,16 @@ extern "C" __global__ void __launch_bounds__(threads)
       sum_of += __shfl_xor_sync(~0u, sum_of, 1);
       sum_of += __shfl_xor_sync(~0u, sum_of, 2);
       const int64_t i = at.first + row_of(h, 2 * k);
-      if (threadIdx.x % 4 == 0 && i < p.queries)
-        lse[row0 + i] = sum_of == 0 ? -none : top[h][k] + std::log(sum_of);
+      if (threadIdx.x % 4 == 0 && i < p.queries) lse[row0 + i] = sum_of == 0 ? -none : top[h][k] + std::log(sum_of);
       sum_of = sum_of == 0 ? 0 : 1 / sum_of;
     }
   store(sum, total, matrix(out, p.out, at.batch, at.head), p.out[2], at.first, p.queries, p.depth);
 }
 #else
 
-extern "C" __global__ void __launch_bounds__(256)
-    row_dots(const __grid_constant__ Problem p, const T* out, const T* g, A* dots) {
-  row_dot(p, out, g, dots);
-}
-
 // The weight from a product, and the slope of the scaled score: dp becomes weight * (dp - dot), x the kept weight.
-inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t row0, int64_t i, int64_t j, float lse,
-                  float dot, Dropout& keep, float& x, float& dp) {
+inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t row0, int64_t i, int64_t j,
+                  float lse, float dot, Dropout& keep, float& x, float& dp) {
   const float w = power_of_two(std::fma(edge ? score(p, mask, x, i, j) : x * scale, log2e, -lse * log2e));
   x = w;
   if constexpr (with_dropout) {
@@ -265,6 +263,11 @@ inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, in
   dp = w * (dp - dot);
 }
 
+#if FLAME_PASS == 1
+extern "C" __global__ void __launch_bounds__(256)
+    row_dots(const __grid_constant__ Problem p, const T* out, const T* g, A* dots) {
+  row_dot(p, out, g, dots);
+}
 extern "C" __global__ void __launch_bounds__(threads)
     backward_queries(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const T* g, const A* lse,
                      const A* dots, const Mask* mask, T* dq) {
@@ -323,6 +326,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   }
   store(sum, by, matrix(dq, p.dq, at.batch, at.head), p.dq[2], at.first, p.queries, p.width);
 }
+#else
 
 extern "C" __global__ void __launch_bounds__(threads)
     backward_keys(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const T* g, const A* lse,
@@ -337,13 +341,14 @@ extern "C" __global__ void __launch_bounds__(threads)
   const auto fetch = [&](int64_t tile, int which) {
     const int64_t head = head_of(tile), first = first_of(tile);
     load<step>(buffers + 2 * which * step * pitch, matrix(q, p.q, at.batch, head), p.q[2], first, p.queries, p.width);
-    load<step>(buffers + (2 * which + 1) * step * pitch, matrix(g, p.g, at.batch, head), p.g[2], first, p.queries, p.depth);
+    load<step>(buffers + (2 * which + 1) * step * pitch, matrix(g, p.g, at.batch, head), p.g[2], first, p.queries,
+               p.depth);
     if (threadIdx.x < 2 * step) {
       const A* from = threadIdx.x < step ? lse : dots;
       const int64_t i = first + threadIdx.x % step;
       const bool there = i < p.queries;
-      copy4(numbers + 2 * which * step + threadIdx.x,
-            there ? from + (at.batch * p.heads + head) * p.queries + i : from, there);
+      copy4(numbers + 2 * which * step + threadIdx.x, there ? from + (at.batch * p.heads + head) * p.queries + i : from,
+            there);
     }
     commit();
   };
@@ -380,8 +385,8 @@ extern "C" __global__ void __launch_bounds__(threads)
         for (int e = 0; e < 4; ++e) {
           const int i = column_of(t, e);
           Dropout keep;
-          weigh(p, edge, own_mask, scale, row0, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep, s[h][t][e],
-                dp[h][t][e]);
+          weigh(p, edge, own_mask, scale, row0, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep,
+                s[h][t][e], dp[h][t][e]);
         }
     accumulate(s, seeds, to_values);
     accumulate(dp, queries, to_keys);
@@ -397,6 +402,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   store(to_keys, by, matrix(dk, p.dk, at.batch, at.head), p.dk[2], at.first, p.keys, p.width);
   store(to_values, one, matrix(dv, p.dv, at.batch, at.head), p.dv[2], at.first, p.keys, p.depth);
 }
+#endif
 #endif
 
 }  // namespace flame
