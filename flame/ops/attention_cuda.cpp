@@ -107,10 +107,10 @@ struct Tiles {
   }
 };
 
+// Whether a library or the kernels for tensor cores may take it, as far as the dtype and the layout go.
 bool fits_tensor_cores(std::span<const Meta> in, std::span<const Meta> out, bool backward) {
   constexpr int64_t least_keys = 64;  // below, float32 costs little and rounds once
-  if (size_of(in[0].dtype) != 2 || in[0].shape[3] > 128 || in[2].shape[3] > 128 || in[0].shape[3] == 0 ||
-      in[2].shape[3] == 0 || in[1].shape[2] < least_keys)
+  if (size_of(in[0].dtype) != 2 || in[0].shape[3] == 0 || in[2].shape[3] == 0 || in[1].shape[2] < least_keys)
     return false;
   return in_rows(in, {0, 1, 2}) && (backward ? in_rows(in, {3, 5}) && in_rows(out, {0, 1, 2}) : in_rows(out, {0}));
 }
@@ -190,7 +190,9 @@ Ref<Plan> plan_of(Device& d, std::span<const Meta> in, std::span<const Meta> out
     }
     fast = d.attention(a);
   }
-  if (!fast) fast = make(d, true, in, out, f);
+  constexpr int64_t most_columns = 128;  // of our kernels
+  if (!fast && std::max(in[0].shape[3], in[2].shape[3]) <= most_columns) fast = make(d, true, in, out, f);
+  if (!fast) return make(d, false, in, out, f);
   const size_t first = in.size();  // output
   const std::vector<size_t> rows =
       backward ? std::vector<size_t>{0, 1, 2, 3, 5, first, first + 1, first + 2} : std::vector<size_t>{0, 1, 2, first};

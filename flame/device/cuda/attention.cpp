@@ -56,9 +56,11 @@ class Graph {
   }
   // False where cuDNN has no plan for it.
   bool build(cudnnHandle_t handle) {
-    return graph_.validate().is_good() && graph_.build_operation_graph(handle).is_good() &&
-           graph_.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}).is_good() &&
-           graph_.check_support().is_good() && graph_.build_plans().is_good();
+    try {
+      return graph_.validate().is_good() && graph_.build_operation_graph(handle).is_good() &&
+             graph_.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}).is_good() &&
+             graph_.check_support().is_good() && graph_.build_plans().is_good();
+    } catch (const std::exception&) { return false; }  // cudnn-frontend's, of libraries that it cannot open
   }
   size_t workspace() const { return static_cast<size_t>(std::max<int64_t>(0, graph_.get_workspace_size())); }
   void run(cudnnHandle_t handle, Values& values, void* workspace) const {
