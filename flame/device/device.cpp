@@ -29,9 +29,13 @@ Stats stats() {
 
 namespace {
 std::atomic<uint64_t> next_storage_id{1};
+std::atomic<bool> deterministic_plans{false};
 thread_local Recorder* recorder = nullptr;
 thread_local Device* scoped_device = nullptr;
 }  // namespace
+
+void set_deterministic(bool on) { deterministic_plans = on; }
+bool deterministic() { return deterministic_plans; }
 
 Storage::Storage(Device& device, size_t bytes, Loc where)
     : device_(device),
@@ -133,6 +137,7 @@ void Device::fill_bytes(void* dst, int byte, size_t bytes) {
 Ref<Kernel> Device::kernel(const KernelDesc& d) {
   fail<NotImplemented>(Loc::current(), "{}: {} takes no kernels from text", d.name, name_);
 }
+Ref<Plan> Device::attention(const AttentionDesc&) { return {}; }
 
 void Device::launch(const Launch& l, Loc where) {
   constexpr size_t few = 24;
