@@ -10,7 +10,7 @@ constexpr int wide = FLAME_WIDTH;
 constexpr int pitch = wide + 8;  // so that eight rows lie in different banks
 constexpr int pass = FLAME_PASS;
 // Of 16 rows, in a warp: two where registers allow, since what the other side loads then serves twice.
-constexpr int parts = with_dropout || (pass == 2 && wide > 64) ? 1 : 2;
+constexpr int parts = with_dropout || (pass > 0 && wide > 64) ? 1 : 2;
 constexpr int threads = pass == 0 || parts == 1 ? 128 : 64;
 constexpr int own = threads / 2 * parts;                   // rows of a block
 constexpr int step = pass > 0 ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
