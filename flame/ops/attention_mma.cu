@@ -158,6 +158,58 @@ inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t 
     }
 }
 
+// One word of dropout, for lengths that blocks of four do not divide.
+__noinline__ uint32_t word_of(const Problem& p, int64_t row, int64_t j) {
+  const uint64_t at = static_cast<uint64_t>(row * p.keys + j);
+  const PhiloxBlock w = philox(p.seed, at / 4, p.call);
+  const uint32_t k = at % 4;
+  return k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
+}
+inline void to_factors(const Problem& p, const uint32_t (&w)[4], float (&k)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) k[e] = w[e] < p.threshold ? static_cast<float>(p.factor) : 0.0f;
+}
+// Factors of dropout where rows are queries: of `row` and 8 further (among all [B, H, L]), keys j and j + 1. Two lanes share
+// the blocks of both rows; each makes one.
+inline void factors_of_rows(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
+  uint32_t w[4];
+  if (p.keys % 4 == 0) {
+    const bool odd = threadIdx.x % 2;
+    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>((row + (odd ? 8 : 0)) * p.keys + j) / 4, p.call);
+    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[2], 1), y = __shfl_xor_sync(~0u, odd ? b[1] : b[3], 1);
+    w[0] = odd ? x : b[0];
+    w[1] = odd ? y : b[1];
+    w[2] = odd ? b[2] : x;
+    w[3] = odd ? b[3] : y;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e / 2 * 8, j + e % 2);
+  }
+  to_factors(p, w, k);
+}
+// The same where rows are keys: of queries `row` and the next, keys j and j + 8. Four lanes share four blocks, each makes one,
+// and the words are transposed among them.
+inline void factors_of_columns(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
+  uint32_t w[4];
+  if (p.keys % 4 == 0) {
+    const int place = threadIdx.x / 4 % 4;
+    const int64_t at = (row + place % 2) * p.keys + j + place / 2 * 8;
+    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>(at) / 4, p.call);
+    const bool odd = place % 2, high = place / 2;
+    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[1], 4), y = __shfl_xor_sync(~0u, odd ? b[2] : b[3], 4);
+    const uint32_t c[4] = {odd ? x : b[0], odd ? b[1] : x, odd ? y : b[2], odd ? b[3] : y};
+    const uint32_t u = __shfl_xor_sync(~0u, high ? c[0] : c[2], 8), v = __shfl_xor_sync(~0u, high ? c[1] : c[3], 8);
+    w[0] = high ? u : c[0];
+    w[1] = high ? v : c[1];
+    w[2] = high ? c[2] : u;
+    w[3] = high ? c[3] : v;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e % 2, j + e / 2 * 8);
+  }
+  to_factors(p, w, k);
+}
+
 #if FLAME_PASS == 0
 extern "C" __global__ void __launch_bounds__(threads)
     forward(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const Mask* mask, T* out, A* lse) {
@@ -216,17 +268,18 @@ extern "C" __global__ void __launch_bounds__(threads)
         top[h][k] = most[k];
         total[h][k] *= factor[k];
       }
-      Dropout keep[2];
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4];
+        if constexpr (with_dropout) factors_of_rows(p, row0 + at.first + row_of(h, 0), first + column_of(t, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float& x = s[h][t][e];
           x = power_of_two(std::fma(x, log2e, -base[e / 2]));
           total[h][e / 2] += x;
-          if constexpr (with_dropout)
-            x *= keep[e / 2].factor(p, row0 + at.first + row_of(h, e), first + column_of(t, e));
+          if constexpr (with_dropout) x *= keep[e];
         }
+      }
 #pragma unroll
       for (int u = 0; u < wide / 8; ++u)
 #pragma unroll
@@ -251,14 +304,13 @@ extern "C" __global__ void __launch_bounds__(threads)
 #else
 
 // The weight from a product, and the slope of the scaled score: dp becomes weight * (dp - dot), x the kept weight.
-inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t row0, int64_t i, int64_t j,
-                  float lse, float dot, Dropout& keep, float& x, float& dp) {
+inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t i, int64_t j, float lse,
+                  float dot, float keep, float& x, float& dp) {
   const float w = power_of_two(std::fma(edge ? score(p, mask, x, i, j) : x * scale, log2e, -lse * log2e));
   x = w;
   if constexpr (with_dropout) {
-    const float factor = keep.factor(p, row0 + i, j);
-    x *= factor;
-    dp *= factor;
+    x *= keep;
+    dp *= keep;
   }
   dp = w * (dp - dot);
 }
@@ -312,15 +364,16 @@ extern "C" __global__ void __launch_bounds__(threads)
     products(seeds + threadIdx.x / 32 * parts * 16 * pitch, buffers + (2 * which + 1) * step * pitch, dp);
     const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
 #pragma unroll
-    for (int h = 0; h < parts; ++h) {
-      Dropout keep[2];
+    for (int h = 0; h < parts; ++h)
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4] = {};
+        if constexpr (with_dropout) factors_of_rows(p, row0 + at.first + row_of(h, 0), first + column_of(t, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          weigh(p, edge, own_mask, scale, row0, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
-                dot[h][e / 2], keep[e / 2], s[h][t][e], dp[h][t][e]);
-    }
+          weigh(p, edge, own_mask, scale, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
+                dot[h][e / 2], keep[e], s[h][t][e], dp[h][t][e]);
+      }
     accumulate(dp, buffers + 2 * which * step * pitch, sum);
     __syncthreads();
   }
@@ -380,14 +433,17 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int h = 0; h < parts; ++h)
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4] = {};
+        if constexpr (with_dropout)
+          factors_of_columns(p, row0 + first + column_of(t, 0), at.first + row_of(h, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int i = column_of(t, e);
-          Dropout keep;
-          weigh(p, edge, own_mask, scale, row0, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep,
-                s[h][t][e], dp[h][t][e]);
+          weigh(p, edge, own_mask, scale, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep[e], s[h][t][e],
+                dp[h][t][e]);
         }
+      }
     accumulate(s, seeds, to_values);
     accumulate(dp, queries, to_keys);
     __syncthreads();
