@@ -2,6 +2,7 @@
 // other side streams through two buffers of shared memory. Weights are rounded to the dtype before the second product.
 // FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_PASS: 0 forward, 1 backward to the queries,
 // 2 backward to keys and values.
+#include "flame/fuse/tensor_cores.cuh"
 #include "flame/ops/attention.cuh"
 
 namespace flame {
@@ -17,57 +18,6 @@ constexpr int step = pass > 0 ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
 constexpr float log2e = 1.4426950408889634f;
 constexpr bool brain = std::is_same_v<T, bhalf>;
 extern __shared__ __align__(16) unsigned char memory[];
-
-inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-// 16 or 4 bytes to shared memory, zeros if not `there`.
-inline void copy16(void* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
-               : "memory");
-}
-inline void copy4(void* to, const void* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0)
-               : "memory");
-}
-inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int left>
-void wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
-}
-
-inline void load4(uint32_t (&r)[4], const T* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-inline void load4_transposed(uint32_t (&r)[4], const T* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-inline void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#define FLAME_MULTIPLY(types)                               \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." types        \
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
-      "{%0, %1, %2, %3};"                                   \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if constexpr (brain) FLAME_MULTIPLY("bf16.bf16");
-  else FLAME_MULTIPLY("f16.f16");
-#undef FLAME_MULTIPLY
-}
-inline uint32_t packed(float low, float high) {
-  uint32_t r;
-  if constexpr (brain) asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // `rows` rows from `first` on, zeros beyond `count` and `width`.
 template <int rows>
@@ -101,8 +51,8 @@ inline void products(const T* x, const T* y, Scores& s) {
       load4(b, y + (t * 8 + lane % 8 + lane / 16 * 8) * pitch + c + lane / 8 % 2 * 8);
 #pragma unroll
       for (int h = 0; h < parts; ++h) {
-        multiply(s[h][t], a[h], b[0], b[1]);
-        multiply(s[h][t + 1], a[h], b[2], b[3]);
+        multiply<brain>(s[h][t], a[h], b[0], b[1]);
+        multiply<brain>(s[h][t + 1], a[h], b[2], b[3]);
       }
     }
   }
@@ -118,15 +68,15 @@ inline void accumulate(const Scores& weights, const T* y, Sums& sum) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float(&w)[4] = weights[h][t + e / 2];
-        a[h][e] = e % 2 ? packed(w[2], w[3]) : packed(w[0], w[1]);
+        a[h][e] = e % 2 ? packed<brain>(w[2], w[3]) : packed<brain>(w[0], w[1]);
       }
 #pragma unroll
     for (int u = 0; u < wide / 8; u += 2) {
       load4_transposed(b, y + (t * 8 + lane % 16) * pitch + u * 8 + lane / 16 * 8);
 #pragma unroll
       for (int h = 0; h < parts; ++h) {
-        multiply(sum[h][u], a[h], b[0], b[1]);
-        multiply(sum[h][u + 1], a[h], b[2], b[3]);
+        multiply<brain>(sum[h][u], a[h], b[0], b[1]);
+        multiply<brain>(sum[h][u + 1], a[h], b[2], b[3]);
       }
     }
   }
@@ -153,7 +103,7 @@ inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t 
         const int c = column_of(u, 0);
         if (c < width)
           *reinterpret_cast<uint32_t*>(out + i * row + c) =
-              packed(sum[h][u][e] * by[h][e / 2], sum[h][u][e + 1] * by[h][e / 2]);
+              packed<brain>(sum[h][u][e] * by[h][e / 2], sum[h][u][e + 1] * by[h][e / 2]);
       }
     }
 }
