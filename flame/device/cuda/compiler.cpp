@@ -147,8 +147,8 @@ std::string compile(const std::string& name, std::string_view text, const std::v
   nanoseconds += static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   if (r != NVRTC_SUCCESS)
-    fail<ValueError>(Loc::current(), "{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch,
-                     n.nvrtcGetErrorString(r), log);
+    throw KernelError(
+        fmt::format("{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch, n.nvrtcGetErrorString(r), log));
   return cubin;
 }
 
