@@ -6,16 +6,16 @@
 
 using namespace flame;
 
-// T is given as an option, so that one text serves float32 and float64.
+// REAL is given as an option, so that one text serves float32 and float64.
 const char* text = R"(
-extern "C" __global__ void snake(const T* x, T* y, T a, long long n) {
+extern "C" __global__ void snake(const REAL* x, REAL* y, REAL a, long long n) {
   const long long i = flame::global_thread();
   if (i >= n) return;
-  const T s = sin(a * x[i]);
+  const REAL s = sin(a * x[i]);
   y[i] = x[i] + s * s / a;
 }
 
-extern "C" __global__ void snake_backward(flame::View<T> g, const T* x, T* dx, T a, long long n) {
+extern "C" __global__ void snake_backward(flame::View<REAL> g, const REAL* x, REAL* dx, REAL a, long long n) {
   const long long i = flame::global_thread();
   if (i < n) dx[i] = g[i] * (1 + sin(2 * a * x[i]));  // g may be of any strides, such as a sum's, which repeats one number
 }
@@ -23,7 +23,7 @@ extern "C" __global__ void snake_backward(flame::View<T> g, const T* x, T* dx, T
 
 template <class T>
 Tensor snake(const Tensor& x, T a, Loc loc = Loc::current()) {
-  const std::vector<std::string> options{std::is_same_v<T, double> ? "-DT=double" : "-DT=float"};
+  const std::vector<std::string> options{std::is_same_v<T, double> ? "-DREAL=double" : "-DREAL=float"};
   const CudaKernel forward(text, "snake", options), backward(text, "snake_backward", options);
   const Function f{
       .forward =

@@ -80,8 +80,8 @@ class UserKernel final : public Op {
     for (const KernelOutput& o : outputs_) k << o.zeroed;
   }
   Ref<Plan> prepare_cpu(std::span<const Meta>, std::span<const Meta>) const override {
-    fail<NotImplemented>(at_.loc, "{}: a CUDA kernel runs on a GPU alone; its inputs, or the default device, are on cpu",
-                         name());
+    fail<NotImplemented>(
+        at_.loc, "{}: a CUDA kernel runs on a GPU alone; its inputs, or the default device, are on cpu", name());
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     std::vector<DeviceView> views;
@@ -157,8 +157,8 @@ CudaKernel::CudaKernel(std::string source, std::string entry, std::vector<std::s
 std::vector<Tensor> CudaKernel::launch(const KernelLaunch& at, std::vector<KernelArgument> arguments) const {
   const char* name = source_->entry;
   const int64_t threads = int64_t{at.threads} * at.threads_y * at.threads_z;
-  if (at.blocks < 1 || at.y < 1 || at.z < 1 || at.threads < 1 || at.threads_y < 1 || at.threads_z < 1 || threads > 1024 ||
-      at.blocks > 2147483647 || at.y > 65535 || at.z > 65535 || at.shared < 0)
+  if (at.blocks < 1 || at.y < 1 || at.z < 1 || at.threads < 1 || at.threads_y < 1 || at.threads_z < 1 ||
+      threads > 1024 || at.blocks > 2147483647 || at.y > 65535 || at.z > 65535 || at.shared < 0)
     fail<ValueError>(at.loc,
                      "{}: expected a grid of up to 2147483647 x 65535 x 65535 blocks of 1 to 1024 threads, got "
                      "{} x {} x {} of {} x {} x {} and {} bytes of shared memory",

@@ -13,8 +13,8 @@ struct KernelLaunch {
   int64_t blocks = 1, y = 1, z = 1;
   int threads = 256, threads_y = 1, threads_z = 1;  // of a block
   int shared = 0;                                   // bytes of dynamic shared memory
-  Device* device = nullptr;                         // where a kernel without input tensors runs; null: the default device
-  Loc loc = Loc::current();                         // named by errors
+  Device* device = nullptr;  // where a kernel without input tensors runs; null: the default device
+  Loc loc = Loc::current();  // named by errors
 };
 
 // An argument that is a new tensor, contiguous: the kernel's parameter is a T*, and the call gives the tensor.
@@ -64,7 +64,8 @@ class CudaKernel {
   template <class... A>
   auto operator()(const KernelLaunch& at, const A&... arguments) const {
     constexpr size_t outputs = (size_t{0} + ... + size_t{std::is_same_v<A, KernelOutput>});
-    static_assert(outputs > 0, "a kernel gives what it computes in new tensors: one argument at least is a KernelOutput");
+    static_assert(outputs > 0,
+                  "a kernel gives what it computes in new tensors: one argument at least is a KernelOutput");
     std::vector<Tensor> out = launch(at, {KernelArgument(arguments)...});
     if constexpr (outputs == 1) {
       return std::move(out[0]);

@@ -109,9 +109,9 @@ DeviceWalk DeviceWalk::along(const char* op, int axis, const Meta& small, const 
       w.places *= index.shape[i];
     }
   for (int i = 0; i < index.shape.rank(); ++i) {
-    const int64_t beside = i == axis ? 0 : big.strides[i];
+    const int64_t beside = i == axis ? 0 : big.strides[i], by = index.strides[i];
     if (in_slice(i)) w.add_rest(index.shape[i], small.strides[i], beside);
-    else w.add_at(index.shape[i], small.strides[i], beside, key[static_cast<size_t>(i)], {&index.strides[i], 1});
+    else w.add_at(index.shape[i], small.strides[i], beside, key[static_cast<size_t>(i)], {&by, 1});
   }
   return w;
 }
@@ -182,8 +182,7 @@ void DevicePut::operator()(const void* small, const void* const* index, void* bi
   void* runs = static_cast<char*>(workspace) + radix_->workspace();
   (*first_)(each, w, rows.keys, rows.places);
   const DeviceRadix::Rows sorted = (*radix_)(workspace);
-  if (w.entries >= run)
-    (*second_)(threads_for(w.entries / run * w.slice), w, sorted.keys, sorted.places, small, runs);
+  if (w.entries >= run) (*second_)(threads_for(w.entries / run * w.slice), w, sorted.keys, sorted.places, small, runs);
   (*third_)(all, w, sorted.keys, sorted.places, small, runs, big);
 }
 

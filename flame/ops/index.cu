@@ -88,8 +88,7 @@ extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constan
 }
 #elif defined(FLAME_ASSIGN)
 // Places that come once.
-extern "C" __global__ void __launch_bounds__(256)
-    index_assign(const __grid_constant__ Walk w, const T* value, T* out) {
+extern "C" __global__ void __launch_bounds__(256) index_assign(const __grid_constant__ Walk w, const T* value, T* out) {
   I b, element;
   if (!my_part(w, w.entries, b, element)) return;
   Place p = place_of(w, b);

@@ -110,8 +110,7 @@ class IndexGet final : public Op {
     const size_t k = in.size() - 1;
     const DeviceGet get(d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1), out[0], in[0]),
                         size_of(out[0].dtype));
-    return make_ref<Plan>(name(),
-                          [get, k](const Run& r) { get(r.buffers[0], r.buffers + 1, r.buffers[k + 1]); });
+    return make_ref<Plan>(name(), [get, k](const Run& r) { get(r.buffers[0], r.buffers + 1, r.buffers[k + 1]); });
   }
   bool saves_input(int i) const override { return i > 0; }
   void vjp(Vjp& v) const override;
@@ -158,7 +157,9 @@ class IndexPut final : public Op {
     return {{in[0].dtype(), shape_,
              onto_zeros_ ? contiguous_strides(shape_) : dense_strides_like(shape_, in.back().strides())}};
   }
-  void key(Key& k) const override { k << "put" << list_.axes << list_.wraps << list_.distinct << mode_ << shape_ << onto_zeros_; }
+  void key(Key& k) const override {
+    k << "put" << list_.axes << list_.wraps << list_.distinct << mode_ << shape_ << onto_zeros_;
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     if (mode_ == PutMode::assign)
       return visit_size(size_of(out[0].dtype),
@@ -176,9 +177,8 @@ class IndexPut final : public Op {
     if (adds && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
       fail<NotImplemented>(Loc::current(), "{}: no kernel that adds {} on {}", name(), t, d.name());
     const size_t k = static_cast<size_t>(list_.count()), result = in.size();
-    const DevicePut put(
-        d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1, k), in[0], out[0]),
-        adds ? Combine::add : Combine::assign, t, list_.distinct);
+    const DevicePut put(d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1, k), in[0], out[0]),
+                        adds ? Combine::add : Combine::assign, t, list_.distinct);
     const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in.back().strides, size_of(t));
     const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
     return make_ref<Plan>(

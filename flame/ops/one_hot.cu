@@ -26,8 +26,7 @@ extern "C" __global__ void __launch_bounds__(256)
     target += at % t.shape[i] * t.strides[i];
     at /= t.shape[i];
   }
-  if ((*target < 0 || *target >= t.classes) && *target != t.ignored)
-    report_bad_index(t.op, *target, -1, t.classes);
+  if ((*target < 0 || *target >= t.classes) && *target != t.ignored) report_bad_index(t.op, *target, -1, t.classes);
 }
 
 }  // namespace flame

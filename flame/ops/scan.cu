@@ -78,7 +78,8 @@ struct linear_scan {
   };
   static V load(const Lines& l, const Data& p, const At& at, int64_t i) {
     const T* a = static_cast<const T*>(p.a) + at.k[0] - p.lag * l.along[0];
-    return {i == 0 ? 0.0 : static_cast<double>(widen(*a)), static_cast<double>(widen(static_cast<const T*>(p.b)[at.k[1]]))};
+    return {i == 0 ? 0.0 : static_cast<double>(widen(*a)),
+            static_cast<double>(widen(static_cast<const T*>(p.b)[at.k[1]]))};
   }
   V operator()(V x, V y) const {
 #ifndef FLAME_IN_ORDER

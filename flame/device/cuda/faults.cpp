@@ -31,9 +31,9 @@ void Faults::raise() {
   const Record r = *sink_.record;
   sink_.record->set = 0;
   device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.stream()), "fill");
-  std::string what = r.axis < 0
-                         ? fmt::format("{}: target {} is out of range for {} classes", r.op, r.index, r.size)
-                         : fmt::format("{}: index {} is out of range for axis {} of size {}", r.op, r.index, r.axis, r.size);
+  std::string what =
+      r.axis < 0 ? fmt::format("{}: target {} is out of range for {} classes", r.op, r.index, r.size)
+                 : fmt::format("{}: index {} is out of range for axis {} of size {}", r.op, r.index, r.axis, r.size);
   throw OutOfRange(what + fmt::format(" (met on {} before this wait; FLAME_SYNC=1 tells the call)", device_.name()));
 }
 
