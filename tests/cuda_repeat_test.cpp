@@ -91,7 +91,7 @@ TEST(CudaRepeat, RandomNumbersByHash) {
 
 struct Cnn : nn::Module {
   nn::Conv2d first{*this, "first", {.in = 3, .out = 16, .kernel = 3, .padding = 1}};
-  nn::BatchNorm norm{*this, "norm", {.channels = 16}};
+  nn::BatchNorm2d norm{*this, "norm", {.channels = 16}};
   nn::Conv2d second{*this, "second", {.in = 16, .out = 32, .kernel = 3, .stride = 2, .padding = 1}};
   nn::Linear head{*this, "head", {.in = 32 * 16, .out = 10}};
   Tensor forward(const Tensor& x) {

@@ -1,5 +1,6 @@
 // Kernels of a user's own: CUDA text, compiled when it is first launched, over tensors. docs/custom-kernels.md has a program.
 #pragma once
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <type_traits>

@@ -141,6 +141,7 @@ std::string compile(const std::string& name, std::string_view text, const std::v
     n.nvrtcGetProgramLogSize(p, &bytes);
     log.resize(bytes);
     n.nvrtcGetProgramLog(p, log.data());
+    log.erase(log.find_last_not_of(" \n\0", std::string::npos, 3) + 1);
   }
   n.nvrtcDestroyProgram(&p);
   compiled += 1;
