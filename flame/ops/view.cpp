@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
@@ -133,16 +134,18 @@ Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
   const size_t bytes = static_cast<size_t>(x.numel()) * size_of(x.dtype());
   Device& source = x.device();
   counters().host_copies += 1;
-  source.synchronize();
-  if (source.host_accessible()) {
-    d.copy_from_host(out.data(), from, bytes);
-  } else if (d.host_accessible()) {
-    source.copy_to_host(out.data(), from, bytes);
-  } else {
-    std::vector<char> staging(bytes);
-    source.copy_to_host(staging.data(), from, bytes);
-    d.copy_from_host(out.data(), staging.data(), bytes);
-  }
+  at_line(loc, [&] {
+    source.synchronize();
+    if (source.host_accessible()) {
+      d.copy_from_host(out.data(), from, bytes);
+    } else if (d.host_accessible()) {
+      source.copy_to_host(out.data(), from, bytes);
+    } else {
+      std::vector<char> staging(bytes);
+      source.copy_to_host(staging.data(), from, bytes);
+      d.copy_from_host(out.data(), staging.data(), bytes);
+    }
+  });
   return out.value_ref();
 }
 

@@ -6,6 +6,7 @@
 #include <unordered_map>
 
 #include "flame/device/cuda/driver.h"
+#include "flame/device/cuda/faults.h"
 #include "flame/device/cuda/memory.h"
 #include "flame/device/kernel.h"
 
@@ -51,6 +52,7 @@ class CudaDevice final : public Device {
   };
   [[noreturn]] void refuse(size_t bytes, Loc where) const;
   Staging& staging();
+  void wait() const;  // without a look at what kernels met
 
   CUdevice handle_ = 0;
   CUcontext context_ = nullptr;
@@ -64,6 +66,7 @@ class CudaDevice final : public Device {
   std::unordered_map<std::string, CUmodule> modules_;
   std::unordered_map<std::string, Ref<Kernel>> kernels_;
   std::unique_ptr<Libraries> libraries_;
+  Faults faults_{*this};
   mutable std::mutex poison_mutex_;
   mutable std::string poison_;
   mutable std::atomic<bool> poisoned_{false};
