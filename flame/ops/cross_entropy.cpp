@@ -10,6 +10,7 @@
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
+#include "flame/ops/cross_entropy_internal.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/normalize_internal.h"
@@ -145,6 +146,13 @@ std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const Cr
   c.target = ctx.saved[6];
   c.weight = ctx.saved[7];
   const Tensor logits = ctx.saved[0], valid = ctx.saved[3];
+  if (!ctx.create_graph && !c.weight.defined() && class_rows_fit(logits, c.axis)) {
+    Tensor factor = ctx.grads[0].to(compute_dtype_of(logits.dtype()));
+    if (o.reduction == Reduction::none) factor = factor.unsqueeze(c.axis);
+    if (o.reduction == Reduction::mean) factor = factor / ctx.saved[4];
+    return {class_row_gradient({o.ignore_index, o.label_smoothing}, logits, c.target, ctx.saved[1], ctx.saved[2],
+                               factor.expand(c.target.shape()), Loc::current())};
+  }
   const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
   const Tensor p = ctx.create_graph ? softmax(z, c.axis) : exp((z - ctx.saved[1]) - ctx.saved[2]);
   Tensor d = where(hits(z.shape(), c), p - 1, p);
@@ -162,8 +170,17 @@ std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const Cr
 
 Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOptions& o, Loc loc) {
   std::vector<Tensor> saved;
-  const Tensor loss = no_grad([&] {
-    const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
+  const Tensor loss = no_grad([&]() -> Tensor {
+    const DType wide = compute_dtype_of(logits.dtype());
+    if (!c.weight.defined() && class_rows_fit(logits, c.axis)) {
+      const ClassRowLosses rows = class_row_losses({o.ignore_index, o.label_smoothing}, logits, c.target, loc);
+      const Tensor valid = ne(c.target, o.ignore_index);
+      saved = {logits, rows.top, rows.log_sum, valid, Tensor(), Tensor(), c.target, c.weight};
+      if (o.reduction == Reduction::none) return rows.loss.squeeze(c.axis);
+      if (o.reduction == Reduction::mean) saved[4] = sum(valid.to(wide));
+      return o.reduction == Reduction::mean ? sum(rows.loss) / saved[4] : sum(rows.loss);
+    }
+    const Tensor z = logits.to(wide);
     const Tensor picked = of_class(logits, c, o.ignore_index, loc), top = amax(z, c.axis, true), shifted = z - top;
     const Tensor log_sum = log(sum(exp(shifted), c.axis, true));
     Tensor row = log_sum - (picked - top), weight;

@@ -12,12 +12,31 @@ Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType 
 }
 Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element,
                           std::vector<std::string> options) {
-  const char* type = element == 1 ? "uint8_t" : element == 2 ? "uint16_t" : element == 4 ? "uint32_t" : "uint64_t";
+  const char* type = element == 1   ? "uint8_t"
+                     : element == 2 ? "uint16_t"
+                     : element == 4 ? "uint32_t"
+                     : element == 8 ? "uint64_t"
+                                    : "uint4";
   options.push_back(std::string("-DFLAME_T=") + type);
   return d.kernel({entry, std::string(device_text(file)), entry, std::move(options)});
 }
 
-DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element) {
+namespace {
+// How many neighbours can move as one, up to 16 bytes of them.
+int64_t together(const JoinedAxes& axes, size_t element) {
+  const int last = axes.shape.rank() - 1;
+  if (last < 0 || axes.strides[0][last] != 1 || axes.strides[1][last] != 1) return 1;
+  for (int64_t n = 16 / static_cast<int64_t>(element); n > 1; n /= 2) {
+    bool fits = axes.shape[last] % n == 0;
+    for (int i = 0; i < last; ++i) fits &= axes.strides[0][i] % n == 0 && axes.strides[1][i] % n == 0;
+    if (fits) return n;
+  }
+  return 1;
+}
+}  // namespace
+
+DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element)
+    : device_(&d), element_(element) {
   const JoinedAxes axes(shape, to, from);
   walk_.rank = axes.shape.rank();
   walk_.count = numel(shape);
@@ -26,8 +45,27 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
     walk_.to[i] = axes.strides[0][i];
     walk_.from[i] = axes.strides[1][i];
   }
-  if (walk_.count > 0) kernel_ = moving_kernel(d, "ops/strided.cu", "copy", element);
+  if (walk_.count == 0) return;
+  together_ = together(axes, element);
+  kernel_ = kernel(together_);
 }
+Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
+  const bool small = walk_.count < int64_t{1} << 31;
+  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
+                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
+}
+void DeviceCopy::operator()(void* to, const void* from) const {
+  if (!kernel_) return;
+  const size_t bytes = element_ * static_cast<size_t>(together_);
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
+    return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+  Walk w = walk_;
+  w.count /= together_;
+  for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
+  for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
+  (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
+}
+
 DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
     : rows_(rows), n_(n), bits_(bits), wide_(bits > 32) {
   const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
@@ -84,9 +122,6 @@ DeviceRadix::Rows DeviceSort::operator()(void* workspace) const {
   const int64_t total = rows_ * padded_;
   (*stages_)({.blocks = blocks_for(total, 2048), .threads = 1024}, workspace, total, padded_);
   return {workspace, nullptr};
-}
-void DeviceCopy::operator()(void* to, const void* from) const {
-  if (kernel_) (*kernel_)({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
 }
 
 }  // namespace flame

@@ -26,7 +26,11 @@ class DeviceCopy {
     int64_t rank, count;
     int64_t shape[max_rank], to[max_rank], from[max_rank];
   } walk_{};
+  Device* device_;
+  size_t element_;
+  int64_t together_ = 1;  // elements that move as one, where both tensors begin at a multiple of their size
   Ref<Kernel> kernel_;
+  Ref<Kernel> kernel(int64_t together) const;
 };
 
 // What a draw's kernel is told: as in random.cu.
