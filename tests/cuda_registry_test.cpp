@@ -1,5 +1,5 @@
 // Every op of the registry on the GPU against float64 on the CPU: values, gradients, second gradients, other layouts, and
-// fused against unfused bit for bit. Prints a line an op and dtype. FLAME_SHARD=i/n takes every n-th op.
+// fused against unfused bit for bit. Prints a line an op and dtype. FLAME_SHARD=i/n takes every n-th op, FLAME_DTYPE one dtype.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -32,7 +32,9 @@ class GpuLoop {
 
   void run(const OpEntry& e) {
     entry_ = &e;
+    const char* only = std::getenv("FLAME_DTYPE");
     for (DType t : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
+      if (only && flame::name_of(t) != only) continue;
       seen_ = {};
       finding_.clear();
       std::string state = "passed";
