@@ -22,7 +22,7 @@ inline Device* gpu(std::string& why) {
   std::string why_no_gpu;                                     \
   Device* gpu_or_null = ::flame::test::gpu(why_no_gpu);       \
   if (!gpu_or_null) GTEST_SKIP() << "no GPU: " << why_no_gpu; \
-  Device& d = *gpu_or_null
+  [[maybe_unused]] Device& d = *gpu_or_null
 
 // A function of the plugin's by name; null where the plugin was not built.
 template <class F>

@@ -45,9 +45,9 @@ struct Packed {
   }
 };
 std::vector<int64_t> along(const Dims& d, int64_t missing) {
-  std::vector<int64_t> out;
-  if (d.rank() == 1) out.push_back(missing);
-  out.insert(out.end(), d.begin(), d.end());
+  const int first = d.rank() == 1 ? 1 : 0;
+  std::vector<int64_t> out(static_cast<size_t>(first + d.rank()), missing);
+  std::copy(d.begin(), d.end(), out.begin() + first);
   return out;
 }
 
@@ -193,7 +193,7 @@ ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(
   op.set(n.alpha, number, 1, wide ? static_cast<const void*>(&one) : &one32);
   op.set(n.beta, number, 1, wide ? static_cast<const void*>(&zero) : &zero32);
   if (!op.try_finalize()) return;
-  std::vector<cudnnBackendDescriptor_t> ops{op.raw()};
+  std::array<cudnnBackendDescriptor_t, 2> ops{op.raw(), nullptr};
   if (fused) {
     Shape channels = Dims::filled(c.y.shape.rank(), 1);
     channels[1] = c.y.shape[1];
@@ -209,11 +209,10 @@ ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(
     added.link(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, bias);
     added.link(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
     if (!added.try_finalize()) return;
-    ops.push_back(added.raw());
+    ops[1] = added.raw();
   }
   auto graph = std::make_unique<Descriptor>(f, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-  graph->set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(ops.size()),
-             ops.data());
+  graph->set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, fused ? 2 : 1, ops.data());
   graph->set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
   if (graph->try_finalize()) graph_ = std::move(graph);
 }
