@@ -85,8 +85,9 @@ bool refused(Trainer<Net>& t) {
 
 // plant(n) makes the n-th allocation of the next step fail; unplant() gives whether it did.
 template <class Net>
-void fail_each(const char* what, const std::function<void(int64_t)>& plant, const std::function<bool()>& unplant) {
-  Trainer<Net> calm(4), shaken(4);
+void fail_each(const char* what, int64_t batch, const std::function<void(int64_t)>& plant,
+               const std::function<bool()>& unplant) {
+  Trainer<Net> calm(batch), shaken(batch);
   for (int i = 0; i < 2; ++i) {
     calm.step();
     shaken.step();
@@ -111,9 +112,9 @@ void fail_each(const char* what, const std::function<void(int64_t)>& plant, cons
 }
 
 template <class Net>
-void fail_all(Device& d, const char* net) {
+void fail_all(Device& d, const char* net, int64_t large) {
   DeviceScope scope(d);
-  fail_each<Net>((std::string(net) + ", device level").c_str(), [](int64_t n) { fail_allocation(n); },
+  fail_each<Net>((std::string(net) + ", device level").c_str(), 4, [](int64_t n) { fail_allocation(n); },
                  [] {
                    const bool fired = allocations_until_failure() <= 0;
                    fail_allocation(0);
@@ -121,7 +122,7 @@ void fail_all(Device& d, const char* net) {
                  });
   int64_t failed = 0;
   const auto fired = [&] { return fail_driver(0, 0) > failed; };
-  fail_each<Net>((std::string(net) + ", driver level").c_str(),
+  fail_each<Net>((std::string(net) + ", driver level").c_str(), large,  // so that emptying the cache leaves no room
                  [&](int64_t n) {
                    empty_cache(d);
                    failed = fail_driver(n, 4);  // later tries fail too
@@ -130,25 +131,25 @@ void fail_all(Device& d, const char* net) {
   auto* direct = plugin_function<void(Device*, bool)>("flame_cuda_direct");
   ASSERT_TRUE(direct);
   direct(&d, true);
-  fail_each<Net>((std::string(net) + ", driver level, one allocation a tensor").c_str(),
+  fail_each<Net>((std::string(net) + ", driver level, one allocation a tensor").c_str(), 4,
                  [&](int64_t n) { failed = fail_driver(n, 4); }, fired);
   direct(&d, false);
 }
 
 TEST_F(CudaFaults, OfACnnStepChangeNothing) {
   FLAME_NEEDS_GPU(d);
-  fail_all<Cnn>(d, "CNN");
+  fail_all<Cnn>(d, "CNN", 256);
 }
 TEST_F(CudaFaults, OfATransformerStepChangeNothing) {
   FLAME_NEEDS_GPU(d);
-  fail_all<Block>(d, "transformer block");
+  fail_all<Block>(d, "transformer block", 8192);
 }
 
 // A single refusal of the driver costs the cache and nothing else.
 TEST_F(CudaFaults, OneRefusalIsTriedAgain) {
   FLAME_NEEDS_GPU(d);
   DeviceScope scope(d);
-  Trainer<Cnn> calm(4), shaken(4);
+  Trainer<Cnn> calm(256), shaken(256);
   for (int64_t n = 1; n < 100; ++n) {
     calm.step();
     empty_cache(d);

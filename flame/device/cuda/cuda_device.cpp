@@ -6,6 +6,7 @@
 #include <fstream>
 
 #include "flame/core/format.h"
+#include "flame/device/cuda/cache.h"
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/faults.h"
@@ -31,8 +32,9 @@ bool sticky(CUresult r) {
 
 class CudaKernel final : public Kernel {
  public:
-  CudaKernel(CudaDevice& d, const KernelDesc& k, CUfunction f)
-      : device_(d), name_(k.name), entry_(k.entry), function_(f) {}
+  CudaKernel(CudaDevice& d, const KernelDesc& k, CUfunction f) : device_(d), name_(k.name), function_(f) {
+    if (std::getenv("FLAME_CUDA_KERNELS")) listed_ = fmt::format("{} {:016x}\n", k.entry, cache_hash(k.text, 1));
+  }
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
     constexpr int without_asking = 48 << 10;  // of shared memory
     if (g.shared > without_asking)
@@ -51,13 +53,14 @@ class CudaKernel final : public Kernel {
     device_.check(device_.with_room(go), name_.c_str());
     used_ = true;
     if (const char* list = std::getenv("FLAME_CUDA_KERNELS"))  // which kernels ran, for the record of a test
-      std::ofstream(list, std::ios::app) << entry_ + '\n';
+      std::ofstream(list, std::ios::app) << listed_;
   }
 
  private:
   mutable std::atomic<bool> used_{false};
   CudaDevice& device_;
-  const std::string name_, entry_;
+  const std::string name_;
+  std::string listed_;
   const CUfunction function_;
 };
 
