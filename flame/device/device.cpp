@@ -166,6 +166,7 @@ void Device::set_memory_limit(size_t) {
 Ref<Kernel> Device::kernel(const KernelDesc& d) {
   fail<NotImplemented>(Loc::current(), "{}: {} takes no kernels from text", d.name, name_);
 }
+Ref<Plan> Device::attention(const AttentionDesc&) { return {}; }
 
 void Device::launch(const Launch& l, Loc where) {
   constexpr size_t few = 24;
@@ -262,6 +263,10 @@ Device& device(std::string_view name) {
   if (name == "cpu") return cpu();
   const std::string wanted(name == "cuda" || name == "auto" ? "cuda:0" : name);
   if (Device* d = registered(wanted)) return *d;
+  if (wanted.starts_with("cuda:dry")) {
+    add_dry_device(std::atoi(wanted.c_str() + 8));
+    if (Device* d = registered(wanted)) return *d;
+  }
   if (wanted.starts_with("cuda:")) {
     const std::string missing = open_cuda_device(wanted);
     if (Device* d = registered(wanted)) return *d;

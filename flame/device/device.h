@@ -108,6 +108,14 @@ struct ConvDesc {
   bool bias = false;
 };
 
+// Attention without mask and dropout: q [B, H, L, E], k [B, K, S, E], v [B, K, S, D] with K dividing H; lse [B, H, L] is
+// contiguous float32. Buffers: forward (q, k, v) -> (out, lse); backward (q, k, v, out, lse, gradient of out) -> (dq, dk, dv).
+// Scalars: the scale.
+struct AttentionDesc {
+  bool backward = false, causal = false;
+  Meta q, k, v, out, g, dq, dk, dv;  // the last four of a backward alone
+};
+
 // Bytes that identify a plan: op, attributes, metadata. Compared whole, so no two plans are ever confused.
 class Key {
  public:
@@ -203,6 +211,7 @@ class Device {
   // Library services: prepared once, launched like any plan.
   virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
   virtual Ref<Plan> conv(const ConvDesc& d) = 0;
+  virtual Ref<Plan> attention(const AttentionDesc& d);  // null where no library has a plan for it
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
   void launch(const Launch& l, Loc where = Loc::current());
@@ -251,7 +260,8 @@ void empty_cache(Device& d = default_device());
 // `bytes` at most are held from the driver for tensors of `d`; beyond them, OutOfMemory. 0: no limit.
 void set_memory_limit(Device& d, size_t bytes);
 
-// On: plans are chosen without timing, so that every process gives the same bits. Off by default.
+// On: plans are chosen without timing, and no sum is taken in an order that changes, so that every process gives the same
+// bits. Off by default.
 void set_deterministic(bool on);
 bool deterministic();
 

@@ -57,4 +57,9 @@ std::string open_cuda_device(const std::string& name) {
   return enter ? enter(name.c_str()) : missing;
 }
 
+void add_dry_device(int arch) {
+  std::string missing;
+  if (const auto add = reinterpret_cast<void (*)(int)>(cuda_plugin_function("flame_cuda_dry", missing))) add(arch);
+}
+
 }  // namespace flame

@@ -10,4 +10,7 @@ std::string open_cuda_device(const std::string& name);
 // A C function of libflame_cuda.so; null, and in `missing` why, if the plugin cannot be loaded.
 void* cuda_plugin_function(const char* name, std::string& missing);
 
+// Registers "cuda:dry<arch>", which needs no GPU: it compiles kernels for sm_<arch> (0: none) and runs none.
+void add_dry_device(int arch);
+
 }  // namespace flame

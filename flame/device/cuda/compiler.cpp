@@ -7,7 +7,10 @@
 #include <chrono>
 #include <cstring>
 #include <filesystem>
+#include <fstream>
+#include <mutex>
 #include <optional>
+#include <unordered_set>
 
 #include "flame/core/format.h"
 #include "flame/device/cuda/cache.h"
@@ -75,7 +78,24 @@ void write_entry(const fs::path& file, const std::string& cubin) {
   write_by_renaming(file, std::string(reinterpret_cast<const char*>(&h), sizeof h) + cubin);
 }
 
+// $FLAME_KERNEL_LOG: a file that gets a line of each kernel asked for, once a process: the hash of text and options, and a name.
+void log_kernel(const std::string& name, uint64_t hash) {
+  static const char* path = std::getenv("FLAME_KERNEL_LOG");
+  if (!path) return;
+  static std::mutex mutex;
+  static std::unordered_set<uint64_t> known;
+  std::lock_guard lock(mutex);
+  if (known.insert(hash).second) std::ofstream(path, std::ios::app) << fmt::format("{:016x} {}\n", hash, name);
+}
+
 }  // namespace
+
+uint64_t kernel_hash(const std::string& name, std::string_view text, const std::vector<std::string>& options) {
+  uint64_t h = cache_hash(text, 17);
+  for (const std::string& o : options) h = cache_hash(o, h);
+  log_kernel(name, h);
+  return h;
+}
 
 std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch) {
   const auto start = std::chrono::steady_clock::now();
@@ -120,6 +140,7 @@ std::string compile(const std::string& name, std::string_view text, const std::v
 
 std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
                            int arch) {
+  kernel_hash(name, text, options);
   std::string key = fmt::format("sm_{} nvrtc {}", arch, nvrtc_version());
   for (const std::string& o : options) key += '\n' + o;
   for (const DeviceHeader& h : device_headers()) key += fmt::format("\n{} {:x}", h.name, cache_hash(h.text, 7));

@@ -3,10 +3,8 @@
 
 #include <algorithm>
 #include <cstdlib>
-#include <fstream>
 
 #include "flame/core/format.h"
-#include "flame/device/cuda/cache.h"
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/faults.h"
@@ -32,9 +30,7 @@ bool sticky(CUresult r) {
 
 class CudaKernel final : public Kernel {
  public:
-  CudaKernel(CudaDevice& d, const KernelDesc& k, CUfunction f) : device_(d), name_(k.name), function_(f) {
-    if (std::getenv("FLAME_CUDA_KERNELS")) listed_ = fmt::format("{} {:016x}\n", k.entry, cache_hash(k.text, 1));
-  }
+  CudaKernel(CudaDevice& d, std::string name, CUfunction f) : device_(d), name_(std::move(name)), function_(f) {}
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
     constexpr int without_asking = 48 << 10;  // of shared memory
     if (g.shared > without_asking)
@@ -52,15 +48,12 @@ class CudaKernel final : public Kernel {
     const CudaDevice::Meter meter(device_);  // the first launch may load the kernel and its stack
     device_.check(device_.with_room(go), name_.c_str());
     used_ = true;
-    if (const char* list = std::getenv("FLAME_CUDA_KERNELS"))  // which kernels ran, for the record of a test
-      std::ofstream(list, std::ios::app) << listed_;
   }
 
  private:
   mutable std::atomic<bool> used_{false};
   CudaDevice& device_;
   const std::string name_;
-  std::string listed_;
   const CUfunction function_;
 };
 
@@ -263,7 +256,7 @@ Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
   const Meter meter(*this);
   CUfunction f = nullptr;
   check(with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); }), d.name.c_str());
-  return kernels_.emplace(full, make_ref<CudaKernel>(*this, d, f)).first->second;
+  return kernels_.emplace(full, make_ref<CudaKernel>(*this, d.name, f)).first->second;
 }
 
 }  // namespace flame::cuda

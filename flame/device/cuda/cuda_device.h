@@ -41,6 +41,7 @@ class CudaDevice final : public Device {
   Ref<Kernel> kernel(const KernelDesc& d) override;
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
+  Ref<Plan> attention(const AttentionDesc& d) override;
 
   CUstream stream() const { return stream_; }
   int arch() const { return arch_; }
