@@ -1,6 +1,6 @@
 // Every op of the registry on the GPU against float64 on the CPU: values, gradients, second gradients, other layouts, and
 // fused against unfused bit for bit; integers and booleans against the same dtype on the CPU. Prints a line an op and dtype.
-// FLAME_SHARD=i/n takes every n-th op. Without a GPU, the same loop asks a device that only compiles for the same kernels.
+// FLAME_SHARD=i/n takes every n-th op, FLAME_DTYPE one dtype. Without a GPU, the same loop asks a device that only compiles for the same kernels.
 #include <gtest/gtest.h>
 
 #include <set>
@@ -35,8 +35,10 @@ class GpuLoop {
 
   void run(const OpEntry& e) {
     entry_ = &e;
+    const char* only = std::getenv("FLAME_DTYPE");
     for (DType t : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i8, DType::u8,
                     DType::boolean}) {
+      if (only && flame::name_of(t) != only) continue;
       seen_ = {};
       finding_.clear();
       std::string state = "passed";

@@ -8,6 +8,9 @@
 #define NV_CUDNN_FRONTEND_USE_DYNAMIC_LOADING
 #include <cudnn_frontend.h>
 
+#include <atomic>
+#include <optional>
+
 #include "flame/core/format.h"
 #include "flame/device/cuda/library.h"
 #include "flame/device/cuda/library_handles.h"
@@ -136,6 +139,7 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
     for (const Meta* m : {&a.g, &a.dq, &a.dk, &a.dv})
       if (!readable(*m)) return {};
   enter();
+  const Meter meter(*this);
   Libraries::Dnn& dnn = libraries().dnn();
   if (!ready()) return {};
   std::lock_guard lock(dnn.mutex);
@@ -143,7 +147,9 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
   if (!graph->build(dnn.handle)) return {};
   return make_ref<Plan>(
       a.backward ? "attention_backward" : "attention",
-      [&dnn, graph, backward = a.backward](const Run& r) {
+      [this, &dnn, graph, backward = a.backward, used = std::make_shared<std::atomic<bool>>(false)](const Run& r) {
+        std::optional<Meter> first;  // the first run loads the library's kernels
+        if (!used->exchange(true)) first.emplace(*this);
         void* const* b = r.buffers;
         float scale = static_cast<float>(r.scalars[0].f);
         Values values{{id_q, b[0]}, {id_k, b[1]}, {id_v, b[2]}, {id_out, b[3]}, {id_lse, b[4]}, {id_scale, &scale}};
