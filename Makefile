@@ -8,7 +8,7 @@ export GOMP_SPINCOUNT ?= 10000
 export CCACHE_SLOPPINESS ?= pch_defines,time_macros
 CMAKE_BUILD = cmake --build $(1) -j $(JOBS) $(2)
 
-.PHONY: quickstart test check-all bench docs golden-check build-report format clean deps test-deps configure
+.PHONY: quickstart test check-all bench docs golden-check build-report format clean deps deps-cuda test-deps configure
 
 # Trains a small network on Fashion-MNIST and leaves its results in runs/.
 quickstart: configure
@@ -53,6 +53,11 @@ clean:
 
 deps:
 	@tools/install-deps
+
+# What the CUDA device needs, where no CUDA toolkit with cuDNN is installed: NVIDIA's wheels. By itself where there is a driver.
+deps-cuda:
+	@tools/install-deps --cuda
+	@test ! -f build/build.ninja || cmake --preset release
 
 test-deps:
 	@tools/install-deps --test

@@ -1,8 +1,10 @@
 // Every op of the registry on the GPU against float64 on the CPU: values, gradients, second gradients, other layouts, and
-// fused against unfused bit for bit. Prints a line an op and dtype. FLAME_SHARD=i/n takes every n-th op.
+// fused against unfused bit for bit; integers and booleans against the same dtype on the CPU. Prints a line an op and dtype.
+// FLAME_SHARD=i/n takes every n-th op, FLAME_DTYPE one dtype. Without a GPU, the same loop asks a device that only compiles for the same kernels.
 #include <gtest/gtest.h>
 
 #include <set>
+#include <sstream>
 
 #include "flame/device/device_scope.h"
 #include "flame/fuse/fusion.h"
@@ -27,24 +29,30 @@ struct Result {
 
 class GpuLoop {
  public:
-  explicit GpuLoop(Device& d) : gpu_(d) {}
+  // dry: nothing on the device has a value, so nothing is compared.
+  explicit GpuLoop(Device& d, bool dry = false) : gpu_(d), dry_(dry) {}
   std::set<std::string> failed, missing, passed;
 
   void run(const OpEntry& e) {
     entry_ = &e;
-    for (DType t : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
+    const char* only = std::getenv("FLAME_DTYPE");
+    for (DType t : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::i8, DType::u8,
+                    DType::boolean}) {
+      if (only && flame::name_of(t) != only) continue;
       seen_ = {};
       finding_.clear();
       std::string state = "passed";
       try {
-        each_case(t);
+        if (is_float(t)) each_case(t);
+        else each_integer_case(t);
         if (!finding_.empty()) state = "failed";
       } catch (const NotImplemented& n) {
         state = "missing";
         finding_ = n.what();
       } catch (const std::exception& x) {
-        state = "failed";
         finding_ = where_ + ": " + x.what();
+        // A number read from a device that computes nothing may be refused by what takes it.
+        if (!dry_ || finding_.find("does not compile") != std::string::npos) state = "failed";
       }
       (state == "passed" ? passed : state == "missing" ? missing : failed).insert(e.name);
       for (char& c : finding_)
@@ -57,6 +65,7 @@ class GpuLoop {
 
  private:
   Device& gpu_;
+  bool dry_;
   const OpEntry* entry_ = nullptr;
   Seen seen_;
   std::string finding_, where_;
@@ -97,6 +106,11 @@ class GpuLoop {
     return r;
   }
   void compare(const Tensors& got, const Tensors& want, const char* what, double& worst, double allowed) {
+    if (dry_) {
+      for (const Tensor& y : got)
+        if (y.defined()) y.data();
+      return;
+    }
     if (got.size() != want.size()) return note(std::string(what) + ": another number of results");
     for (size_t i = 0; i < got.size(); ++i) {
       if (got[i].defined() != want[i].defined()) {
@@ -131,6 +145,47 @@ class GpuLoop {
       }
     }
   }
+  // Four times the samples' numbers as whole ones. What the CPU refuses, the GPU refuses too.
+  void each_integer_case(DType t) {
+    std::vector<SampleCase> here, there;
+    {
+      DeviceScope scope(cpu());
+      here = entry_->samples(DType::f32);
+    }
+    {
+      DeviceScope scope(gpu_);
+      there = entry_->samples(DType::f32);
+    }
+    for (size_t i = 0; i < here.size(); ++i) {
+      where_ = std::string(flame::name_of(t)) + ", " + here[i].label;
+      Tensors on_cpu, on_gpu, want, got;
+      for (const Tensor& x : here[i].inputs) {
+        const Tensor y = x.defined() && is_float(x.dtype()) ? (x.detach() * 4).to(t) : x;
+        on_cpu.push_back(y);
+        on_gpu.push_back(y.defined() ? y.to(gpu_) : y);
+      }
+      bool refused = false;
+      try {
+        DeviceScope scope(cpu());
+        want = here[i].fn(on_cpu);
+        for (const Tensor& y : want)
+          if (y.defined()) y.data();
+      } catch (const Error&) { refused = true; }
+      DeviceScope scope(gpu_);
+      if (refused) {
+        try {
+          for (const Tensor& y : there[i].fn(on_gpu))
+            if (y.defined()) y.data();
+          note("the CPU refuses this, the GPU does not");
+        } catch (const NotImplemented&) { throw; } catch (const Error&) {
+        }
+      } else {
+        got = there[i].fn(on_gpu);
+        compare(got, want, "value", seen_.value,
+                allowed_on_gpu(allowed_error(entry_->name, DType::f32).value, DType::f32));
+      }
+    }
+  }
   void check_case(const SampleCase& here, const SampleCase& there, DType t, Form f) {
     const bool twice = t == DType::f64 && f == Form::dense;
     const Allowed a = allowed_error(entry_->name, t);
@@ -138,8 +193,10 @@ class GpuLoop {
     Result want;
     {
       DeviceScope scope(cpu());
-      for (const Tensor& x : here.inputs) reference.push_back(doubled(x));
-      want = evaluate(here, reference, twice);
+      if (!dry_) {
+        for (const Tensor& x : here.inputs) reference.push_back(doubled(x));
+        want = evaluate(here, reference, twice);
+      }
     }
     DeviceScope scope(gpu_);
     for (const Tensor& x : there.inputs) inputs.push_back(x.defined() && f != Form::dense ? in_form(x, f) : x);
@@ -160,6 +217,7 @@ class GpuLoop {
       throw;
     }
     set_fusion(true);
+    if (dry_) return;
     for (size_t i = 0; i < got.outputs.size(); ++i)
       if (const std::string d = difference(got.outputs[i], alone.outputs[i]); !d.empty())
         note("fused is not unfused: " + d);
@@ -185,48 +243,21 @@ TEST(CudaRegistry, EveryOpAgainstFloat64) {
   for (const std::string& op : loop.failed) ADD_FAILURE() << op;
 }
 
-// Without a GPU: every kernel that the samples of some ops ask for compiles. FLAME_CUDA_ARCHS: which architectures.
-TEST(CudaCompile, SamplesOfTheRegistry) {
-  auto* dry = plugin_function<void(int)>("flame_cuda_dry");
-  if (!dry) GTEST_SKIP() << "the CUDA plugin is not built here";
+// Without a GPU: every kernel that the loop above asks for compiles. FLAME_CUDA_ARCHS: for which architectures; 0 compiles
+// nothing and only lists what is asked for, in $FLAME_KERNEL_LOG (tools/kernel-list).
+TEST(CudaCompile, KernelsOfTheRegistry) {
+  if (!plugin_function<void(int)>("flame_cuda_dry")) GTEST_SKIP() << "the CUDA plugin is not built here";
   const char* archs = std::getenv("FLAME_CUDA_ARCHS");
-  if (!archs && all_ops()) GTEST_SKIP() << "set FLAME_CUDA_ARCHS=80,89,90,100,120 (minutes) or FLAME_OPS";
-  const std::string list = archs ? archs : "90";
-  for (size_t at = 0; at < list.size();) {
-    const int arch = std::stoi(list.substr(at));
-    at = std::min(list.find(',', at), list.size() - 1) + 1;
-    dry(arch);
-    DeviceScope scope(device("cuda:dry" + std::to_string(arch)));
-    for (const OpEntry& e : Registry::global().entries()) {
-      if (!chosen(e.name)) continue;
-      for (DType t : {DType::f64, DType::f32, DType::f16, DType::bf16}) {
-        std::string state = "compiled";
-        try {
-          for (const SampleCase& c : e.samples(t)) {
-            Tensors in = c.inputs, leaves;
-            for (size_t i = 0; i < in.size(); ++i)
-              if (in[i].defined() && is_float(in[i].dtype()) && (c.wrt < 0 || i < static_cast<size_t>(c.wrt)))
-                leaves.push_back(in[i].requires_grad_());
-            Tensors out = c.fn(in), wanted;
-            for (const Tensor& y : out)
-              if (y.requires_grad()) wanted.push_back(y);
-            Tensors all = out;
-            if (!wanted.empty() && e.differentiable)
-              for (const Tensor& g : grad(wanted, leaves, {.grad_outputs = wanted, .allow_unused = true}))
-                all.push_back(g);
-            for (const Tensor& y : all)
-              if (y.defined()) y.data();
-          }
-        } catch (const NotImplemented& n) {
-          state = std::string("missing ") + n.what();
-        } catch (const std::exception& x) {
-          state = std::string("failed ") + x.what();
-          ADD_FAILURE() << e.name << " " << flame::name_of(t) << ": " << x.what();
-        }
-        std::printf("cuda-compile sm_%d %s %s %s\n", arch, e.name.c_str(), std::string(flame::name_of(t)).c_str(),
-                    state.c_str());
-      }
-    }
+  if (!archs && all_ops()) GTEST_SKIP() << "tools/kernel-list runs it with FLAME_CUDA_ARCHS";
+  size_t own = 0, of = 1;
+  if (const char* shard = std::getenv("FLAME_SHARD")) std::sscanf(shard, "%zu/%zu", &own, &of);
+  std::istringstream list(archs ? archs : "90");
+  for (std::string arch; std::getline(list, arch, ',');) {
+    GpuLoop loop(device("cuda:dry" + arch), true);
+    size_t at = 0;
+    for (const OpEntry& e : Registry::global().entries())
+      if (chosen(e.name) && at++ % of == own) loop.run(e);
+    for (const std::string& op : loop.failed) ADD_FAILURE() << op << " for sm_" << arch;
   }
 }
 

@@ -148,10 +148,10 @@ TEST(Errors, OptionsOutOfRange) {
 
 TEST(Errors, Devices) {
   try {
-    device("cuda:7");
+    device("tpu:7");
     FAIL();
   } catch (const DeviceError& e) {
-    EXPECT_NE(std::string(e.what()).find("cuda:7"), std::string::npos);
+    EXPECT_NE(std::string(e.what()).find("tpu:7"), std::string::npos);
     EXPECT_NE(std::string(e.what()).find("cpu"), std::string::npos);
   }
 }

@@ -1,14 +1,12 @@
 // Command line parsing by CLI11, kept out of main.cpp.
 #include "options.h"
 
-#include <CLI/CLI.hpp>
+#include "examples/common/flags.h"
 
 Options parse_options(int argc, char** argv) {
   Options o;
   CLI::App app{"Trains a convolutional network on Fashion-MNIST and leaves the results in a folder."};
-  app.add_option("--device", o.device, "auto takes a GPU where there is one")
-      ->check(CLI::IsMember({"auto", "cpu", "cuda"}))
-      ->capture_default_str();
+  add_device_flag(app, o.device);
   app.add_option("--epochs", o.epochs, "passes over the training images")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();

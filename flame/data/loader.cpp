@@ -15,6 +15,7 @@
 
 #include "flame/core/format.h"
 #include "flame/core/philox.h"
+#include "flame/tensor/internal.h"
 
 namespace flame::data {
 namespace {
@@ -40,7 +41,13 @@ class BatchStream::Epoch {
  public:
   Epoch(const Dataset& dataset, const LoaderOptions& options, int64_t size, int64_t first, int64_t batches,
         uint64_t epoch)
-      : dataset_(dataset), batch_(options.batch), batches_(batches), epoch_(epoch), taken_(first), given_(first) {
+      : dataset_(dataset),
+        device_(options.device && options.device != &cpu() ? options.device : nullptr),
+        batch_(options.batch),
+        batches_(batches),
+        epoch_(epoch),
+        taken_(first),
+        given_(first) {
     if (options.shuffle) {
       order_ = permutation(options.seed, epoch, size);
     } else {
@@ -71,7 +78,7 @@ class BatchStream::Epoch {
   }
 
   std::vector<Tensor> next() {
-    if (slots_.empty()) return make(given_++);
+    if (slots_.empty()) return arrived(make(given_++));
     std::optional<Result> result;
     {
       std::unique_lock lock(mutex_);
@@ -82,19 +89,37 @@ class BatchStream::Epoch {
     }
     room_.notify_one();
     if (result->error) std::rethrow_exception(result->error);
-    return std::move(result->tensors);
+    return arrived(std::move(*result));
   }
 
  private:
   struct Result {
     std::vector<Tensor> tensors;
+    std::vector<Upload> uploads;  // under way
     std::exception_ptr error;
   };
 
-  std::vector<Tensor> make(int64_t number) const {
+  Result make(int64_t number) const {
     const auto from = static_cast<size_t>(number * batch_);
     const std::span<const int64_t> all(order_);
-    return dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)), epoch_);
+    Result r;
+    r.tensors = dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)), epoch_);
+    if (!device_) return r;
+    for (Tensor& t : r.tensors) {
+      const Tensor dense = t.detach().contiguous();
+      const Loc loc = Loc::current();
+      Upload u = device_->upload(dense.data(), static_cast<size_t>(dense.numel()) * size_of(dense.dtype()), loc);
+      Ref<Value> v = make_ref<Value>(*device_, dense.dtype(), dense.shape(), contiguous_strides(dense.shape()));
+      v->storage = u.storage;
+      t = Tensor(std::move(v));
+      r.uploads.push_back(std::move(u));
+    }
+    return r;
+  }
+  // From here on the launches of the caller's device come after the copies.
+  static std::vector<Tensor> arrived(Result r) {
+    for (const Upload& u : r.uploads) u.arrive();
+    return std::move(r.tensors);
   }
 
   // The exception of a forced unwinding has no object, which a catch by reference binds to all the same.
@@ -111,7 +136,7 @@ class BatchStream::Epoch {
       }
       Result result;
       try {
-        result.tensors = make(number);
+        result = make(number);
       } catch (const abi::__forced_unwind&) {  // the thread is being ended, by pthread_exit or pthread_cancel
         result.error = std::make_exception_ptr(std::runtime_error("DataLoader: a worker's thread was ended"));
         hand_over(number, std::move(result));
@@ -136,6 +161,7 @@ class BatchStream::Epoch {
   }
 
   const Dataset& dataset_;
+  Device* const device_;
   const int64_t batch_, batches_;
   const uint64_t epoch_;
   std::vector<int64_t> order_;

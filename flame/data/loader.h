@@ -1,4 +1,5 @@
-// DataLoader: shuffled batches of a dataset, made ahead by worker threads, the same for any number of them.
+// DataLoader: shuffled batches of a dataset, made ahead by worker threads, the same for any number of them; on a GPU, if
+// asked for, copied there beside its launches.
 #pragma once
 #include <array>
 #include <concepts>
@@ -19,6 +20,9 @@ struct LoaderOptions {
   int workers = 1;         // threads; 0 makes each batch in the caller's thread
   int prefetch = 4;        // batches at most that are ready or in the making
   bool drop_last = false;  // a last batch that is not full
+  // Where batches arrive; null: on the CPU, as the dataset made them. On a GPU the workers copy them through pinned
+  // memory on a stream of its own, while launches go on; each lies there until its tensors are gone.
+  Device* device = nullptr;
 };
 
 // Where a loader stands: `position` batches of `epoch` were handed out.

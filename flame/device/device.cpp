@@ -11,6 +11,7 @@
 #include "flame/device/counters.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/device_scope.h"
+#include "flame/device/faults.h"
 #include "flame/device/kernel.h"
 #include "flame/device/plugin.h"
 #include "flame/device/recorder.h"
@@ -23,19 +24,38 @@ Counters& counters() {
 }
 Stats stats() {
   const Counters& c = counters();
-  return {c.launches,           c.island_launches, c.island_ops, c.pointwise_ops,   c.plans_prepared,
-          c.system_allocations, c.host_copies,     c.replays,    c.recording_misses};
+  return {c.launches,    c.island_launches, c.island_ops,       c.pointwise_ops, c.plans_prepared, c.system_allocations,
+          c.host_copies, c.replays,         c.recording_misses, c.device_copies, c.uploads};
 }
 
 namespace {
 std::atomic<uint64_t> next_storage_id{1};
 thread_local Recorder* recorder = nullptr;
 thread_local Device* scoped_device = nullptr;
+thread_local MemoryKind kind_of_allocation = MemoryKind::tensor;
+std::atomic<int64_t> fail_after{0};
+std::atomic<bool> deterministic_plans{false};
+
+void* allocate(Device& d, size_t bytes, Loc where, MemoryKind kind) {
+  struct Scope {
+    MemoryKind before;
+    explicit Scope(MemoryKind k) : before(std::exchange(kind_of_allocation, k)) {}
+    ~Scope() { kind_of_allocation = before; }
+  } const scope(kind);
+  return d.allocate(bytes, where);
+}
 }  // namespace
 
-Storage::Storage(Device& device, size_t bytes, Loc where)
+void fail_allocation(int64_t n) { fail_after = n; }
+int64_t allocations_until_failure() { return fail_after; }
+bool allocation_fails() { return fail_after.load(std::memory_order_relaxed) > 0 && fail_after.fetch_sub(1) == 1; }
+MemoryKind allocation_kind() { return kind_of_allocation; }
+void set_deterministic(bool on) { deterministic_plans = on; }
+bool deterministic() { return deterministic_plans; }
+
+Storage::Storage(Device& device, size_t bytes, Loc where, MemoryKind kind)
     : device_(device),
-      data_(device.allocate(bytes, where)),
+      data_(allocate(device, bytes, where, kind)),
       bytes_(bytes),
       id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
   if (recorder) recorder->storage_made(id_);
@@ -130,9 +150,23 @@ void Device::copy_within(void* dst, const void* src, size_t bytes) {
 void Device::fill_bytes(void* dst, int byte, size_t bytes) {
   if (bytes) std::memset(dst, byte, bytes);
 }
+void Device::copy_from_device(void* dst, Device& from, const void* src, size_t bytes) {
+  std::vector<char> staging(bytes);
+  from.copy_to_host(staging.data(), src, bytes);
+  copy_from_host(dst, staging.data(), bytes);
+}
+Upload Device::upload(const void* src, size_t bytes, Loc where) {
+  Upload u{make_ref<Storage>(*this, bytes, where), [] {}};
+  copy_from_host(u.storage->data(), src, bytes);
+  return u;
+}
+void Device::set_memory_limit(size_t) {
+  fail<NotImplemented>(Loc::current(), "set_memory_limit: the memory of {} has no limit of its own", name_);
+}
 Ref<Kernel> Device::kernel(const KernelDesc& d) {
   fail<NotImplemented>(Loc::current(), "{}: {} takes no kernels from text", d.name, name_);
 }
+Ref<Plan> Device::attention(const AttentionDesc&) { return {}; }
 
 void Device::launch(const Launch& l, Loc where) {
   constexpr size_t few = 24;
@@ -148,7 +182,7 @@ void Device::launch(const Launch& l, Loc where) {
   for (const Buffer& b : l.reads) pointers[i++] = static_cast<char*>(b.storage->data()) + b.offset;
   for (const Buffer& b : l.writes) pointers[i++] = static_cast<char*>(b.storage->data()) + b.offset;
   Ref<Storage> workspace;
-  if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where);
+  if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where, MemoryKind::workspace);
   counters().launches += 1;
   run(*l.plan, l, Run{pointers, l.scalars.data(), workspace ? workspace->data() : nullptr});
   if (recorder) recorder->note(l, where);
@@ -227,13 +261,17 @@ Device* registered(std::string_view name) {
 
 Device& device(std::string_view name) {
   if (name == "cpu") return cpu();
-  if (name == "auto") return load_cuda_plugin().empty() ? *registered("cuda:0") : cpu();
-  const std::string wanted(name == "cuda" ? "cuda:0" : name);
+  const std::string wanted(name == "cuda" || name == "auto" ? "cuda:0" : name);
   if (Device* d = registered(wanted)) return *d;
-  if (wanted.starts_with("cuda:")) {
-    if (const std::string missing = load_cuda_plugin(); !missing.empty())
-      fail<DeviceError>(Loc::current(), "device: '{}' is not there: {}", name, missing);
+  if (wanted.starts_with("cuda:dry")) {
+    add_dry_device(std::atoi(wanted.c_str() + 8));
     if (Device* d = registered(wanted)) return *d;
+  }
+  if (wanted.starts_with("cuda:")) {
+    const std::string missing = open_cuda_device(wanted);
+    if (Device* d = registered(wanted)) return *d;
+    if (name == "auto") return cpu();
+    fail<DeviceError>(Loc::current(), "device: '{}' is not there: {}", name, missing);
   }
   std::string known = "cpu";
   {
@@ -245,6 +283,7 @@ Device& device(std::string_view name) {
 MemoryStats memory_stats(const Device& d) { return d.memory_stats(); }
 void reset_peak_memory(Device& d) { d.reset_peak_memory(); }
 void empty_cache(Device& d) { d.empty_cache(); }
+void set_memory_limit(Device& d, size_t bytes) { d.set_memory_limit(bytes); }
 void register_device(std::unique_ptr<Device> d) {
   std::lock_guard lock(list().mutex);
   list().devices.push_back(std::move(d));

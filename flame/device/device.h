@@ -28,10 +28,15 @@ struct Meta {
 };
 inline Meta contiguous_meta(DType t, const Shape& s) { return {t, s, contiguous_strides(s)}; }
 
+// What memory of a device is for: tensors, the planned memory of recorded steps, scratch of launches, and buffers that the
+// DataLoader's copies fill.
+enum class MemoryKind : uint8_t { tensor, recording, workspace, staging };
+inline constexpr int num_memory_kinds = 4;
+
 // One allocation on a device, shared by every tensor that views it.
 class Storage final : public RefCounted {
  public:
-  Storage(Device& device, size_t bytes, Loc where);  // throws OutOfMemory
+  Storage(Device& device, size_t bytes, Loc where, MemoryKind kind = MemoryKind::tensor);  // throws OutOfMemory
   // Somebody else's memory on `device`; `release` is called once, when the last tensor over it is gone.
   Storage(Device& device, void* data, size_t bytes, std::function<void()> release);
   ~Storage() override;
@@ -90,6 +95,7 @@ struct Launch {
 struct GemmDesc {
   Meta a, b, c;
   bool bias = false;  // buffers: a, b, (bias), then c
+  bool tf32 = false;  // float32 operands may be rounded to 10 bits of mantissa
 };
 
 // Convolution over one to three axes. x: [N, C, H, W], w: [O, C / groups, R, S], y: [N, O, H', W'], or with one or three
@@ -100,6 +106,14 @@ struct ConvDesc {
   Dims stride, padding, padding_after, dilation;  // one number an axis; padding_after may be negative
   int64_t groups = 1;
   bool bias = false;
+};
+
+// Attention without mask and dropout: q [B, H, L, E], k [B, K, S, E], v [B, K, S, D] with K dividing H; lse [B, H, L] is
+// contiguous float32. Buffers: forward (q, k, v) -> (out, lse); backward (q, k, v, out, lse, gradient of out) -> (dq, dk, dv).
+// Scalars: the scale.
+struct AttentionDesc {
+  bool backward = false, causal = false;
+  Meta q, k, v, out, g, dq, dk, dv;  // the last four of a backward alone
 };
 
 // Bytes that identify a plan: op, attributes, metadata. Compared whole, so no two plans are ever confused.
@@ -149,6 +163,17 @@ class PlanCache {
 
 struct MemoryStats {
   size_t allocated = 0, peak = 0, reserved = 0;  // bytes: live, most ever live, held from the system
+  size_t limit = 0;                              // set_memory_limit; 0: none
+  // A GPU's alone. `allocated` by what it is for.
+  size_t tensors = 0, recordings = 0, workspace = 0, staging = 0;
+  size_t library = 0;  // memory of the device that kernels and NVIDIA's libraries took beside `reserved`
+  size_t pinned = 0;   // memory of the host that copies go through
+};
+
+// Memory on its way to a device, and what the thread that will use it calls before its first launch.
+struct Upload {
+  Ref<Storage> storage;
+  std::function<void()> arrive;
 };
 
 class Device {
@@ -165,11 +190,17 @@ class Device {
   virtual void deallocate(void* p, size_t bytes) noexcept = 0;
   virtual void copy_from_host(void* dst, const void* src, size_t bytes) = 0;
   virtual void copy_to_host(void* dst, const void* src, size_t bytes) = 0;
+  // From another device whose memory the host cannot read, in order with the launches of both.
+  virtual void copy_from_device(void* dst, Device& from, const void* src, size_t bytes);
+  // A copy beside this device's launches; `src` may be changed when it returns. Any thread.
+  virtual Upload upload(const void* src, size_t bytes, Loc where);
   virtual void synchronize() = 0;
 
   virtual MemoryStats memory_stats() const = 0;
   virtual void reset_peak_memory() = 0;
   virtual void empty_cache() = 0;  // gives cached blocks back to the system
+  // At most so many bytes are held from the system; 0: no limit. NotImplemented where memory is the system's.
+  virtual void set_memory_limit(size_t bytes);
 
   // For the bodies of plans: bytes within the device, in order with its launches.
   virtual void copy_within(void* dst, const void* src, size_t bytes);
@@ -180,6 +211,7 @@ class Device {
   // Library services: prepared once, launched like any plan.
   virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
   virtual Ref<Plan> conv(const ConvDesc& d) = 0;
+  virtual Ref<Plan> attention(const AttentionDesc& d);  // null where no library has a plan for it
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
   void launch(const Launch& l, Loc where = Loc::current());
@@ -217,11 +249,20 @@ struct Stats {
   uint64_t host_copies = 0;         // tensors read on the host or written from it
   uint64_t replays = 0;             // recorded steps replayed
   uint64_t recording_misses = 0;    // recorded steps that ran eagerly after the warm-up
+  uint64_t device_copies = 0;       // tensors copied from one GPU to another
+  uint64_t uploads = 0;             // tensors copied to a device beside its launches
 };
 Stats stats();
 
 MemoryStats memory_stats(const Device& d = default_device());
 void reset_peak_memory(Device& d = default_device());
 void empty_cache(Device& d = default_device());
+// `bytes` at most are held from the driver for tensors of `d`; beyond them, OutOfMemory. 0: no limit.
+void set_memory_limit(Device& d, size_t bytes);
+
+// On: plans are chosen without timing, and no sum is taken in an order that changes, so that every process gives the same
+// bits. Off by default.
+void set_deterministic(bool on);
+bool deterministic();
 
 }  // namespace flame

@@ -13,33 +13,53 @@ namespace {
 // The folder of this library, with a slash; empty if the system does not say.
 std::string own_folder() {
   Dl_info info;
-  if (!dladdr(reinterpret_cast<void*>(&load_cuda_plugin), &info) || !info.dli_fname) return {};
+  if (!dladdr(reinterpret_cast<void*>(&open_cuda_device), &info) || !info.dli_fname) return {};
   const std::string path = info.dli_fname;
   const size_t slash = path.rfind('/');
   return slash == std::string::npos ? std::string() : path.substr(0, slash + 1);
 }
 
-std::string load() {
-  constexpr const char* file = "libflame_cuda.so";
-  void* library = dlopen((own_folder() + file).c_str(), RTLD_NOW | RTLD_LOCAL);
-  if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
-  if (!library) {
-    const char* why = dlerror();
-    return std::string("the plugin libflame_cuda.so cannot be loaded (") + (why ? why : "no reason given") + ")";
+struct Plugin {
+  void* library = nullptr;
+  std::string missing;
+  Plugin() {
+    constexpr const char* file = "libflame_cuda.so";
+    library = dlopen((own_folder() + file).c_str(), RTLD_NOW | RTLD_LOCAL);
+    if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    if (!library) {
+      const char* why = dlerror();
+      missing = std::string("the plugin libflame_cuda.so cannot be loaded (") + (why ? why : "no reason given") + ")";
+      return;
+    }
+    const auto hash = reinterpret_cast<const char* (*)()>(dlsym(library, "flame_cuda_abi"));
+    if (!hash) missing = "libflame_cuda.so is no plugin of FLAME";
+    else if (std::strcmp(hash(), FLAME_ABI_HASH) != 0)
+      missing = "libflame_cuda.so was built for another FLAME (its ABI hash differs): build both together";
+    if (!missing.empty()) library = nullptr;
   }
-  const auto hash = reinterpret_cast<const char* (*)()>(dlsym(library, "flame_cuda_abi"));
-  const auto enter = reinterpret_cast<const char* (*)()>(dlsym(library, "flame_cuda_register"));
-  if (!hash || !enter) return "libflame_cuda.so is no plugin of FLAME";
-  if (std::strcmp(hash(), FLAME_ABI_HASH) != 0)
-    return "libflame_cuda.so was built for another FLAME (its ABI hash differs): build both together";
-  return enter();
+};
+const Plugin& plugin() {
+  static const Plugin one;
+  return one;
 }
 
 }  // namespace
 
-const std::string& load_cuda_plugin() {
-  static const std::string missing = load();
-  return missing;
+void* cuda_plugin_function(const char* name, std::string& missing) {
+  missing = plugin().missing;
+  return plugin().library ? dlsym(plugin().library, name) : nullptr;
+}
+
+std::string open_cuda_device(const std::string& name) {
+  std::string missing;
+  const auto enter =
+      reinterpret_cast<const char* (*)(const char*)>(cuda_plugin_function("flame_cuda_register", missing));
+  return enter ? enter(name.c_str()) : missing;
+}
+
+void add_dry_device(int arch) {
+  std::string missing;
+  if (const auto add = reinterpret_cast<void (*)(int)>(cuda_plugin_function("flame_cuda_dry", missing))) add(arch);
 }
 
 }  // namespace flame

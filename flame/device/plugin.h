@@ -4,7 +4,13 @@
 
 namespace flame {
 
-// Loads libflame_cuda.so once and lets it register its devices "cuda:0", "cuda:1", ... Empty, or what is missing.
-const std::string& load_cuda_plugin();
+// Has libflame_cuda.so register the GPU of that name, "cuda:0" or "cuda:1". Empty, or what is missing.
+std::string open_cuda_device(const std::string& name);
+
+// A C function of libflame_cuda.so; null, and in `missing` why, if the plugin cannot be loaded.
+void* cuda_plugin_function(const char* name, std::string& missing);
+
+// Registers "cuda:dry<arch>", which needs no GPU: it compiles kernels for sm_<arch> (0: none) and runs none.
+void add_dry_device(int arch);
 
 }  // namespace flame

@@ -109,10 +109,15 @@ class AttentionBackward final : public Op {
       out.push_back({in[i].dtype(), in[i].shape(), dense_strides_like(in[i].shape(), in[i].strides())});
     return out;
   }
-  void key(Key& k) const override { k << settings_.flags.causal << settings_.flags.mask << settings_.flags.dropout; }
+  void key(Key& k) const override {
+    k << settings_.flags.causal << settings_.flags.mask << settings_.flags.dropout << deterministic();
+  }
   std::vector<Word> scalars() const override { return settings_.words(); }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     return attention_backward_cpu(in, out, settings_.flags);
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return attention_backward_cuda(d, in, out, settings_.flags);
   }
   bool differentiable() const override { return false; }
 
@@ -137,9 +142,10 @@ class Attention final : public Op {
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     return attention_cpu(in, out, settings_.flags);
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return attention_cuda(d, in, out, settings_.flags);
+  }
   bool saves_output(int) const override { return true; }
-  // The same in tensor ops, for devices without a kernel.
-  static Tensor composed(const Ref<Attention>& op, const std::vector<Tensor>& in, Loc loc);
   void vjp(Vjp& v) const override {
     const bool mask_too = settings_.flags.mask && v.needs(3);
     if (v.create_graph() || mask_too) return composed(v);
@@ -232,23 +238,6 @@ void Attention::composed(Vjp& v) const {
     if (g[i].defined()) v.give(static_cast<int>(i), g[i]);
 }
 
-Tensor Attention::composed(const Ref<Attention>& op, const std::vector<Tensor>& in, Loc loc) {
-  const Tensor out = no_grad([&] {
-    const DType wide = wide_of(in[0].dtype());
-    const int64_t heads = in[0].shape()[1];
-    const Tensor q = in[0].to(wide, loc), k = repeat_heads(in[1].to(wide, loc), heads),
-                 u = repeat_heads(in[2].to(wide, loc), heads);
-    Tensor p = op->weights(q, k, op->settings_.flags.mask ? in[3] : Tensor());
-    if (op->settings_.draw) {
-      const Tensor keep = dispatch(make_ref<KeptWeights>(p.shape(), q.device(), op->settings_), {}, loc);
-      p = where(keep, p * op->settings_.draw->factor(), 0.0);
-    }
-    return matmul(p, u, loc).to(in[0].dtype(), loc);
-  });
-  const auto rule = [op, loc](const CustomContext& c) { return op->gradients(c.saved, c.grads[0], c.needs, loc); };
-  return with_rule(op_name, in, {out}, in, rule, loc)[0];
-}
-
 // [..., H, L, E] -> [B, H, L, E], with the axes before broadcast to `batch`.
 Tensor as_rank_4(const Tensor& x, const Shape& batch, Loc loc) {
   Tensor y = x;
@@ -337,10 +326,7 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   Settings s{
       {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
   if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
-  const Ref<Attention> op = make_ref<Attention>(s);
-  const Tensor out =
-      q.device().kind() == Device::Kind::cuda ? Attention::composed(op, in, loc) : dispatch_multi(op, in, loc)[0];
-  return out.reshape(c.out, loc);
+  return dispatch_multi(make_ref<Attention>(s), in, loc)[0].reshape(c.out, loc);
 }
 
 namespace {

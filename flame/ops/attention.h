@@ -19,8 +19,9 @@ struct AttentionOptions {
 };
 // softmax(scale q k^T + mask) v. q: [..., H, L, E], k: [..., K, S, E], v: [..., K, S, D] -> [..., H, L, D], of rank 2 or more;
 // K is H, or 1, or with grouped_query a divisor of H; the axes before are batches and broadcast. Floating dtypes, promoted;
-// float16 and bfloat16 are computed in float32 and rounded once. A row without a key that takes part (or with -Inf for all
-// of them) gives zeros and no gradient, as in PyTorch. The output lies in memory in the order of q's axes.
+// float16 and bfloat16 are computed in float32 and rounded once; with 64 keys or more on a GPU, weights are rounded to the
+// dtype too. A row without a key that takes part (or with -Inf for all of them) gives zeros and no gradient, as in PyTorch.
+// The output lies in memory in the order of q's axes.
 // Dropout draws as bernoulli of shape [batches, H, L, S] does; backward draws again instead of keeping the mask. Backward
 // keeps the inputs, the output and one number a row. Only a second derivative (create_graph) and the gradient of the mask
 // itself go through composed ops that do hold the [L, S] scores. Errors: ShapeError, DTypeError, ValueError (dropout).

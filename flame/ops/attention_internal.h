@@ -1,4 +1,4 @@
-// Internal: the CPU plans of attention, and the vector kernels of one tile of scores.
+// Internal: the plans of attention, and the vector kernels of one tile of scores.
 #pragma once
 #include "flame/device/device.h"
 
@@ -20,6 +20,10 @@ AttentionDraw attention_draw(const Word* scalars);
 Ref<Plan> attention_cpu(std::span<const Meta> in, std::span<const Meta> out, const AttentionFlags& f);
 // (q, k, v, out, lse, gradient of out, mask?) -> (dq, dk, dv).
 Ref<Plan> attention_backward_cpu(std::span<const Meta> in, std::span<const Meta> out, const AttentionFlags& f);
+// The same on a GPU.
+Ref<Plan> attention_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out, const AttentionFlags& f);
+Ref<Plan> attention_backward_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out,
+                                  const AttentionFlags& f);
 
 // Scores of a tile, keys down and queries across: s[key * columns + query]. All pointers are of float32 or float64.
 struct ScoreTile {

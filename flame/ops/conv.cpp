@@ -40,7 +40,9 @@ class Conv : public Op {
  public:
   Conv(const char* name, const ConvAttributes& a) : a_(a), name_(name) {}
   const char* name() const override { return name_; }
-  void key(Key& k) const override { k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups; }
+  void key(Key& k) const override {
+    k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups << deterministic();
+  }
 
  protected:
   Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false) const {

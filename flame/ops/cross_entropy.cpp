@@ -6,10 +6,12 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/cross_entropy_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -27,11 +29,40 @@ struct BadClass : IndexError {
   int64_t value;
 };
 
+// A kernel that notes a bad target, which the next wait throws.
+void check_on_device(const char* op, Device& d, const Value& target, int64_t classes, int64_t ignored, Loc loc) {
+  if (numel(target.shape) == 0) return;
+  Key key;
+  key << "class_range" << op << target.meta();
+  const Ref<Plan> plan = d.plans().get(key, [&, m = target.meta()] {
+    struct {  // as in one_hot.cu
+      const char* op;
+      int64_t rank, count, classes, ignored;
+      int64_t shape[max_rank], strides[max_rank];
+    } t{op, m.shape.rank(), numel(m.shape), 0, 0, {}, {}};
+    for (int i = 0; i < m.shape.rank(); ++i) {
+      t.shape[i] = m.shape[i];
+      t.strides[i] = m.strides[i];
+    }
+    return make_ref<Plan>("class_range",
+                          [t, k = device_kernel(d, "ops/one_hot.cu", "class_range", DType::i64)](const Run& r) {
+                            auto own = t;
+                            own.classes = r.scalars[0].i;
+                            own.ignored = r.scalars[1].i;
+                            (*k)({.blocks = blocks_for(own.count, 256)}, own, r.buffers[0]);
+                          });
+  });
+  const Buffer read = target.buffer();
+  const Word scalars[] = {word(classes), word(ignored)};
+  at_line(loc, [&] { d.launch({plan, {&read, 1}, {}, scalars}, loc); });
+}
+
 // One look at the targets where they lie in host memory. It is a launch of its own, since islands throw nothing.
 void check_classes(const char* op, const Tensor& target, int64_t classes, int64_t ignored, Loc loc) {
   Device& d = target.device();
-  if (d.kind() != Device::Kind::cpu) return;
+  if (d.kind() == Device::Kind::trace) return;
   materialize(target.value());
+  if (d.kind() == Device::Kind::cuda) return check_on_device(op, d, target.value(), classes, ignored, loc);
   Key key;
   key << "class_range" << target.value().meta();
   const Ref<Plan> plan = d.plans().get(key, [m = target.value().meta()] {

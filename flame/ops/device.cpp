@@ -49,30 +49,10 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
   together_ = together(axes, element);
   kernel_ = kernel(together_);
 }
-DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n)
-    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
-  stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
-  step_ = device_kernel(d, "ops/sort.cu", "step", t);
-}
-void DeviceSort::operator()(void* entries) const {
-  constexpr int64_t tile = 2048;
-  const int64_t total = rows_ * padded_;
-  const Grid tiles{.blocks = blocks_for(total, tile), .threads = 1024};
-  (*stages_)(tiles, entries, total, padded_, int64_t{2}, std::min(padded_, tile));
-  for (int64_t k = 2 * tile; k <= padded_; k *= 2) {
-    for (int64_t j = k / 2; j >= tile; j /= 2)
-      (*step_)({.blocks = blocks_for(total / 2, 256)}, entries, total, padded_, k, j);
-    (*stages_)(tiles, entries, total, padded_, k, k);
-  }
-}
-DeviceIndexWalk::DeviceIndexWalk(const Meta& s, const Meta& i, const Meta& b, int a)
-    : rank(i.shape.rank()), count(numel(i.shape)), axis(a), size(b.shape[a]), step(b.strides[a]) {
-  for (int k = 0; k < i.shape.rank(); ++k) {
-    shape[k] = i.shape[k];
-    small[k] = s.strides[k];
-    index[k] = i.strides[k];
-    big[k] = k == a ? 0 : b.strides[k];
-  }
+Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
+  const bool small = walk_.count < int64_t{1} << 31;
+  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
+                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
 }
 void DeviceCopy::operator()(void* to, const void* from) const {
   if (!kernel_) return;
@@ -85,10 +65,63 @@ void DeviceCopy::operator()(void* to, const void* from) const {
   for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
   (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
 }
-Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
-  const bool small = walk_.count < int64_t{1} << 31;
-  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
-                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
+
+DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
+    : rows_(rows), n_(n), bits_(bits), wide_(bits > 32) {
+  const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
+  tiles_ = blocks_for(n, wide_ ? 2048 : 4096);
+  key_bytes_ = up(rows * n * (wide_ ? 8 : 4));
+  place_bytes_ = up(rows * n * 4);
+  count_bytes_ = up(rows * 256 * (tiles_ + 1) * 4);
+  const auto kernel = [&](const char* entry) {
+    return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, {"-DFLAME_KEY=" + key_type()}});
+  };
+  count_ = kernel("radix_count");
+  sum_ = kernel("radix_sum");
+  move_ = kernel("radix_move");
+}
+DeviceRadix::Rows DeviceRadix::at(void* workspace, int which) const {
+  char* keys = static_cast<char*>(workspace) + (which ? key_bytes_ + place_bytes_ : 0);
+  return {keys, keys + key_bytes_};
+}
+DeviceRadix::Rows DeviceRadix::operator()(void* workspace) const {
+  char* counts = static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_);
+  char* totals = counts + rows_ * 256 * tiles_ * 4;
+  int which = 0;
+  for (int shift = 0; shift < bits_; shift += 8, which = 1 - which) {
+    const Rows from = at(workspace, which), to = at(workspace, 1 - which);
+    (*count_)({.blocks = rows_ * tiles_}, from.keys, counts, n_, tiles_, shift);
+    (*sum_)({.blocks = rows_ * 256}, counts, totals, tiles_);
+    (*move_)({.blocks = rows_ * tiles_}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
+  }
+  return at(workspace, which);
+}
+
+DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)
+    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
+  constexpr int64_t tile = 2048;  // as in sort.cu
+  if (padded_ > tile) {
+    padded_ = n;
+    radix_.emplace(d, rows, n, bits);
+  } else {
+    stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
+  }
+}
+std::vector<std::string> DeviceSort::options() const {
+  if (!radix_) return {};
+  return {"-DFLAME_KEY=" + radix_->key_type()};
+}
+size_t DeviceSort::workspace() const {
+  return radix_ ? radix_->workspace() : static_cast<size_t>(rows_ * padded_) * 16;
+}
+DeviceRadix::Rows DeviceSort::rows(void* workspace) const {
+  return radix_ ? radix_->rows(workspace) : DeviceRadix::Rows{workspace, nullptr};
+}
+DeviceRadix::Rows DeviceSort::operator()(void* workspace) const {
+  if (radix_) return (*radix_)(workspace);
+  const int64_t total = rows_ * padded_;
+  (*stages_)({.blocks = blocks_for(total, 2048), .threads = 1024}, workspace, total, padded_);
+  return {workspace, nullptr};
 }
 
 }  // namespace flame

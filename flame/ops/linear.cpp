@@ -37,8 +37,9 @@ class Linear final : public Op {
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const Meta& w = in[1];
     const Meta transposed{w.dtype, {w.shape[1], w.shape[0]}, {w.strides[1], w.strides[0]}};
-    return d.gemm({matrix(in[0]), transposed, matrix(out[0]), in.size() == 3});
+    return d.gemm({matrix(in[0]), transposed, matrix(out[0]), in.size() == 3, matmul_precision() == "high"});
   }
+  void key(Key& k) const override { k << deterministic() << matmul_precision(); }
   bool saves_input(int i) const override { return i != 2; }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();

@@ -1,6 +1,8 @@
 // matmul: ranks are brought to batches of matrices by views; one op does the product, and its gradients are products.
 #include "flame/ops/matmul.h"
 
+#include <atomic>
+
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -10,6 +12,8 @@
 
 namespace flame {
 namespace {
+
+std::atomic<bool> tf32_products{false};
 
 Shape batch_of(const Shape& s) {
   Shape batch = s;
@@ -31,8 +35,9 @@ class MatMul final : public Op {
     return {contiguous_meta(in[0].dtype(), out)};
   }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return d.gemm({in[0], in[1], out[0]});
+    return d.gemm({.a = in[0], .b = in[1], .c = out[0], .tf32 = tf32_products});
   }
+  void key(Key& k) const override { k << deterministic() << tf32_products.load(); }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);
@@ -64,6 +69,13 @@ Tensor rows_times_matrix(const Tensor& a, const Tensor& b, Loc loc) {
 }
 
 }  // namespace
+
+void set_matmul_precision(std::string_view precision, Loc loc) {
+  if (precision != "highest" && precision != "high")
+    fail<ValueError>(loc, "set_matmul_precision: expected 'highest' or 'high', got '{}'", precision);
+  tf32_products = precision == "high";
+}
+std::string_view matmul_precision() { return tf32_products ? "high" : "highest"; }
 
 Tensor matmul(const Tensor& left, const Tensor& right, Loc loc) {
   const OpScope scope("matmul");

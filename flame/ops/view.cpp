@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
@@ -132,17 +133,14 @@ Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
   Tensor out = Tensor::empty(x.shape(), x.dtype(), d, loc);
   const size_t bytes = static_cast<size_t>(x.numel()) * size_of(x.dtype());
   Device& source = x.device();
-  counters().host_copies += 1;
-  source.synchronize();
-  if (source.host_accessible()) {
-    d.copy_from_host(out.data(), from, bytes);
-  } else if (d.host_accessible()) {
-    source.copy_to_host(out.data(), from, bytes);
-  } else {
-    std::vector<char> staging(bytes);
-    source.copy_to_host(staging.data(), from, bytes);
-    d.copy_from_host(out.data(), staging.data(), bytes);
-  }
+  const bool by_host = source.host_accessible() || d.host_accessible();
+  (by_host ? counters().host_copies : counters().device_copies) += 1;
+  at_line(loc, [&] {
+    source.synchronize();
+    if (source.host_accessible()) d.copy_from_host(out.data(), from, bytes);
+    else if (d.host_accessible()) source.copy_to_host(out.data(), from, bytes);
+    else d.copy_from_device(out.data(), source, from, bytes);
+  });
   return out.value_ref();
 }
 

@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/matmul.h"
 #include "flame/train/recording_internal.h"
 
 namespace flame {
@@ -68,7 +69,7 @@ struct RecordedStep::Impl {
 
   Signature& find(const std::vector<Tensor>& args) {
     Key key;
-    key << mode << grad_enabled() << fusion_enabled() << args.size();
+    key << mode << grad_enabled() << fusion_enabled() << deterministic() << matmul_precision() << args.size();
     for (const Tensor& t : args) key << t.value().meta() << &t.device() << t.requires_grad();
     for (auto it = signatures.begin(); it != signatures.end(); ++it)
       if (it->key == key.bytes()) {

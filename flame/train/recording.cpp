@@ -134,7 +134,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
   for (const Tensor& t : out)
     if (const auto it = log.made.find(t.value().storage->id()); it != log.made.end())
       plan.items[it->second].last = ~size_t{0};
-  arena = make_ref<Storage>(*device, plan.place(), Loc::current());
+  arena = make_ref<Storage>(*device, plan.place(), Loc::current(), MemoryKind::recording);
   std::vector<size_t> offsets;
   for (const Arena::Item& i : plan.items) offsets.push_back(i.offset);
   for (uint64_t id : log.outside_ids)

@@ -38,7 +38,6 @@ struct Pool {
   std::mutex mutex;
   std::vector<void*> free[num_classes];
   size_t allocated = 0, peak = 0, reserved = 0;
-  std::atomic<int64_t> fail_after{0};
 };
 Pool& pool() {
   static Pool* p = new Pool;  // outlives every tensor
@@ -64,9 +63,6 @@ void release_all(Pool& p) {
 
 }  // namespace
 
-void fail_allocation(int64_t n) { pool().fail_after = n; }
-int64_t allocations_until_failure() { return pool().fail_after; }
-
 void* CpuDevice::allocate(size_t bytes, Loc where) {
   Pool& p = pool();
   const auto refuse = [&] {
@@ -74,8 +70,7 @@ void* CpuDevice::allocate(size_t bytes, Loc where) {
                       "out of memory on cpu: requested {} bytes, {} allocated by tensors, {} held from the system",
                       bytes, p.allocated, p.reserved);
   };
-  if (p.fail_after.load(std::memory_order_relaxed) > 0 && p.fail_after.fetch_sub(1) == 1) refuse();
-  if (bytes > (size_t{1} << 47)) refuse();
+  if (allocation_fails() || bytes > (size_t{1} << 47)) refuse();
   const SizeClass c = class_of(bytes);
   std::unique_lock lock(p.mutex);
   void* out = nullptr;
@@ -116,7 +111,7 @@ Ref<Plan> CpuDevice::conv(const ConvDesc& d) { return cpu_conv(d); }
 MemoryStats CpuDevice::memory_stats() const {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  return {p.allocated, p.peak, p.reserved};
+  return {.allocated = p.allocated, .peak = p.peak, .reserved = p.reserved};
 }
 void CpuDevice::reset_peak_memory() {
   Pool& p = pool();

@@ -1,6 +1,7 @@
 // The CPU device: host memory from a caching allocator, kernels run at once on the calling thread and its team.
 #pragma once
 #include "flame/device/device.h"
+#include "flame/device/faults.h"
 
 namespace flame {
 
@@ -23,9 +24,5 @@ class CpuDevice : public Device {
   CpuDevice(Kind kind, std::string name) : Device(kind, std::move(name)) {}
   void run(const Plan& plan, const Launch&, const Run& run) override { plan.body(run); }
 };
-
-// Test hook: the n-th allocation from now throws OutOfMemory (1 = the next); 0 turns it off. Counts down.
-void fail_allocation(int64_t n);
-int64_t allocations_until_failure();
 
 }  // namespace flame

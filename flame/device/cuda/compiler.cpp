@@ -2,18 +2,18 @@
 #include "flame/device/cuda/compiler.h"
 
 #include <nvrtc.h>
-#include <unistd.h>
 
 #include <atomic>
 #include <chrono>
-#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <optional>
+#include <unordered_set>
 
 #include "flame/core/format.h"
+#include "flame/device/cuda/cache.h"
 #include "flame/device/cuda/library.h"
 #include "flame/device/kernel.h"
 
@@ -55,12 +55,6 @@ void check(nvrtcResult r, const char* what) {
 
 std::atomic<uint64_t> compiled{0}, from_disk{0}, nanoseconds{0};
 
-uint64_t hash(std::string_view bytes, uint64_t h) {
-  for (const unsigned char c : bytes) h = (h ^ c) * 0x100000001b3ull;
-  h ^= h >> 29;
-  return h * 0xbf58476d1ce4e5b9ull;
-}
-
 // What an entry of the cache starts with.
 struct Header {
   char magic[8];
@@ -68,48 +62,40 @@ struct Header {
 };
 constexpr char magic[8] = {'F', 'L', 'A', 'M', 'E', 'C', 'B', '1'};
 
-fs::path cache_folder() {
-  if (const char* own = std::getenv("FLAME_CACHE")) return own;
-  const char* home = std::getenv("HOME");
-  return fs::path(home ? home : "/tmp") / ".cache" / "flame";
-}
-
 std::optional<std::string> read_entry(const fs::path& file) {
-  std::ifstream in(file, std::ios::binary);
+  std::string all = read_file(file);
   Header h{};
-  if (!in.read(reinterpret_cast<char*>(&h), sizeof h) || std::memcmp(h.magic, magic, sizeof magic) != 0 ||
-      h.bytes > (uint64_t{1} << 30))
-    return {};
-  std::string cubin(h.bytes, '\0');
-  if (!in.read(cubin.data(), static_cast<std::streamsize>(h.bytes)) || in.peek() != std::ifstream::traits_type::eof() ||
-      hash(cubin, 1) != h.checksum)
-    return {};
-  return cubin;
+  if (all.size() < sizeof h) return {};
+  std::memcpy(&h, all.data(), sizeof h);
+  if (std::memcmp(h.magic, magic, sizeof magic) != 0 || h.bytes != all.size() - sizeof h) return {};
+  all.erase(0, sizeof h);
+  if (cache_hash(all, 1) != h.checksum) return {};
+  return all;
+}
+void write_entry(const fs::path& file, const std::string& cubin) {
+  Header h{{}, cubin.size(), cache_hash(cubin, 1)};
+  std::memcpy(h.magic, magic, sizeof magic);
+  write_by_renaming(file, std::string(reinterpret_cast<const char*>(&h), sizeof h) + cubin);
 }
 
-// To a name of its own, then renamed, so that nobody reads half an entry. A full or read-only disk is no error.
-void write_entry(const fs::path& file, const std::string& cubin) {
-  std::error_code ignored;
-  fs::create_directories(file.parent_path(), ignored);
-  static std::atomic<uint64_t> counter{0};
-  const fs::path own = file.string() + fmt::format(".{}.{}", ::getpid(), counter.fetch_add(1));
-  {
-    std::ofstream out(own, std::ios::binary);
-    Header h{{}, cubin.size(), hash(cubin, 1)};
-    std::memcpy(h.magic, magic, sizeof magic);
-    out.write(reinterpret_cast<const char*>(&h), sizeof h);
-    out.write(cubin.data(), static_cast<std::streamsize>(cubin.size()));
-    if (!out.flush()) {
-      out.close();
-      fs::remove(own, ignored);
-      return;
-    }
-  }
-  fs::rename(own, file, ignored);
-  if (ignored) fs::remove(own, ignored);
+// $FLAME_KERNEL_LOG: a file that gets a line of each kernel asked for, once a process: the hash of text and options, and a name.
+void log_kernel(const std::string& name, uint64_t hash) {
+  static const char* path = std::getenv("FLAME_KERNEL_LOG");
+  if (!path) return;
+  static std::mutex mutex;
+  static std::unordered_set<uint64_t> known;
+  std::lock_guard lock(mutex);
+  if (known.insert(hash).second) std::ofstream(path, std::ios::app) << fmt::format("{:016x} {}\n", hash, name);
 }
 
 }  // namespace
+
+uint64_t kernel_hash(const std::string& name, std::string_view text, const std::vector<std::string>& options) {
+  uint64_t h = cache_hash(text, 17);
+  for (const std::string& o : options) h = cache_hash(o, h);
+  log_kernel(name, h);
+  return h;
+}
 
 std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch) {
   const auto start = std::chrono::steady_clock::now();
@@ -141,24 +127,26 @@ std::string compile(const std::string& name, std::string_view text, const std::v
     n.nvrtcGetProgramLogSize(p, &bytes);
     log.resize(bytes);
     n.nvrtcGetProgramLog(p, log.data());
+    log.erase(log.find_last_not_of(" \n\0", std::string::npos, 3) + 1);
   }
   n.nvrtcDestroyProgram(&p);
   compiled += 1;
   nanoseconds += static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   if (r != NVRTC_SUCCESS)
-    fail<ValueError>(Loc::current(), "{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch,
-                     n.nvrtcGetErrorString(r), log);
+    throw KernelError(
+        fmt::format("{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch, n.nvrtcGetErrorString(r), log));
   return cubin;
 }
 
 std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
                            int arch) {
+  kernel_hash(name, text, options);
   std::string key = fmt::format("sm_{} nvrtc {}", arch, nvrtc_version());
   for (const std::string& o : options) key += '\n' + o;
-  for (const DeviceHeader& h : device_headers()) key += fmt::format("\n{} {:x}", h.name, hash(h.text, 7));
-  const fs::path file =
-      cache_folder() / fmt::format("{:016x}{:016x}.cubin", hash(text, hash(key, 11)), hash(key, hash(text, 13)));
+  for (const DeviceHeader& h : device_headers()) key += fmt::format("\n{} {:x}", h.name, cache_hash(h.text, 7));
+  const fs::path file = cache_folder() / fmt::format("{:016x}{:016x}.cubin", cache_hash(text, cache_hash(key, 11)),
+                                                     cache_hash(key, cache_hash(text, 13)));
   if (std::optional<std::string> known = read_entry(file)) {
     from_disk += 1;
     return *std::move(known);

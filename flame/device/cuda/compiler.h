@@ -13,6 +13,9 @@ std::string compile(const std::string& name, std::string_view text, const std::v
 std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
                            int arch);
 
+// What names a kernel in tests/cuda_kernels.txt: a hash of text and options. Goes to $FLAME_KERNEL_LOG, if that is set.
+uint64_t kernel_hash(const std::string& name, std::string_view text, const std::vector<std::string>& options);
+
 struct CompilerStats {
   uint64_t compiled = 0, from_disk = 0;
   double seconds = 0;  // spent in NVRTC

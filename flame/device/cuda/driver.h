@@ -17,10 +17,17 @@ namespace flame::cuda {
   F(cuDeviceGet)                  \
   F(cuDeviceGetName)              \
   F(cuDeviceGetAttribute)         \
+  F(cuDeviceTotalMem)             \
+  F(cuDeviceCanAccessPeer)        \
   F(cuDevicePrimaryCtxRetain)     \
   F(cuCtxSetCurrent)              \
+  F(cuCtxEnablePeerAccess)        \
   F(cuStreamCreate)               \
   F(cuStreamSynchronize)          \
+  F(cuStreamQuery)                \
+  F(cuStreamWaitEvent)            \
+  F(cuStreamWriteValue32)         \
+  F(cuStreamIsCapturing)          \
   F(cuStreamBeginCapture)         \
   F(cuStreamEndCapture)           \
   F(cuGraphInstantiateWithFlags)  \
@@ -29,18 +36,24 @@ namespace flame::cuda {
   F(cuGraphDestroy)               \
   F(cuEventCreate)                \
   F(cuEventRecord)                \
+  F(cuEventQuery)                 \
   F(cuEventSynchronize)           \
   F(cuEventElapsedTime)           \
+  F(cuEventDestroy)               \
   F(cuMemAlloc)                   \
   F(cuMemFree)                    \
   F(cuMemGetInfo)                 \
   F(cuMemAllocHost)               \
+  F(cuMemFreeHost)                \
+  F(cuMemcpyPeerAsync)            \
   F(cuMemcpyHtoDAsync)            \
   F(cuMemcpyDtoHAsync)            \
   F(cuMemcpyDtoDAsync)            \
   F(cuMemsetD8Async)              \
   F(cuModuleLoadData)             \
   F(cuModuleGetFunction)          \
+  F(cuModuleGetGlobal)            \
+  F(cuFuncGetParamInfo)           \
   F(cuFuncSetAttribute)           \
   F(cuLaunchKernel)
 

@@ -51,4 +51,22 @@ extern "C" __global__ void __launch_bounds__(256)
   }
 }
 
+// Where each product of a batch starts: all of a, then all of b, then all of c.
+extern "C" __global__ void batch_pointers(const __grid_constant__ Problem p, int64_t count, const T* a, const T* b, T* c,
+                                          const void** out) {
+  const int64_t i = global_thread();
+  if (i >= count) return;
+  int64_t rest = i;
+  for (int64_t axis = p.axes - 1; axis >= 0; --axis) {
+    const int64_t at = rest % p.batch[axis];
+    rest /= p.batch[axis];
+    a += at * p.a[axis];
+    b += at * p.b[axis];
+    c += at * p.c[axis];
+  }
+  out[i] = a;
+  out[count + i] = b;
+  out[2 * count + i] = c;
+}
+
 }  // namespace flame

@@ -10,6 +10,8 @@ constexpr size_t unit = 512;                     // blocks are multiples of it
 constexpr size_t small_limit = size_t{1} << 20;  // up to it, blocks come from segments of their own
 constexpr size_t small_segment = size_t{2} << 20, medium_segment = size_t{16} << 20, step = size_t{2} << 20;
 
+// What may be held from the driver for a peak of so many bytes.
+size_t most_reserved(size_t peak) { return peak + peak / 4 + (size_t{64} << 20); }
 size_t rounded(size_t bytes) { return bytes <= unit ? unit : (bytes + unit - 1) / unit * unit; }
 size_t segment_for(size_t bytes) {
   if (bytes <= small_limit) return small_segment;
@@ -34,7 +36,7 @@ Allocator::Block* Allocator::split(Block* b, size_t bytes) {
   const bool small = bytes <= small_limit;
   const size_t rest = b->bytes - bytes;
   if (rest >= (small ? unit : small_limit)) {
-    Block* tail = new Block{b->at + bytes, rest, true, b, b->after};
+    Block* tail = new Block{b->at + bytes, rest, true, false, MemoryKind::tensor, b, b->after};
     if (b->after) b->after->before = tail;
     b->after = tail;
     b->bytes = bytes;
@@ -44,26 +46,41 @@ Allocator::Block* Allocator::split(Block* b, size_t bytes) {
   return b;
 }
 
-Allocator::Block* Allocator::grow(size_t bytes) {
-  const size_t size = segment_for(bytes);
-  void* p = from_driver_(size);
+void* Allocator::ask_driver(size_t bytes) {
+  if (stats_.limit && stats_.reserved + bytes > stats_.limit) return nullptr;
+  void* p = from_driver_(bytes);
   if (!p) return nullptr;
   counters().system_allocations += 1;
-  stats_.reserved += size;
-  return split(new Block{static_cast<char*>(p), size, true}, bytes);
+  stats_.reserved += bytes;
+  return p;
 }
 
-void* Allocator::allocate(size_t request) {
-  const size_t bytes = rounded(request);
+// Free segments leave before the cache outgrows what the peak allows.
+Allocator::Block* Allocator::grow(size_t bytes) {
+  const size_t size = direct_ ? bytes : segment_for(bytes);
+  if (!direct_ && stats_.reserved + size > most_reserved(std::max(stats_.peak, stats_.allocated + bytes)))
+    release_free_segments();
+  void* p = ask_driver(size);
+  if (!p) return nullptr;
+  Block* whole = new Block{static_cast<char*>(p), size, true, direct_};
+  if (!direct_) return split(whole, bytes);
+  whole->free = false;
+  return whole;
+}
+
+void* Allocator::allocate(size_t request, MemoryKind kind) {
   std::lock_guard lock(mutex_);
-  Block* b = take(bytes);
+  const size_t bytes = direct_ ? std::max<size_t>(request, 1) : rounded(request);
+  Block* b = direct_ ? nullptr : take(bytes);
   if (!b) b = grow(bytes);
   if (!b) {
     release_free_segments();
     b = grow(bytes);
     if (!b) return nullptr;
   }
+  b->kind = kind;
   live_[b->at] = b;
+  counter(kind) += b->bytes;
   stats_.allocated += b->bytes;
   stats_.peak = std::max(stats_.peak, stats_.allocated);
   return b->at;
@@ -76,7 +93,14 @@ void Allocator::deallocate(void* p) noexcept {
   Block* b = it->second;
   live_.erase(it);
   stats_.allocated -= b->bytes;
+  counter(b->kind) -= b->bytes;
   b->free = true;
+  if (b->direct) {
+    to_driver_(b->at);
+    stats_.reserved -= b->bytes;
+    delete b;
+    return;
+  }
   // A segment belongs to one pool: its first block is at its start, and small segments are as large as no other.
   size_t whole = b->bytes;
   for (const Block* x = b->before; x; x = x->before) whole += x->bytes;
@@ -122,7 +146,12 @@ void Allocator::empty_cache() {
 }
 MemoryStats Allocator::stats() const {
   std::lock_guard lock(mutex_);
-  return stats_;
+  MemoryStats s = stats_;
+  s.tensors = by_kind_[static_cast<size_t>(MemoryKind::tensor)];
+  s.recordings = by_kind_[static_cast<size_t>(MemoryKind::recording)];
+  s.workspace = by_kind_[static_cast<size_t>(MemoryKind::workspace)];
+  s.staging = by_kind_[static_cast<size_t>(MemoryKind::staging)];
+  return s;
 }
 void Allocator::reset_peak() {
   std::lock_guard lock(mutex_);
@@ -134,6 +163,15 @@ size_t Allocator::largest_free() const {
   for (const auto* pool : {&free_small_, &free_large_})
     if (!pool->empty()) largest = std::max(largest, (*pool->rbegin())->bytes);
   return largest;
+}
+
+void Allocator::set_limit(size_t bytes) {
+  std::lock_guard lock(mutex_);
+  stats_.limit = bytes;
+}
+void Allocator::set_direct(bool on) {
+  std::lock_guard lock(mutex_);
+  direct_ = on;
 }
 
 }  // namespace flame::cuda

@@ -1,6 +1,7 @@
 // Internal: the caching allocator. Segments from the driver are split into blocks, which join again when they are free.
 // All work runs on one stream in order, so a block freed by the host may be handed out at once.
 #pragma once
+#include <array>
 #include <cstddef>
 #include <functional>
 #include <map>
@@ -17,18 +18,23 @@ class Allocator {
   Allocator(std::function<void*(size_t)> from_driver, std::function<void(void*)> to_driver, std::function<void()> wait)
       : from_driver_(std::move(from_driver)), to_driver_(std::move(to_driver)), wait_(std::move(wait)) {}
 
-  void* allocate(size_t bytes);  // null after freeing the cache did not help either
+  void* allocate(size_t bytes, MemoryKind kind);  // null after freeing the cache did not help either
   void deallocate(void* p) noexcept;
   void empty_cache();
   MemoryStats stats() const;
   void reset_peak();
   size_t largest_free() const;
+  void set_limit(size_t bytes);
+  // One allocation of the driver's a tensor, exactly as large, given back when it is freed: for tools that watch memory.
+  void set_direct(bool on);
 
  private:
   struct Block {
     char* at;
     size_t bytes;
     bool free;
+    bool direct = false;
+    MemoryKind kind = MemoryKind::tensor;
     Block *before = nullptr, *after = nullptr;  // in the segment
   };
   struct BySize {
@@ -39,6 +45,8 @@ class Allocator {
   Block* take(size_t bytes);
   Block* grow(size_t bytes);
   Block* split(Block* b, size_t bytes);
+  void* ask_driver(size_t bytes);
+  size_t& counter(MemoryKind k) { return by_kind_[static_cast<size_t>(k)]; }
   void release_free_segments();
 
   std::function<void*(size_t)> from_driver_;
@@ -48,6 +56,8 @@ class Allocator {
   std::set<Block*, BySize> free_small_, free_large_;
   std::map<void*, Block*> live_;
   MemoryStats stats_;
+  std::array<size_t, num_memory_kinds> by_kind_{};
+  bool direct_ = false;
 };
 
 }  // namespace flame::cuda

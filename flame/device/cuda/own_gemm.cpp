@@ -1,34 +1,36 @@
 // The own matrix product: any dtype and any strides, for what cuBLASLt does not take.
 #include "flame/core/format.h"
-#include "flame/device/cpu/gemm.h"
+#include "flame/device/cuda/device_gemm.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/kernel.h"
 
 namespace flame::cuda {
-namespace {
-constexpr int most_batch_axes = 6;
 
-// As in gemm.cu.
-struct Problem {
-  int64_t m, n, k;
-  int64_t a_rs, a_cs, b_rs, b_cs, c_rs, c_cs;
-  int64_t axes;
-  int64_t batch[most_batch_axes], a[most_batch_axes], b[most_batch_axes], c[most_batch_axes];
-};
-}  // namespace
+DeviceGemm::DeviceGemm(const GemmProblem& p)
+    : m(p.m),
+      n(p.n),
+      k(p.k),
+      a_rs(p.a.rs),
+      a_cs(p.a.cs),
+      b_rs(p.b.rs),
+      b_cs(p.b.cs),
+      c_rs(p.c.rs),
+      c_cs(p.c.cs),
+      axes(p.batch.rank()) {
+  if (p.batch.rank() > most_axes)
+    fail<NotImplemented>(Loc::current(), "gemm: batches that need more than 6 axes on cuda");
+  for (int i = 0; i < p.batch.rank(); ++i) {
+    batch[i] = p.batch[i];
+    a[i] = p.a.batch[i];
+    b[i] = p.b.batch[i];
+    c[i] = p.c.batch[i];
+  }
+}
 
 Ref<Plan> own_gemm(Device& d, const GemmDesc& g) {
   const GemmProblem p = gemm_problem(g);
   if (numel(g.c.shape) == 0) return make_ref<Plan>("gemm", [](const Run&) {});
-  if (p.batch.rank() > most_batch_axes)
-    fail<NotImplemented>(Loc::current(), "gemm: batches that need more than 6 axes on cuda");
-  Problem q{p.m, p.n, p.k, p.a.rs, p.a.cs, p.b.rs, p.b.cs, p.c.rs, p.c.cs, p.batch.rank(), {}, {}, {}, {}};
-  for (int i = 0; i < p.batch.rank(); ++i) {
-    q.batch[i] = p.batch[i];
-    q.a[i] = p.a.batch[i];
-    q.b[i] = p.b.batch[i];
-    q.c[i] = p.c.batch[i];
-  }
+  const DeviceGemm q(p);
   const Ref<Kernel> k = d.kernel({"gemm",
                                   std::string(device_text("device/cuda/gemm.cu")),
                                   "gemm",

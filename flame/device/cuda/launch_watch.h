@@ -1,0 +1,34 @@
+// Internal: which launch an asynchronous error came from. The stream itself writes down, every few launches, how far it got.
+#pragma once
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <string>
+
+#include "flame/device/cuda/driver.h"
+
+namespace flame::cuda {
+
+class LaunchWatch {
+ public:
+  // Of a stream whose context is current.
+  void start(CUstream stream);
+  // Notes a launch that is about to be made.
+  void launching(const std::string& op);
+  // After it was made.
+  void launched();
+  uint32_t count();              // launches noted so far
+  void finished(uint32_t upto);  // the stream was waited for
+  // "'a'" or "one of 'a', 'b'": what may have gone wrong if the stream has stopped.
+  std::string suspects();
+
+ private:
+  static constexpr uint32_t every = 8, kept = 64;
+  CUstream stream_ = nullptr;
+  volatile uint32_t* mark_ = nullptr;  // written by the device
+  std::mutex mutex_;
+  uint32_t count_ = 0, finished_ = 0;
+  std::array<std::array<char, 48>, kept> names_{};
+};
+
+}  // namespace flame::cuda

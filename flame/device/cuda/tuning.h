@@ -1,0 +1,51 @@
+// Internal: choices among a library's candidates, timed once and kept on disk beside the kernels. A choice belongs to one
+// version of the library, one GPU and one key; any other is timed anew.
+#pragma once
+#include <atomic>
+#include <functional>
+#include <optional>
+#include <string>
+#include <vector>
+
+namespace flame::cuda {
+
+class CudaDevice;
+
+struct TuningKey {
+  std::string library, gpu, text;  // "cuBLASLt 130100", "NVIDIA H100 80GB HBM3 sm_90", "gemm float32 ..."
+};
+struct Candidate {
+  std::string config;  // what rebuilds it
+  double microseconds = 0;
+};
+struct Tuned {
+  std::vector<Candidate> candidates;
+  size_t chosen = 0;
+};
+
+// Of this process or from the disk.
+std::optional<Tuned> find_tuned(const TuningKey& key);
+// Times the candidates (`time` gives microseconds, or a negative number where one fails), keeps the choice here and on
+// disk, and gives it. The first candidate stays unless another is at least 3 % faster.
+Tuned tune(const TuningKey& key, std::vector<std::string> configs, const std::function<double(size_t)>& time);
+// Forgets this process's choices, not those on disk.
+void forget_tuned();
+
+// The shortest of some runs of fn on the device's stream, in microseconds, after one that is not counted.
+double time_on(CudaDevice& d, const std::function<void()>& fn);
+
+// A file of the cache as text for people, or empty if it is none of these.
+struct TunedFile {
+  TuningKey key;
+  Tuned tuned;
+};
+std::vector<TunedFile> tuned_files();
+
+struct TuningStats {
+  std::atomic<uint64_t> keys_timed{0}, candidates_timed{0}, from_disk{0};
+  std::atomic<uint64_t> fused_bias{0};       // runs of convolutions whose bias cuDNN added
+  std::atomic<uint64_t> pointer_batches{0};  // plans of products whose batches no one stride describes
+};
+TuningStats& tuning_stats();
+
+}  // namespace flame::cuda

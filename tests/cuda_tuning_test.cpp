@@ -1,0 +1,289 @@
+// Timed choices of algorithms: kept on disk, by library version, GPU and key; untimed where results must repeat. What the
+// products and convolutions of the libraries do is counted. flame-info shows it all.
+#include <flame/flame.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <fstream>
+
+#include "flame/device/device_scope.h"
+#include "tests/support/compare.h"
+#include "tests/support/cuda_support.h"
+
+namespace flame {
+namespace {
+
+using namespace test;
+namespace fs = std::filesystem;
+
+// A cache folder of its own for a test.
+class CudaTuning : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    folder_ = fs::path(testing::TempDir()) / ("flame-tuning-" + std::to_string(getpid()));
+    fs::remove_all(folder_);
+    const char* before = std::getenv("FLAME_CACHE");
+    before_ = before ? before : "";
+    setenv("FLAME_CACHE", folder_.c_str(), 1);
+  }
+  void TearDown() override {
+    if (before_.empty()) unsetenv("FLAME_CACHE");
+    else setenv("FLAME_CACHE", before_.c_str(), 1);
+    fs::remove_all(folder_);
+  }
+  fs::path folder_;
+  std::string before_;
+};
+
+struct Times {
+  std::vector<double> microseconds;
+  int asked = 0;
+};
+int choice(const char* library, const char* key, Times& t, bool forget = true) {
+  auto* tune = plugin_function<int(const char*, const char*, const char*, int, double (*)(int, void*), void*, bool)>(
+      "flame_cuda_tune");
+  if (!tune) return -1;
+  const auto time = [](int i, void* p) {
+    auto& times = *static_cast<Times*>(p);
+    ++times.asked;
+    return times.microseconds[static_cast<size_t>(i)];
+  };
+  return tune(library, "a GPU", key, static_cast<int>(t.microseconds.size()), time, &t, forget);
+}
+bool no_plugin() {
+  std::string missing;
+  return !cuda_plugin_function("flame_cuda_tune", missing);
+}
+
+TEST_F(CudaTuning, TheFastestIsChosenAndStays) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times t{{5, 3, 4}};
+  EXPECT_EQ(choice("library 1", "key", t), 1);
+  EXPECT_EQ(t.asked, 3);
+  EXPECT_EQ(choice("library 1", "key", t, false), 1) << "this process knows it";
+  EXPECT_EQ(choice("library 1", "key", t), 1) << "so does the next";
+  EXPECT_EQ(t.asked, 3);
+  EXPECT_EQ(choice("library 2", "key", t), 1) << "another version is timed anew";
+  EXPECT_EQ(t.asked, 6);
+  EXPECT_EQ(choice("library 2", "another key", t), 1);
+  EXPECT_EQ(t.asked, 9);
+}
+
+TEST_F(CudaTuning, TheFirstStaysUnlessAnotherIsClearlyFaster) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times close{{100, 98, 99}}, failing{{-1, 7, -1}}, mixed{{100, 96, 95}};
+  EXPECT_EQ(choice("library", "close", close), 0);
+  EXPECT_EQ(choice("library", "failing", failing), 1);
+  EXPECT_EQ(choice("library", "mixed", mixed), 2);
+}
+
+TEST_F(CudaTuning, DamagedFilesAreTimedAnewAndMissingFoldersAreNoError) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times t{{5, 3}};
+  choice("library", "key", t);
+  ASSERT_EQ(t.asked, 2);
+  for (const auto& entry : fs::directory_iterator(folder_)) {
+    std::string text;
+    std::getline(std::ifstream(entry.path()), text, '\0');
+    text.replace(text.find("chosen 1"), 8, "chosen 0");
+    std::ofstream(entry.path()) << text;
+  }
+  EXPECT_EQ(choice("library", "key", t), 1);
+  EXPECT_EQ(t.asked, 4);
+  for (const auto& entry : fs::directory_iterator(folder_)) fs::resize_file(entry.path(), 20);
+  EXPECT_EQ(choice("library", "key", t), 1);
+  EXPECT_EQ(t.asked, 6);
+  setenv("FLAME_CACHE", "/proc/no/such/folder", 1);
+  EXPECT_EQ(choice("library", "key", t), 1);
+  EXPECT_EQ(choice("library", "key", t), 1);
+  EXPECT_EQ(t.asked, 10);
+}
+
+TEST_F(CudaTuning, InfoSaysWhatIsThereAndWhatIsMissing) {
+  const fs::path tool = fs::read_symlink("/proc/self/exe").parent_path().parent_path() / "tools/flame-info";
+  if (!fs::exists(tool)) GTEST_SKIP() << "flame-info is not built here";
+  std::string why;
+  const bool there = gpu(why) != nullptr;
+  Times t{{5.25, 3.5}};
+  const bool plugin = choice("cuBLASLt 99", "gemm of a test", t) == 1;
+  const Output out = run_command(tool.string());
+  EXPECT_EQ(out.status, 0) << out.text;
+  const auto says = [&](const std::string& part) { return out.text.find(part) != std::string::npos; };
+  EXPECT_TRUE(says("threads")) << out.text;
+  if (!plugin) {
+    EXPECT_TRUE(says("libflame_cuda.so")) << out.text;
+    return;
+  }
+  for (const char* part : {"driver", "device", "NVRTC", "cuBLASLt", "cuDNN", "1 tuned choices", "gemm of a test"})
+    EXPECT_TRUE(says(part)) << part << " in\n" << out.text;
+  EXPECT_TRUE(says(folder_.string())) << out.text;
+  EXPECT_TRUE(says("         5.2 us  candidate number 0") || says("         5.3 us  candidate number 0")) << out.text;
+  EXPECT_TRUE(says("*        3.5 us  candidate number 1")) << out.text;
+  EXPECT_EQ(says("device cuda:0: "), there) << out.text;
+  EXPECT_TRUE(there || says("missing") || says("no GPU") || says("does not start")) << out.text;
+  EXPECT_NE(run_command(tool.string() + " wrong").status, 0);
+}
+
+uint64_t hash_of(const Tensor& t) {
+  uint64_t h = 1469598103934665603ull;
+  for (const unsigned char c : bytes(t.to(cpu()))) h = (h ^ c) * 1099511628211ull;
+  return h;
+}
+
+// Products and convolutions of several dtypes; prints what was timed and a hash of all results.
+TEST(DISABLED_CudaTuningWorker, Run) {
+  FLAME_NEEDS_GPU(d);
+  DeviceScope scope(d);
+  set_deterministic(std::getenv("FLAME_TEST_DETERMINISTIC") != nullptr);
+  uint64_t h = 0;
+  for (const DType t : {DType::f32, DType::bf16}) {
+    Generator g(5);
+    const RandomOptions o{.dtype = t, .generator = &g};
+    const Tensor a = randn({96, 160}, o), w = randn({200, 160}, o), bias = randn({200}, o);
+    const Tensor image = randn({4, 8, 20, 20}, o), filter = randn({16, 8, 3, 3}, o).requires_grad_(),
+                 offset = randn({16}, o);
+    h ^= hash_of(linear(a, w, bias)) * 3;
+    h ^= hash_of(matmul(randn({6, 64, 32}, o), randn({6, 32, 48}, o))) * 5;
+    const Tensor y = conv2d(image, filter, offset, {.padding = 1});
+    h ^= hash_of(y.detach()) * 7;
+    h ^= hash_of(grad({y}, {filter}, {.grad_outputs = {y.detach()}})[0]) * 11;
+  }
+  const TuningCounts c = tuning_counts();
+  std::printf("worker: keys %llu candidates %llu disk %llu fused %llu hash %llx\n",
+              static_cast<unsigned long long>(c.keys), static_cast<unsigned long long>(c.candidates),
+              static_cast<unsigned long long>(c.from_disk), static_cast<unsigned long long>(c.fused_bias),
+              static_cast<unsigned long long>(h));
+}
+struct Worker {
+  unsigned long long keys = 0, candidates = 0, disk = 0, fused = 0, hash = 0;
+};
+Worker worker(const std::string& environment) {
+  const Output out = run_worker("DISABLED_CudaTuningWorker.Run", environment);
+  Worker w;
+  const size_t at = out.text.find("worker: ");
+  EXPECT_NE(at, std::string::npos) << out.text;
+  if (at == std::string::npos) return w;
+  EXPECT_EQ(std::sscanf(out.text.c_str() + at, "worker: keys %llu candidates %llu disk %llu fused %llu hash %llx",
+                        &w.keys, &w.candidates, &w.disk, &w.fused, &w.hash),
+            5)
+      << out.text;
+  return w;
+}
+
+TEST_F(CudaTuning, ASecondProcessTimesNothing) {
+  FLAME_NEEDS_GPU(d);
+  const std::string cache = "FLAME_CACHE=" + folder_.string();
+  const Worker first = worker(cache), second = worker(cache);
+  std::printf("first: %llu keys timed, %llu candidates; second: %llu timed, %llu read; %llu fused\n", first.keys,
+              first.candidates, second.keys, second.disk, second.fused);
+  EXPECT_GE(first.keys, 6u);
+  EXPECT_GE(first.candidates, 2 * first.keys);
+  EXPECT_EQ(second.keys, 0u);
+  EXPECT_EQ(second.candidates, 0u);
+  EXPECT_EQ(second.disk, first.keys);
+  EXPECT_EQ(second.hash, first.hash) << "the same choices give the same bits";
+  const Worker third = worker(cache + " FLAME_TEST_DETERMINISTIC=1"),
+               fourth = worker("FLAME_TEST_DETERMINISTIC=1 " + cache + "-other");
+  EXPECT_EQ(third.keys + third.disk + fourth.keys + fourth.disk, 0u) << "deterministic: the first, untimed";
+  EXPECT_EQ(third.hash, fourth.hash) << "whatever the cache holds";
+  fs::remove_all(folder_.string() + "-other");
+}
+
+TEST(CudaProducts, TransposedAndBatchedOperandsAreOneLaunch) {
+  FLAME_NEEDS_GPU(d);
+  using View = std::function<Tensor(const Tensor&)>;
+  const View same = [](const Tensor& x) { return x; }, turned = [](const Tensor& x) { return x.t(); },
+             heads = [](const Tensor& x) { return x.transpose(1, 2); }, heads_turned = [](const Tensor& x) {
+               return x.permute({0, 2, 3, 1});
+             };
+  struct Case {
+    const char* name;
+    Shape a, b;
+    const View &view_a, &view_b;
+    uint64_t pointers;  // the batches need more than one stride
+  };
+  const Case cases[] = {
+      {"plain", {64, 48}, {48, 80}, same, same, 0},
+      {"transposed left", {48, 64}, {48, 80}, turned, same, 0},
+      {"transposed both", {48, 64}, {80, 48}, turned, turned, 0},
+      {"batch", {8, 64, 48}, {8, 48, 80}, same, same, 0},
+      {"batch, transposed", {8, 48, 64}, {8, 80, 48}, turned, turned, 0},
+      {"one left for all", {64, 48}, {8, 48, 80}, same, same, 0},
+      {"heads in the middle", {4, 64, 6, 16}, {4, 32, 6, 16}, heads, heads_turned, 1},
+      {"broadcast both ways", {4, 1, 64, 48}, {1, 6, 48, 80}, same, same, 1},
+  };
+  for (const DType t : {DType::f32, DType::f64, DType::bf16})
+    for (const Case& c : cases) {
+      Generator g(3);
+      const Tensor host_a = randn(c.a, {.dtype = t, .device = &cpu(), .generator = &g}),
+                   host_b = randn(c.b, {.dtype = t, .device = &cpu(), .generator = &g});
+      const Tensor a = c.view_a(host_a.to(d)), b = c.view_b(host_b.to(d));
+      const uint64_t before = tuning_counts().pointer_batches;
+      matmul(a, b).data();
+      const uint64_t launches = stats().launches;
+      const Tensor out = matmul(a, b);
+      out.data();
+      EXPECT_EQ(stats().launches, launches + 1) << c.name << " " << name_of(t);
+      EXPECT_EQ(tuning_counts().pointer_batches, before + c.pointers) << c.name << " " << name_of(t);
+      const Tensor want = matmul(c.view_a(host_a).to(DType::f64), c.view_b(host_b).to(DType::f64));
+      EXPECT_LT(error_of(out.to(cpu()), want).units, t == DType::bf16 ? 1.0 : 16.0) << c.name << " " << name_of(t);
+    }
+}
+
+TEST(CudaProducts, Tf32IsAChoice) {
+  FLAME_NEEDS_GPU(d);
+  Generator g(3);
+  const Tensor a = randn({512, 512}, {.device = &cpu(), .generator = &g}),
+               b = randn({512, 512}, {.device = &cpu(), .generator = &g}), x = a.to(d), y = b.to(d),
+               want = matmul(a.to(DType::f64), b.to(DType::f64));
+  EXPECT_EQ(matmul_precision(), "highest");
+  const Tensor exact = matmul(x, y);
+  set_matmul_precision("high");
+  const Tensor rounded = matmul(x, y), row = linear(x, y);
+  set_matmul_precision("highest");
+  const Tensor again = matmul(x, y);
+  EXPECT_LT(error_of(exact.to(cpu()), want).units, 64);
+  EXPECT_GT(error_of(rounded.to(cpu()), want).units, 256) << "tensor cores were asked for";
+  EXPECT_LT(error_of(rounded.to(cpu()), want).units, 65536);
+  EXPECT_GT(error_of(row.to(cpu()), linear(a.to(DType::f64), b.to(DType::f64))).units, 256);
+  EXPECT_EQ(difference(again, exact), "");
+  EXPECT_THROW(set_matmul_precision("medium"), ValueError);
+}
+
+// A recorded step follows the switches too.
+TEST(CudaProducts, ARecordedStepFollowsThePrecision) {
+  FLAME_NEEDS_GPU(d);
+  DeviceScope scope(d);
+  Generator g(3);
+  const Tensor x = randn({256, 256}, {.generator = &g}), y = randn({256, 256}, {.generator = &g});
+  auto step = record([](const Tensor& a, const Tensor& b) { return matmul(a, b); });
+  Tensor exact;
+  for (int i = 0; i < 4; ++i) exact = step(x, y).to(cpu());
+  set_matmul_precision("high");
+  const Tensor rounded = step(x, y).to(cpu());
+  set_matmul_precision("highest");
+  EXPECT_FALSE(same_bits(rounded, exact));
+  const TuningCounts timed = tuning_counts();
+  EXPECT_TRUE(same_bits(step(x, y).to(cpu()), exact));
+  EXPECT_EQ(tuning_counts().keys, timed.keys) << "a replay times nothing";
+}
+
+TEST(CudaConvolutions, BiasIsPartOfTheConvolution) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : {DType::f32, DType::f16, DType::bf16}) {
+    Generator g(3);
+    const RandomOptions o{.dtype = t, .device = &cpu(), .generator = &g};
+    const Tensor x = randn({8, 32, 16, 16}, o), w = randn({64, 32, 3, 3}, o), bias = randn({64}, o);
+    const uint64_t before = tuning_counts().fused_bias, launches = stats().launches;
+    const Tensor y = conv2d(x.to(d), w.to(d), bias.to(d), {.padding = 1});
+    y.data();
+    const uint64_t made = stats().launches - launches, fused = tuning_counts().fused_bias - before;
+    std::printf("%s: %llu launches, bias %s\n", std::string(name_of(t)).c_str(), static_cast<unsigned long long>(made),
+                fused ? "by cuDNN" : "by a kernel of ours");
+    const Tensor want = conv2d(x.to(DType::f64), w.to(DType::f64), bias.to(DType::f64), {.padding = 1});
+    EXPECT_LT(error_of(y.to(cpu()), want).units, t == DType::f32 ? 64 : 1.0) << name_of(t);
+  }
+}
+
+}  // namespace
+}  // namespace flame
