@@ -24,7 +24,7 @@ DnnFunctions::DnnFunctions() {
 namespace {
 
 using Pass = ConvDesc::Pass;
-constexpr size_t candidates_a_graph = 3, most_workspace = size_t{64} << 20;
+constexpr size_t most_candidates = 6, most_workspace = size_t{64} << 20;
 
 // Whether padding alike on both sides gives the same places of y; cuDNN's engines want that.
 bool even_padding(const ConvDesc& c) {
@@ -109,7 +109,7 @@ bool Convolution::prepare() {
       if (e) candidates_.push_back(std::move(*e));
     }
   if (candidates_.empty()) {
-    const size_t most = deterministic() ? 1 : candidates_a_graph;
+    const size_t most = deterministic() ? 1 : fused ? most_candidates / 2 : most_candidates;
     if (fused) candidates_ = fused->plans(most, most_workspace);
     if (!deterministic() || candidates_.empty())
       for (Execution& e : plain.plans(most, most_workspace)) candidates_.push_back(std::move(e));
@@ -150,9 +150,11 @@ void Convolution::go(const Execution& e, const Run& r) const {
 void Convolution::choose(const Run& r) {
   std::vector<std::string> configs;
   for (const Execution& e : candidates_) configs.push_back(e.config);
+  double best = -1;
   const auto time = [&](size_t i) {
     try {
-      return time_on(device_, [&] { go(candidates_[i], r); });
+      return time_on(
+          device_, [&] { go(candidates_[i], r); }, best);
     } catch (const OutOfMemory&) { throw; } catch (const DeviceError&) {
       device_.synchronize();  // throws if the device is lost
       return -1.0;

@@ -218,9 +218,11 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 void Product::choose(const Pointers& p) {
   std::vector<std::string> configs;
   for (const cublasLtMatmulAlgo_t& a : candidates_) configs.push_back(text_of(a));
+  double best = -1;
   const auto time = [&](size_t i) {
     if (go(p, candidates_[i]) != CUBLAS_STATUS_SUCCESS) return -1.0;
-    return time_on(device_, [&] { check(go(p, candidates_[i]), "cublasLtMatmul"); });
+    return time_on(
+        device_, [&] { check(go(p, candidates_[i]), "cublasLtMatmul"); }, best);
   };
   const std::optional<Tuned> known = find_tuned(key_);  // by another plan meanwhile
   const Tuned t = known && known->candidates.size() == configs.size() ? *known : tune(key_, configs, time);
