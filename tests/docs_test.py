@@ -54,6 +54,15 @@ class Pages(unittest.TestCase):
         made, kept = (BUILD / "docs/ops.md").read_text(), (SOURCE / "docs/ops.md").read_text()
         self.assertEqual(made, kept, "docs/ops.md is stale: run `make docs`")
 
+    def test_custom_kernels_quote_the_example(self):
+        (_, code, _), = snippets(SOURCE / "docs/custom-kernels.md")
+        self.assertEqual(code, (SOURCE / "examples/custom_kernel/main.cpp").read_text())
+        ran = subprocess.run([BUILD / "examples/custom_kernel"], capture_output=True, text=True, timeout=120)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        if not ran.stdout.startswith("no GPU:"):
+            for part in ("the gradient is right", "wrong.cu(2): error", "main.cpp:"):
+                self.assertIn(part, ran.stdout)
+
     def test_tutorial_runs(self):
         page = SOURCE / "docs/tutorial.md"
         found = list(snippets(page))

@@ -31,9 +31,9 @@ def row(workload, metric, unit, values, system="flame"):
             "median": values[len(values) // 2], "min": values[0], "max": values[-1], "n": len(values)}
 
 
-def write(name, rows, threads, versions):
-    record = {"name": name, "date": datetime.date.today().isoformat(), "commit": commit(), "device": cpu_name(),
-              "threads": threads, "versions": versions}
+def write(name, rows, threads, versions, device=None):
+    record = {"name": name, "date": datetime.date.today().isoformat(), "commit": commit(),
+              "device": device or cpu_name(), "threads": threads, "versions": versions}
     head = json.dumps(record, indent=1)[:-2]
     body = ",\n".join("  " + json.dumps(r) for r in rows)
     path = ROOT / "bench" / "results" / f"{name}.json"

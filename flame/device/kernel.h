@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "flame/core/dtype.h"
+#include "flame/core/error.h"
 #include "flame/core/ref.h"
 
 namespace flame {
@@ -22,10 +23,17 @@ struct KernelDesc {
   std::vector<std::string> options = {};  // of the compiler, such as "-DFLAME_T=float"
 };
 
+// A text that does not compile, or arguments that do not fit it: `text` names the kernel and holds the compiler's log.
+struct KernelError : ValueError {
+  explicit KernelError(std::string message) : ValueError(message, Loc::current()), text(std::move(message)) {}
+  std::string text;
+};
+
 struct Grid {
   int64_t blocks = 1, y = 1, z = 1;
   int threads = 256;
   int shared = 0;  // bytes, dynamic
+  int threads_y = 1, threads_z = 1;
 };
 
 // Arguments of a kernel, each by value at its natural alignment, as the kernel's own parameters lie.
@@ -34,10 +42,13 @@ class KernelArguments {
   template <class T>
   KernelArguments& operator<<(const T& v) {
     static_assert(std::is_trivially_copyable_v<T>);
-    const size_t at = (bytes_.size() + alignof(T) - 1) / alignof(T) * alignof(T);
-    bytes_.resize(at + sizeof(T));
-    std::memcpy(bytes_.data() + at, &v, sizeof(T));
+    put(&v, sizeof(T), alignof(T));
     return *this;
+  }
+  void put(const void* v, size_t size, size_t alignment) {
+    const size_t at = (bytes_.size() + alignment - 1) / alignment * alignment;
+    bytes_.resize(at + size);
+    std::memcpy(bytes_.data() + at, v, size);
   }
   std::span<const std::byte> bytes() const { return bytes_; }
 

@@ -100,7 +100,7 @@ class Elements {
     for (const LeafDesc& l : p_.leaves) span(l.strides);
     for (const OutputDesc& o : p_.outputs) span(o.strides);
     for (const NodeDesc& n : p_.nodes) span(n.iota_strides);
-    return 32 * most > limit && most > limit / 32;  // a warp a row: threads count too
+    return most > limit;
   }
 
   void scalar_fields(const NodeDesc& n) {
@@ -136,12 +136,15 @@ class Elements {
     if (to - from > 1) out += fmt::format("{0}const I c{1} = i{1};\n", indent, from);
     return out;
   }
-  // The sum of c<i> times stride over dims [from, to); strides that are 0 are left out, the others are arguments.
+  // The sum of c<i> times stride over dims [from, to); strides that are 0 are left out, as is a reduction's 1 along the
+  // fastest; the others are arguments.
   std::string offset(const std::string& name, const Strides& st, int from, int to) {
     std::string out;
     for (int i = from; i < to && i < st.rank(); ++i)
-      if (st[i] != 0)
-        out += (out.empty() ? "" : " + ") + fmt::format("c{} * {}", i, number(fmt::format("{}_{}", name, i), st[i]));
+      if (st[i] != 0) {
+        out += fmt::format("{}c{}", out.empty() ? "" : " + ", i);
+        if (st[i] != 1 || i + 1 != rank_ || !p_.has_reduce) out += " * " + number(fmt::format("{}_{}", name, i), st[i]);
+      }
     return out.empty() ? "0" : out;
   }
   std::string leaf_offset(int k, int from, int to) {
@@ -166,7 +169,9 @@ class Elements {
     std::string in[3];
     for (int k = 0; k < row.arity; ++k) in[k] = source(n, k);
     if (row.vector && is_float(n.compute)) {
-      std::string out = fmt::format("vec_{}({}", row.name, in[0]);
+      constexpr std::string_view in_float32[] = {"sigmoid", "softplus", "log_sigmoid", "silu", "gelu", "gelu_tanh"};
+      const bool near = size_of(n.compute) == 2 && std::ranges::count(in_float32, row.name) > 0;
+      std::string out = fmt::format("{}_{}({}", near ? "near" : "vec", row.name, in[0]);
       for (int k = 1; k < row.arity; ++k) out += ", " + in[k];
       return out + ")";
     }
@@ -210,10 +215,11 @@ class Elements {
 
   // Element nodes and leaves that `wanted` needs, in order.
   struct Needs {
-    std::vector<bool> nodes, leaves;
+    std::vector<bool> nodes, leaves, kept;  // kept: nodes that an earlier pass left in registers
   };
   Needs needs(const std::vector<int>& wanted, bool rows) const {
-    Needs out{std::vector<bool>(p_.nodes.size()), std::vector<bool>(p_.leaves.size())};
+    Needs out{std::vector<bool>(p_.nodes.size()), std::vector<bool>(p_.leaves.size()),
+              std::vector<bool>(p_.nodes.size())};
     for (int i : wanted) out.nodes[static_cast<size_t>(i)] = true;
     for (int i = nodes() - 1; i >= 0; --i) {
       if (!out.nodes[static_cast<size_t>(i)]) continue;
@@ -222,12 +228,6 @@ class Elements {
         if (s.kind == Src::Kind::node && node(s.index).row == rows) out.nodes[static_cast<size_t>(s.index)] = true;
       }
     }
-    return out;
-  }
-  std::string elements(const Needs& n, const std::string& indent) {
-    std::string out;
-    for (int i = 0; i < nodes(); ++i)
-      if (n.nodes[static_cast<size_t>(i)] && !node(i).row) out += compute(i, indent);
     return out;
   }
 };

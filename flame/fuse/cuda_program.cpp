@@ -14,12 +14,13 @@ namespace {
 
 struct Prepared {
   std::vector<CudaField> fields;
-  Ref<Kernel> island, finish;
+  Ref<Kernel> island, join, finish;
 
-  Prepared(Device& d, const Program& p, const std::string& name, int width, bool finishes) {
+  Prepared(Device& d, const Program& p, const std::string& name, int width, bool finishes, bool joins = false) {
     CudaKernelText t = cuda_island_text(p, width);
     fields = std::move(t.fields);
     island = d.kernel({name, t.text, "island", {"--fmad=false"}});
+    if (joins) join = d.kernel({name, t.text, "join", {"--fmad=false"}});
     if (finishes) finish = d.kernel({name, std::move(t.text), "finish", {"--fmad=false"}});
   }
   std::vector<uint64_t> arguments(const Run& r, size_t leaves) const {
@@ -64,6 +65,10 @@ std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::
     std::unique_ptr<Prepared> one;  // for tensors that begin at odd places
   };
   auto all = std::make_shared<Kernels>(Prepared(d, p, name, width, false));
+  if (const int axis = cuda_tile_axis(p); axis >= 0)
+    return [all, leaves = p.leaves.size(), blocks = cuda_tiles(p, axis)](const Run& r) {
+      run(all->whole.island, {.blocks = blocks}, all->whole.arguments(r, leaves));
+    };
   return [p = std::move(p), &d, name, n, width, all](const Run& r) {
     const bool fits = width == 1 || aligned(p, r, width);
     if (!fits) std::call_once(all->made, [&] { all->one = std::make_unique<Prepared>(d, p, name, 1, false); });
@@ -89,26 +94,27 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
   const bool finishes = p.mode == Mode::wide || (p.mode == Mode::column && s.partials > 1);
   int64_t count = 0;
   for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce;
-  const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes);
+  const bool joins = p.mode == Mode::wide && s.partials > cuda_wide_chunk;
+  const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes, joins);
   if (p.mode == Mode::row) {
     const Grid grid{.blocks = blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
     return make_ref<Plan>(name, [k, grid, leaves](const Run& r) { run(k->island, grid, k->arguments(r, leaves)); });
   }
-  const int64_t partials = items * s.partials;
-  Grid first{.blocks = blocks_for(partials, p.mode == Mode::wide ? cuda_threads / 32 : cuda_threads)};
-  Grid second{.blocks = blocks_for(items, cuda_threads), .y = count};
-  if (p.mode == Mode::wide) {
-    second.blocks = items;
-    second.shared = static_cast<int>((s.partials + 1023) / 1024 * 8);
-  }
+  const bool wide = p.mode == Mode::wide;
+  constexpr int64_t warps = cuda_threads / 32;
+  const int64_t partials = items * s.partials, room = wide ? items * cuda_wide_partials(s) : partials;
+  const Grid first{.blocks = blocks_for(partials, wide ? warps : cuda_threads)};
+  const Grid second{.blocks = blocks_for(room - partials, warps), .y = count};
+  const Grid last{.blocks = joins ? items : blocks_for(items, wide ? warps : cuda_threads), .y = count};
   return make_ref<Plan>(
       name,
-      [k, first, second, leaves](const Run& r) {
+      [k, first, second, last, leaves](const Run& r) {
         const std::vector<uint64_t> words = k->arguments(r, leaves);
         run(k->island, first, words);
-        if (k->finish) run(k->finish, second, words);
+        if (k->join) run(k->join, second, words);
+        if (k->finish) run(k->finish, last, words);
       },
-      finishes ? static_cast<size_t>(count * partials) * 8 : 0);
+      finishes ? static_cast<size_t>(count * room) * 8 : 0);
 }
 
 }  // namespace flame

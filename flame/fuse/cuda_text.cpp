@@ -1,16 +1,17 @@
-// Writes CUDA text for islands. Elements are recomputed in each pass over a row rather than kept: they come from the
-// caches, and any length of row takes the same few registers. Sums are added up in the CPU's order.
+// Writes CUDA text for islands: pointwise groups, sums of long rows and of columns. Sums are added up in the CPU's order.
 #include "flame/fuse/cuda_text.h"
 
-#include "flame/fuse/cuda_elements.h"
+#include "flame/fuse/cuda_rows.h"
 
 namespace flame {
 namespace {
 using namespace cuda_text;
 
-class Writer : Elements {
+bool crosses(const LeafDesc& l, int axis) { return l.strides[axis] == 1 && std::abs(l.strides.back()) > 1; }
+
+class Writer : Rows {
  public:
-  Writer(const Program& p, int width) : Elements(p, width) {}
+  Writer(const Program& p, int width) : Rows(p, width) {}
 
   CudaKernelText run() {
     wide_index_ = needs_wide_index();
@@ -24,6 +25,7 @@ class Writer : Elements {
     if (p_.mode == Mode::column) kernels = column_kernels();
     else if (p_.mode == Mode::wide) kernels = wide_kernels();
     else if (p_.has_reduce) kernels = row_kernel();
+    else if (const int axis = cuda_tile_axis(p_); axis >= 0) kernels = tile_kernel(axis);
     else kernels = width_ > 1 ? vector_kernel() : element_kernel();
     CudaKernelText out;
     out.text = "#include \"flame/fuse/device.cuh\"\n#include \"flame/fuse/device_math.cuh\"\n";
@@ -82,163 +84,54 @@ class Writer : Elements {
                "  }} else {{\n    for (; at < n; ++at) {{\n{7}{4}{8}    }}\n  }}\n}}\n",
                width_, both, packs, in_pack, nodes_text, out_pack, stores, alone, out_alone);
   }
-  static std::string head(const std::string& name) {
-    return fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ A a) {{\n",
-                       cuda_threads, name);
-  }
-
-  // ---- reductions
-  static std::string join(const NodeDesc& n, const std::string& a, const std::string& b) {
-    const bool f = is_float(n.compute);
-    switch (n.reduce) {
-      case Reduce::sum: return fmt::format("plus({}, {})", a, b);
-      case Reduce::prod: return fmt::format("times({}, {})", a, b);
-      case Reduce::max: return fmt::format("{}({}, {})", f ? "vec_maximum" : "greater", a, b);
-      case Reduce::min: return fmt::format("{}({}, {})", f ? "vec_minimum" : "lesser", a, b);
-      case Reduce::any: return fmt::format("({} | {})", a, b);
-      case Reduce::all: break;
+  // Some leaves run along `axis` where the outputs run along the last: their elements go by tiles of 32 by 32 through
+  // shared memory, so that both sides are whole lines.
+  std::string tile_kernel(int axis) {
+    const int last = rank_ - 1;
+    const std::string across = dim(last), down = dim(axis);
+    std::string other, at, shared, loads, direct, nodes_text, stores;
+    for (int i = last - 1; i >= 0; --i) {
+      if (i == axis) continue;
+      other += fmt::format("  const I c{0} = tile % {1};\n  tile /= {1};\n", i, dim(i));
     }
-    return fmt::format("({} & {})", a, b);
-  }
-  static std::string identity(const NodeDesc& n) {
-    const std::string t = computed(n.compute), limits = "std::numeric_limits<" + t + ">::";
-    const bool f = is_float(n.compute);
-    switch (n.reduce) {
-      case Reduce::sum:
-      case Reduce::any: return t + "(0)";
-      case Reduce::prod:
-      case Reduce::all: return t + "(1)";
-      case Reduce::max: return f ? "-" + limits + "infinity()" : limits + "lowest()";
-      case Reduce::min: break;
+    for (size_t k = 0; k < p_.leaves.size(); ++k) {
+      const LeafDesc& l = p_.leaves[k];
+      const std::string offset = leaf_offset(int(k), 0, rank_);
+      if (!crosses(l, axis)) {
+        direct += load(int(k), offset, "      ");
+        continue;
+      }
+      shared += fmt::format("  __shared__ {} s{}[32][33];\n", in_memory(l.dtype), k);
+      loads += fmt::format("      s{0}[line + k][lane] = a.p{0}[{1}];\n", k, offset);
+      direct += fmt::format("      const {} l{} = widen(s{}[lane][line + k]);\n", computed(l.dtype), k, k);
     }
-    return limits + (f ? "infinity()" : "max()");
-  }
-  // The statement that makes row value v<i> of the sum in `x`.
-  std::string reduced(int i, const std::string& x, const std::string& indent) const {
-    const NodeDesc& n = node(i);
-    return fmt::format("{}const {} v{} = {};\n", indent, computed(n.out), i,
-                       rounded(n.out, fmt::format("static_cast<{}>({})", computed(n.out), x)));
-  }
-  std::vector<int> reductions(int pass) const {
-    std::vector<int> out;
+    for (int i = 0; i < nodes(); ++i) nodes_text += compute(i, "      ");
     for (int i = 0; i < nodes(); ++i)
-      if (node(i).kind == Kind::reduce && level_[static_cast<size_t>(i)] == pass + 1) out.push_back(i);
-    return out;
-  }
-  // The nodes whose elements a pass makes: inputs of its reductions, and outputs.
-  std::vector<int> made_in(int pass) const {
-    std::vector<int> out;
-    for (int i : reductions(pass))
-      if (node(i).in[0].kind == Src::Kind::node) out.push_back(node(i).in[0].index);
-    for (int i = 0; i < nodes(); ++i)
-      if (!node(i).row && node(i).output >= 0 && level_[static_cast<size_t>(i)] == pass) out.push_back(i);
-    return out;
-  }
-  Needs needs_of(int pass) const {
-    Needs n = needs(made_in(pass), false);
-    for (int i = 0; i < nodes(); ++i)
-      if (node(i).row) n.nodes[static_cast<size_t>(i)] = false;
-    for (int i : reductions(pass))
-      if (node(i).in[0].kind == Src::Kind::leaf) n.leaves[static_cast<size_t>(node(i).in[0].index)] = true;
-    return n;
-  }
-  // What the loop over a row does with one element at dims [from, to): loads, computes, joins, stores.
-  std::string element_of(int pass, const std::string& indent, int from, int to, const char* guard) {
-    const Needs n = needs_of(pass);
-    std::string out;
-    for (size_t k = 0; k < p_.leaves.size(); ++k)
-      if (n.leaves[k] && !p_.leaves[k].row)
-        out += load(int(k), fmt::format("b{} + {}", k, leaf_offset(int(k), from, to)), indent);
-    out += elements(n, indent);
-    for (int i : reductions(pass))
-      out += fmt::format("{}z{} = {};\n", indent, i, join(node(i), fmt::format("z{}", i), source(node(i), 0)));
-    for (int i = 0; i < nodes(); ++i)
-      if (const int o = node(i).output; o >= 0 && !node(i).row && level_[static_cast<size_t>(i)] == pass)
-        out += fmt::format("{}{}a.q{}[e{} + {}] = {};\n", indent, guard, o, o, output_offset(o, from, to),
-                           stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
-    return out;
-  }
-  std::string accumulators(int pass, const std::string& indent) const {
-    std::string out;
-    for (int i : reductions(pass))
-      out += fmt::format("{}{} z{} = {};\n", indent, computed(node(i).compute), i, identity(node(i)));
-    return out;
-  }
-  // b<k> and e<o>: where the row starts in every tensor that is walked along it.
-  std::string bases(int from, int to, const std::string& indent) {
-    std::string out;
-    for (size_t k = 0; k < p_.leaves.size(); ++k)
-      if (!p_.leaves[k].row) out += fmt::format("{}const I b{} = {};\n", indent, k, leaf_offset(int(k), from, to));
-    for (size_t o = 0; o < p_.outputs.size(); ++o)
-      if (!p_.outputs[o].row) out += fmt::format("{}const I e{} = {};\n", indent, o, output_offset(int(o), from, to));
-    return out;
-  }
-  // The 32 running values of a warp become one, in the order of the CPU's tree.
-  std::string tree(int i, const std::string& indent) {
-    if (!shuffles_) {
-      functions_ +=
-          "template <class T>\nT down(T x, int by) {\n  if constexpr (sizeof(T) < 4) return static_cast<T>("
-          "__shfl_down_sync(0xffffffffu, static_cast<int>(x), by));\n  else return __shfl_down_sync(0xffffffffu, x, "
-          "by);\n}\n"
-          "template <class T>\nT first(T x) {\n  if constexpr (sizeof(T) < 4) return static_cast<T>("
-          "__shfl_sync(0xffffffffu, static_cast<int>(x), 0));\n  else return __shfl_sync(0xffffffffu, x, 0);\n}\n";
-      shuffles_ = true;
-    }
-    const std::string z = fmt::format("z{}", i);
-    return fmt::format("{0}#pragma unroll\n{0}for (int by = 16; by > 0; by /= 2) {1} = {2};\n", indent, z,
-                       join(node(i), z, "down(" + z + ", by)"));
-  }
-
-  std::string row_kernel() {
-    const int warps = cuda_row_warps(space_), rows_a_block = cuda_threads / 32 / warps, end = p_.kept + p_.reduced;
-    const std::string rows = number("rows", space_.rows), cols = number("cols", space_.cols);
-    std::string out = head("island");
-    out += fmt::format(
-        "  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, part = warp % {0};\n"
-        "  const I own = static_cast<I>(blockIdx.x) * {1} + warp / {0}, rows = {2}, cols = {3};\n"
-        "  const bool live = own < rows;\n  const I row = live ? own : rows - 1;\n"
-        "  const I from = part * 1024 + lane, to = cols < (part + 1) * 1024 ? cols : (part + 1) * 1024;\n",
-        warps, rows_a_block, rows, cols);
-    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ");
-    for (size_t k = 0; k < p_.leaves.size(); ++k)
-      if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
-    for (int pass = 0; pass < passes_; ++pass) {
-      out += accumulators(pass, "  ");
-      out += "#pragma unroll 4\n  for (I col = from; col < to; col += 32) {\n" +
-             coordinates("col", p_.kept, end, "    ") + element_of(pass, "    ", p_.kept, end, "if (live) ") + "  }\n";
-      for (int i : reductions(pass)) out += across_warps(i, warps);
-      for (int i = 0; i < nodes(); ++i)
-        if (node(i).row && level_[static_cast<size_t>(i)] == pass + 1) {
-          if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
-          else out += compute(i, "  ");
-          if (const int o = node(i).output; o >= 0)
-            out +=
-                fmt::format("  if (live && lane == 0 && part == 0) a.q{}[{}] = {};\n", o, output_offset(o, 0, p_.kept),
-                            stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
-        }
-    }
-    return out + "}\n";
-  }
-  // z<i> of a row's warps joined, as the CPU joins blocks of 1,024; every thread gets the result.
-  std::string across_warps(int i, int warps) {
-    std::string out = tree(i, "  ");
-    if (warps == 1) return out + fmt::format("  z{0} = first(z{0});\n", i);
-    const NodeDesc& n = node(i);
-    out += fmt::format(
-        "  __shared__ {0} m{1}[{2}];\n  if (lane == 0) m{1}[warp] = z{1};\n  __syncthreads();\n  {{\n"
-        "    const {0}* m = m{1} + warp / {3} * {3};\n",
-        computed(n.compute), i, cuda_threads / 32, warps);
-    if (warps == 2) out += fmt::format("    z{} = {};\n", i, join(n, "m[0]", "m[1]"));
-    else
-      out += fmt::format("    z{0} = cols <= 3072 ? {1} : {2};\n", i, join(n, "m[0]", join(n, "m[1]", "m[2]")),
-                         join(n, join(n, "m[0]", "m[1]"), join(n, "m[2]", "m[3]")));
-    return out + "  }\n";
+      if (const int o = node(i).output; o >= 0)
+        stores += fmt::format("      a.q{}[{}] = {};\n", o, output_offset(o, 0, rank_),
+                              stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
+    const auto walk = [&](int fast, const std::string& of_fast, const char* first_fast, int slow,
+                          const std::string& of_slow, const char* first_slow, const std::string& body) {
+      return fmt::format(
+          "#pragma unroll\n  for (int k = 0; k < 32; k += 8) {{\n    const I c{0} = {2} + lane, c{1} = {3} + line + "
+          "k;\n    if (c{0} < {4} && c{1} < {5}) {{\n{6}    }}\n  }}\n",
+          fast, slow, first_fast, first_slow, of_fast, of_slow, body);
+    };
+    return head("island") + shared +
+           fmt::format(
+               "  const int lane = threadIdx.x % 32, line = threadIdx.x / 32;\n  I tile = static_cast<I>(blockIdx.x);\n"
+               "  const I right = ({0} + 31) / 32, below = ({1} + 31) / 32;\n"
+               "  const I left = tile % right * 32;\n  tile /= right;\n"
+               "  const I top = tile % below * 32;\n  tile /= below;\n",
+               across, down) +
+           other + walk(axis, down, "top", last, across, "left", loads) + "  __syncthreads();\n" +
+           walk(last, across, "left", axis, down, "top", direct + nodes_text + stores) + "}\n";
   }
 
   // ---- wide and column modes: partials, then their joining
   std::string partial(int k, int i, const std::string& at) {
-    return fmt::format("reinterpret_cast<{}*>(a.w + {})[0]", computed(node(i).compute),
-                       fmt::format("({} * static_cast<int64_t>(a.region) + {}) * 8", k, at));
+    return fmt::format("reinterpret_cast<{}*>(a.w + {} * static_cast<int64_t>(a.region) * 8)[{}]",
+                       computed(node(i).compute), k, at);
   }
   void workspace() { field("char* w", {CudaField::Kind::workspace}); }
   std::string store_reduced(int i, int from, int to, int after, const std::string& indent) {
@@ -254,50 +147,94 @@ class Writer : Elements {
   std::string wide_kernels() {
     workspace();
     const int end = p_.kept + p_.reduced;
-    const std::string cols = number("cols", space_.cols), partials = number("partials", space_.partials);
-    number("region", space_.rows * space_.partials);
+    const std::string cols = number("cols", space_.cols), partials = number("partials", space_.partials),
+                      rows = number("rows", space_.rows);
+    number("region", space_.rows * cuda_wide_partials(space_));
+    plan_registers(space_.cols, 1);
     std::string out = head("island");
     out += fmt::format(
-        "  const int lane = threadIdx.x % 32;\n  const I own = static_cast<I>(blockIdx.x) * {} + threadIdx.x / 32;\n"
-        "  if (own >= static_cast<I>(a.region)) return;\n  const I row = own / {}, part = own % {}, cols = {};\n"
-        "  const I from = part * {}, to = cols < from + {} ? cols : from + {};\n",
-        cuda_threads / 32, partials, partials, cols, cuda_wide_chunk, cuda_wide_chunk, cuda_wide_chunk);
-    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + accumulators(0, "  ");
-    out += "#pragma unroll 4\n  for (I col = from + lane; col < to; col += 32) {\n" +
-           coordinates("col", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") + "  }\n";
+        "  const int lane = threadIdx.x % 32;\n  const I own = static_cast<I>(blockIdx.x) * {0} + threadIdx.x / 32;\n"
+        "  if (own >= {1} * {2}) return;\n  const I row = own / {2}, part = own % {2}, cols = {3};\n"
+        "  const I from = part * {4} + lane, to = cols < (part + 1) * {4} ? cols : (part + 1) * {4};\n",
+        cuda_threads / 32, rows, partials, cols, cuda_wide_chunk);
+    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
+           accumulators(0, "  ");
+    out += loop(coordinates("col", p_.kept, end, "    ") +
+                element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
     const std::vector<int> all = reductions(0);
     for (size_t k = 0; k < all.size(); ++k)
       out += tree(all[k], "  ") + fmt::format("  if (lane == 0) {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
+    return out + "}\n" + (space_.partials > cuda_wide_chunk ? long_finish(all) : short_finish(all));
+  }
+  // The partials of a block of 1,024, joined by the warp of which this is a lane: z<i>, right in lane 0.
+  std::string join_block(size_t k, int i, const std::string& first, const std::string& indent) {
+    return fmt::format("{0}{1} z{2} = {3};\n{0}for (I at = lane; at < count; at += 32) z{2} = {4};\n", indent,
+                       computed(node(i).compute), i, identity(node(i)),
+                       join(node(i), fmt::format("z{}", i), partial(int(k), i, first + " + at"))) +
+           tree(i, indent);
+  }
+  // A warp a row of at most 1,024 partials.
+  std::string short_finish(const std::vector<int>& all) {
+    std::string out = head("finish") +
+                      fmt::format(
+                          "  const int lane = threadIdx.x % 32;\n"
+                          "  const I row = static_cast<I>(blockIdx.x) * {} + threadIdx.x / 32, count = {};\n"
+                          "  if (row >= {}) return;\n",
+                          cuda_threads / 32, number("partials", 0), number("rows", 0)) +
+                      coordinates("row", 0, p_.kept, "  ");
+    for (size_t k = 0; k < all.size(); ++k)
+      out += fmt::format("  if (blockIdx.y == {}) {{\n", k) +
+             join_block(k, all[k], "row * static_cast<int64_t>(count)", "    ") + "    if (lane == 0) {\n" +
+             store_reduced(all[k], 0, p_.kept, rank_, "      ") + "    }\n  }\n";
+    return out + "}\n";
+  }
+  // Blocks of 1,024 partials become one number each, behind the partials; then a block a row joins these as the CPU does.
+  std::string long_finish(const std::vector<int>& all) {
+    const std::string partials = number("partials", 0), rows = number("rows", 0);
+    std::string out =
+        head("join") + fmt::format(
+                           "  const int lane = threadIdx.x % 32;\n  const I partials = {0}, blocks = (partials "
+                           "+ 1023) / 1024;\n  const I own = static_cast<I>(blockIdx.x) * {1} + threadIdx.x / "
+                           "32;\n  if (own >= {2} * blocks) return;\n  const I row = own / blocks, block = own "
+                           "% blocks;\n  const I count = partials - block * 1024 < 1024 ? partials - block * "
+                           "1024 : 1024;\n",
+                           partials, cuda_threads / 32, rows);
+    const std::string behind = rows + " * static_cast<int64_t>(partials)";
+    for (size_t k = 0; k < all.size(); ++k)
+      out += fmt::format("  if (blockIdx.y == {}) {{\n", k) +
+             join_block(k, all[k], "row * static_cast<int64_t>(partials) + block * 1024", "    ") +
+             fmt::format("    if (lane == 0) {} = z{};\n  }}\n", partial(int(k), all[k], behind + " + own"), all[k]);
     out += "}\n";
-    for (size_t k = 0; k < all.size(); ++k) out = pairwise(all[k]) + out;
-    out += head("finish") +
-           "  extern __shared__ double shared[];\n  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n"
-           "  const I row = blockIdx.x, partials = " +
-           partials + ", blocks = (partials + 1023) / 1024;\n" + coordinates("row", 0, p_.kept, "  ");
+    for (const int i : all) out += pairwise(i);
+    out += head("finish") + "  const I row = blockIdx.x, partials = " + partials +
+           ", blocks = (partials + 1023) / 1024;\n" + coordinates("row", 0, p_.kept, "  ");
     for (size_t k = 0; k < all.size(); ++k) {
       const int i = all[k];
-      const std::string t = computed(node(i).compute);
-      out += fmt::format(
-          "  if (blockIdx.y == {0}) {{\n    {1}* m = reinterpret_cast<{1}*>(shared);\n"
-          "    for (I block = warp; block < blocks; block += {2}) {{\n      {1} z{3} = {4};\n"
-          "      const I to = partials < (block + 1) * 1024 ? partials : (block + 1) * 1024;\n"
-          "      for (I at = block * 1024 + lane; at < to; at += 32) z{3} = {5};\n",
-          k, t, cuda_threads / 32, i, identity(node(i)),
-          join(node(i), fmt::format("z{}", i), partial(int(k), i, "row * static_cast<int64_t>(partials) + at")));
-      out += tree(i, "      ") +
-             fmt::format(
-                 "      if (lane == 0) m[block] = z{0};\n    }}\n    __syncthreads();\n    if (threadIdx.x == 0) {{\n"
-                 "      const {1} z{0} = pairwise{0}(m, blocks);\n",
-                 i, t) +
-             store_reduced(i, 0, p_.kept, rank_, "      ") + "    }\n  }\n";
+      out +=
+          fmt::format(
+              "  if (blockIdx.y == {0}) {{\n    const {1} z{2} = joined{2}(&{3}, blocks);\n    if (threadIdx.x == "
+              "0) {{\n",
+              k, computed(node(i).compute), i, partial(int(k), i, behind + " + row * static_cast<int64_t>(blocks)")) +
+          store_reduced(i, 0, p_.kept, rank_, "      ") + "    }\n  }\n";
     }
     return out + "}\n";
   }
-  // Blocks joined as the CPU does: the first half of them, then the rest.
+  // Blocks joined as the CPU does: the first half of them, then the rest. Each thread takes a part of the tree eight
+  // levels down, and neighbours are joined on the way up.
   std::string pairwise(int i) const {
     return fmt::format(
         "{0} pairwise{1}(const {0}* m, I n) {{\n  if (n <= 1) return m[0];\n"
-        "  const {0} x = pairwise{1}(m, n / 2), y = pairwise{1}(m + n / 2, n - n / 2);\n  return {2};\n}}\n",
+        "  const {0} x = pairwise{1}(m, n / 2), y = pairwise{1}(m + n / 2, n - n / 2);\n  return {2};\n}}\n"
+        "{0} joined{1}(const {0}* m, I n) {{\n  __shared__ {0} part[256];\n  __shared__ bool filled[256];\n"
+        "  const int own = threadIdx.x;\n"
+        "  for (int bit = 128; bit > 0; bit /= 2) {{\n    const I half = n / 2;\n"
+        "    if (own & bit) {{\n      m += half;\n      n -= half;\n    }} else {{\n      n = half;\n    }}\n  }}\n"
+        "  filled[own] = n > 0;\n  if (n > 0) part[own] = pairwise{1}(m, n);\n"
+        "  for (int by = 1; by < 256; by *= 2) {{\n    __syncthreads();\n"
+        "    if (own % (2 * by) != 0 || !filled[own + by]) continue;\n    const {0} x = part[own], y = part[own + "
+        "by];\n"
+        "    part[own] = filled[own] ? static_cast<{0}>({2}) : y;\n    filled[own] = true;\n  }}\n"
+        "  __syncthreads();\n  return part[0];\n}}\n",
         computed(node(i).compute), i, join(node(i), "x", "y"));
   }
 
@@ -328,7 +265,7 @@ class Writer : Elements {
         out += fmt::format("  const I e{} = {} + {};\n", o, output_offset(int(o), 0, p_.kept),
                            output_offset(int(o), end, rank_));
     out += accumulators(0, "  ");
-    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 8\n",
+    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 16\n",
                        cuda_column_chunk, reduced_n) +
            "  for (I step = from; step < to; ++step) {\n" + coordinates("step", p_.kept, end, "    ") +
            element_of(0, "    ", p_.kept, end, "") + "  }\n";
@@ -369,6 +306,9 @@ CudaSpace cuda_space(const Program& p) {
   return s;
 }
 
+int64_t cuda_wide_partials(const CudaSpace& s) {
+  return s.partials + (s.partials > cuda_wide_chunk ? (s.partials + cuda_wide_chunk - 1) / cuda_wide_chunk : 0);
+}
 int cuda_row_warps(const CudaSpace& s) { return s.cols <= 1024 ? 1 : s.cols <= 2048 ? 2 : 4; }
 
 int cuda_vector_width(const Program& p) {
@@ -386,6 +326,22 @@ int cuda_vector_width(const Program& p) {
     largest = std::max(largest, size_of(o.dtype));
   }
   return static_cast<int>(std::clamp<size_t>(16 / largest, 2, 8));
+}
+
+int cuda_tile_axis(const Program& p) {
+  constexpr int64_t least = 16;  // elements along both axes
+  const int last = p.dims.rank() - 1;
+  if (p.has_reduce || last < 1 || p.dims[last] < least) return -1;
+  for (const OutputDesc& o : p.outputs)
+    if (o.strides[last] != 1) return -1;
+  for (const LeafDesc& l : p.leaves)
+    for (int axis = 0; axis < last; ++axis)
+      if (p.dims[axis] >= least && crosses(l, axis)) return axis;
+  return -1;
+}
+int64_t cuda_tiles(const Program& p, int axis) {
+  const int last = p.dims.rank() - 1;
+  return product(p.dims, 0, last) / p.dims[axis] * ((p.dims[axis] + 31) / 32) * ((p.dims[last] + 31) / 32);
 }
 
 CudaKernelText cuda_island_text(const Program& p, int width) { return Writer(p, width).run(); }

@@ -33,9 +33,17 @@ constexpr int64_t cuda_wide_chunk = 1024, cuda_column_chunk = 256;  // the CPU's
 CudaSpace cuda_space(const Program& p);
 // Elements a thread for a pointwise group whose tensors are all dense in one order; 1 where they are not.
 int cuda_vector_width(const Program& p);
+// Numbers that a row of wide mode leaves in the workspace: partials, and behind them, if they are more than 1,024, the
+// joined blocks of them.
+int64_t cuda_wide_partials(const CudaSpace& s);
+// The axis along which some leaves of a pointwise group run while its outputs run along the last, or -1; and the blocks
+// of its kernel, a tile of 32 by 32 each.
+int cuda_tile_axis(const Program& p);
+int64_t cuda_tiles(const Program& p, int axis);
 // Warps that share a row in row mode, each with 1,024 columns: 1, 2 or 4.
 int cuda_row_warps(const CudaSpace& s);
-// Entries: "island"; in wide mode, and in column mode with several partials, "finish" too. `width`: elements a thread
+// Entries: "island"; in wide mode, and in column mode with several partials, "finish" too; between them "join" where a
+// wide row has more than 1,024 partials. `width`: elements a thread
 // of a pointwise group, whose flat tensors must then be aligned to as many.
 CudaKernelText cuda_island_text(const Program& p, int width);
 

@@ -189,9 +189,9 @@ inline half narrow_half(float f) {
   return h;
 }
 inline bhalf narrow_bhalf(float f) {
-  const uint32_t u = __float_as_uint(f);
-  if ((u & 0x7fffffffu) > 0x7f800000u) return {static_cast<uint16_t>((u >> 16) | 0x40u)};
-  return {static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16)};
+  bhalf h;
+  asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h.bits) : "f"(f));
+  return h;
 }
 // float32 rounded to a 16-bit dtype and back.
 inline float round_half(float f) { return widen(narrow_half(f)); }
@@ -240,6 +240,15 @@ template <class T, int n>
 struct alignas(sizeof(T) * n < 16 ? sizeof(T) * n : 16) Pack {
   T v[n];
 };
+
+// Reads what nothing writes during the launch.
+template <class T>
+T read(const T* p) {
+  if constexpr (sizeof(T) == 1) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint8_t*>(p)));
+  else if constexpr (sizeof(T) == 2) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint16_t*>(p)));
+  else if constexpr (sizeof(T) == 4) return std::bit_cast<T>(__ldg(reinterpret_cast<const uint32_t*>(p)));
+  else return std::bit_cast<T>(__ldg(reinterpret_cast<const uint64_t*>(p)));
+}
 
 inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 

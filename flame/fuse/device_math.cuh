@@ -15,11 +15,11 @@ T vec_abs(T a) {
 }
 template <class T>
 T vec_maximum(T a, T b) {
-  return a != a ? a : b != b ? b : b < a ? a : b;
+  return b < a || a != a ? a : b;
 }
 template <class T>
 T vec_minimum(T a, T b) {
-  return a != a ? a : b != b ? b : a < b ? a : b;
+  return a < b || a != a ? a : b;
 }
 template <class T>
 T vec_clamp(T a, T b, T c) {
@@ -142,6 +142,18 @@ FLAME_THROUGH64(tanhshrink)
 FLAME_THROUGH64(selu)
 FLAME_THROUGH64(logit)
 FLAME_THROUGH64(sinc)
+// For 16-bit dtypes, whose rounding is coarser than what these lose in float32.
+inline float near_sigmoid(float a) {
+  const float e = ::expf(-::fabsf(a));
+  return (a >= 0 ? 1.0f : e) / (1.0f + e) + (a != a ? a : 0.0f);
+}
+inline float near_softplus(float a) { return (a > 0 ? a : 0.0f) + ::log1pf(::expf(-::fabsf(a))) + (a != a ? a : 0.0f); }
+inline float near_log_sigmoid(float a) { return -near_softplus(-a); }
+inline float near_silu(float a) { return a * near_sigmoid(a); }
+inline float near_gelu(float a) { return 0.5f * a * ::erfcf(-a * 0.70710678118654752440f); }
+inline float near_gelu_tanh(float a) {
+  return a * near_sigmoid(2 * 0.79788456080286535588f * (a + 0.044715f * a * a * a));
+}
 template <class T>
 T vec_log_sigmoid(T a) {
   return -vec_softplus(-a);

@@ -81,7 +81,7 @@ struct Tiles {
     if (tensor_cores) {  // as in attention_mma.cu
       file = "ops/attention_mma.cu";
       columns = (width + 31) / 32 * 32;
-      const int parts = f.dropout || (pass == Pass::keys && columns > 64) ? 1 : 2;
+      const int parts = f.dropout || (pass != Pass::forward && columns > 64) ? 1 : 2;
       threads = pass == Pass::forward || parts == 1 ? 128 : 64;
       rows = threads / 2 * parts;
       const int64_t step = pass != Pass::forward ? 32 : columns > 96 ? 48 : 64;

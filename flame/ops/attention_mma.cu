@@ -2,6 +2,7 @@
 // other side streams through two buffers of shared memory. Weights are rounded to the dtype before the second product.
 // FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_PASS: 0 forward, 1 backward to the queries,
 // 2 backward to keys and values.
+#include "flame/fuse/tensor_cores.cuh"
 #include "flame/ops/attention.cuh"
 
 namespace flame {
@@ -10,64 +11,13 @@ constexpr int wide = FLAME_WIDTH;
 constexpr int pitch = wide + 8;  // so that eight rows lie in different banks
 constexpr int pass = FLAME_PASS;
 // Of 16 rows, in a warp: two where registers allow, since what the other side loads then serves twice.
-constexpr int parts = with_dropout || (pass == 2 && wide > 64) ? 1 : 2;
+constexpr int parts = with_dropout || (pass > 0 && wide > 64) ? 1 : 2;
 constexpr int threads = pass == 0 || parts == 1 ? 128 : 64;
 constexpr int own = threads / 2 * parts;                   // rows of a block
 constexpr int step = pass > 0 ? 32 : wide > 96 ? 48 : 64;  // rows in a buffer
 constexpr float log2e = 1.4426950408889634f;
 constexpr bool brain = std::is_same_v<T, bhalf>;
 extern __shared__ __align__(16) unsigned char memory[];
-
-inline uint32_t shared_address(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
-// 16 or 4 bytes to shared memory, zeros if not `there`.
-inline void copy16(void* to, const void* from, bool there) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0)
-               : "memory");
-}
-inline void copy4(void* to, const void* from, bool there) {
-  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(shared_address(to)), "l"(from), "r"(there ? 4 : 0)
-               : "memory");
-}
-inline void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int left>
-void wait() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(left) : "memory");
-}
-
-inline void load4(uint32_t (&r)[4], const T* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-inline void load4_transposed(uint32_t (&r)[4], const T* row) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3])
-               : "r"(shared_address(row))
-               : "memory");
-}
-inline void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-#define FLAME_MULTIPLY(types)                               \
-  asm("mma.sync.aligned.m16n8k16.row.col.f32." types        \
-      ".f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, " \
-      "{%0, %1, %2, %3};"                                   \
-      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])      \
-      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1))
-  if constexpr (brain) FLAME_MULTIPLY("bf16.bf16");
-  else FLAME_MULTIPLY("f16.f16");
-#undef FLAME_MULTIPLY
-}
-inline uint32_t packed(float low, float high) {
-  uint32_t r;
-  if constexpr (brain) asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  else asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(r) : "f"(high), "f"(low));
-  return r;
-}
-inline float power_of_two(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
 
 // `rows` rows from `first` on, zeros beyond `count` and `width`.
 template <int rows>
@@ -101,8 +51,8 @@ inline void products(const T* x, const T* y, Scores& s) {
       load4(b, y + (t * 8 + lane % 8 + lane / 16 * 8) * pitch + c + lane / 8 % 2 * 8);
 #pragma unroll
       for (int h = 0; h < parts; ++h) {
-        multiply(s[h][t], a[h], b[0], b[1]);
-        multiply(s[h][t + 1], a[h], b[2], b[3]);
+        multiply<brain>(s[h][t], a[h], b[0], b[1]);
+        multiply<brain>(s[h][t + 1], a[h], b[2], b[3]);
       }
     }
   }
@@ -118,15 +68,15 @@ inline void accumulate(const Scores& weights, const T* y, Sums& sum) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const float(&w)[4] = weights[h][t + e / 2];
-        a[h][e] = e % 2 ? packed(w[2], w[3]) : packed(w[0], w[1]);
+        a[h][e] = e % 2 ? packed<brain>(w[2], w[3]) : packed<brain>(w[0], w[1]);
       }
 #pragma unroll
     for (int u = 0; u < wide / 8; u += 2) {
       load4_transposed(b, y + (t * 8 + lane % 16) * pitch + u * 8 + lane / 16 * 8);
 #pragma unroll
       for (int h = 0; h < parts; ++h) {
-        multiply(sum[h][u], a[h], b[0], b[1]);
-        multiply(sum[h][u + 1], a[h], b[2], b[3]);
+        multiply<brain>(sum[h][u], a[h], b[0], b[1]);
+        multiply<brain>(sum[h][u + 1], a[h], b[2], b[3]);
       }
     }
   }
@@ -153,9 +103,61 @@ inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t 
         const int c = column_of(u, 0);
         if (c < width)
           *reinterpret_cast<uint32_t*>(out + i * row + c) =
-              packed(sum[h][u][e] * by[h][e / 2], sum[h][u][e + 1] * by[h][e / 2]);
+              packed<brain>(sum[h][u][e] * by[h][e / 2], sum[h][u][e + 1] * by[h][e / 2]);
       }
     }
+}
+
+// One word of dropout, for lengths that blocks of four do not divide.
+__noinline__ uint32_t word_of(const Problem& p, int64_t row, int64_t j) {
+  const uint64_t at = static_cast<uint64_t>(row * p.keys + j);
+  const PhiloxBlock w = philox(p.seed, at / 4, p.call);
+  const uint32_t k = at % 4;
+  return k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
+}
+inline void to_factors(const Problem& p, const uint32_t (&w)[4], float (&k)[4]) {
+#pragma unroll
+  for (int e = 0; e < 4; ++e) k[e] = w[e] < p.threshold ? static_cast<float>(p.factor) : 0.0f;
+}
+// Factors of dropout where rows are queries: of `row` and 8 further (among all [B, H, L]), keys j and j + 1. Two lanes share
+// the blocks of both rows; each makes one.
+inline void factors_of_rows(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
+  uint32_t w[4];
+  if (p.keys % 4 == 0) {
+    const bool odd = threadIdx.x % 2;
+    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>((row + (odd ? 8 : 0)) * p.keys + j) / 4, p.call);
+    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[2], 1), y = __shfl_xor_sync(~0u, odd ? b[1] : b[3], 1);
+    w[0] = odd ? x : b[0];
+    w[1] = odd ? y : b[1];
+    w[2] = odd ? b[2] : x;
+    w[3] = odd ? b[3] : y;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e / 2 * 8, j + e % 2);
+  }
+  to_factors(p, w, k);
+}
+// The same where rows are keys: of queries `row` and the next, keys j and j + 8. Four lanes share four blocks, each makes one,
+// and the words are transposed among them.
+inline void factors_of_columns(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
+  uint32_t w[4];
+  if (p.keys % 4 == 0) {
+    const int place = threadIdx.x / 4 % 4;
+    const int64_t at = (row + place % 2) * p.keys + j + place / 2 * 8;
+    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>(at) / 4, p.call);
+    const bool odd = place % 2, high = place / 2;
+    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[1], 4), y = __shfl_xor_sync(~0u, odd ? b[2] : b[3], 4);
+    const uint32_t c[4] = {odd ? x : b[0], odd ? b[1] : x, odd ? y : b[2], odd ? b[3] : y};
+    const uint32_t u = __shfl_xor_sync(~0u, high ? c[0] : c[2], 8), v = __shfl_xor_sync(~0u, high ? c[1] : c[3], 8);
+    w[0] = high ? u : c[0];
+    w[1] = high ? v : c[1];
+    w[2] = high ? c[2] : u;
+    w[3] = high ? c[3] : v;
+  } else {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e % 2, j + e / 2 * 8);
+  }
+  to_factors(p, w, k);
 }
 
 #if FLAME_PASS == 0
@@ -216,17 +218,18 @@ extern "C" __global__ void __launch_bounds__(threads)
         top[h][k] = most[k];
         total[h][k] *= factor[k];
       }
-      Dropout keep[2];
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4];
+        if constexpr (with_dropout) factors_of_rows(p, row0 + at.first + row_of(h, 0), first + column_of(t, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float& x = s[h][t][e];
           x = power_of_two(std::fma(x, log2e, -base[e / 2]));
           total[h][e / 2] += x;
-          if constexpr (with_dropout)
-            x *= keep[e / 2].factor(p, row0 + at.first + row_of(h, e), first + column_of(t, e));
+          if constexpr (with_dropout) x *= keep[e];
         }
+      }
 #pragma unroll
       for (int u = 0; u < wide / 8; ++u)
 #pragma unroll
@@ -251,14 +254,13 @@ extern "C" __global__ void __launch_bounds__(threads)
 #else
 
 // The weight from a product, and the slope of the scaled score: dp becomes weight * (dp - dot), x the kept weight.
-inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t row0, int64_t i, int64_t j,
-                  float lse, float dot, Dropout& keep, float& x, float& dp) {
+inline void weigh(const Problem& p, bool edge, const Mask* mask, float scale, int64_t i, int64_t j, float lse,
+                  float dot, float keep, float& x, float& dp) {
   const float w = power_of_two(std::fma(edge ? score(p, mask, x, i, j) : x * scale, log2e, -lse * log2e));
   x = w;
   if constexpr (with_dropout) {
-    const float factor = keep.factor(p, row0 + i, j);
-    x *= factor;
-    dp *= factor;
+    x *= keep;
+    dp *= keep;
   }
   dp = w * (dp - dot);
 }
@@ -312,15 +314,16 @@ extern "C" __global__ void __launch_bounds__(threads)
     products(seeds + threadIdx.x / 32 * parts * 16 * pitch, buffers + (2 * which + 1) * step * pitch, dp);
     const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
 #pragma unroll
-    for (int h = 0; h < parts; ++h) {
-      Dropout keep[2];
+    for (int h = 0; h < parts; ++h)
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4] = {};
+        if constexpr (with_dropout) factors_of_rows(p, row0 + at.first + row_of(h, 0), first + column_of(t, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          weigh(p, edge, own_mask, scale, row0, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
-                dot[h][e / 2], keep[e / 2], s[h][t][e], dp[h][t][e]);
-    }
+          weigh(p, edge, own_mask, scale, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
+                dot[h][e / 2], keep[e], s[h][t][e], dp[h][t][e]);
+      }
     accumulate(dp, buffers + 2 * which * step * pitch, sum);
     __syncthreads();
   }
@@ -380,14 +383,17 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll
     for (int h = 0; h < parts; ++h)
 #pragma unroll
-      for (int t = 0; t < step / 8; ++t)
+      for (int t = 0; t < step / 8; ++t) {
+        float keep[4] = {};
+        if constexpr (with_dropout)
+          factors_of_columns(p, row0 + first + column_of(t, 0), at.first + row_of(h, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const int i = column_of(t, e);
-          Dropout keep;
-          weigh(p, edge, own_mask, scale, row0, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep,
-                s[h][t][e], dp[h][t][e]);
+          weigh(p, edge, own_mask, scale, first + i, at.first + row_of(h, e), own_lse[i], dot[i], keep[e], s[h][t][e],
+                dp[h][t][e]);
         }
+      }
     accumulate(s, seeds, to_values);
     accumulate(dp, queries, to_keys);
     __syncthreads();

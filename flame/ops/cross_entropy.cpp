@@ -6,9 +6,12 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
+#include "flame/ops/cross_entropy_internal.h"
+#include "flame/ops/device_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
@@ -26,11 +29,40 @@ struct BadClass : IndexError {
   int64_t value;
 };
 
+// A kernel that notes a bad target, which the next wait throws.
+void check_on_device(const char* op, Device& d, const Value& target, int64_t classes, int64_t ignored, Loc loc) {
+  if (numel(target.shape) == 0) return;
+  Key key;
+  key << "class_range" << op << target.meta();
+  const Ref<Plan> plan = d.plans().get(key, [&, m = target.meta()] {
+    struct {  // as in one_hot.cu
+      const char* op;
+      int64_t rank, count, classes, ignored;
+      int64_t shape[max_rank], strides[max_rank];
+    } t{op, m.shape.rank(), numel(m.shape), 0, 0, {}, {}};
+    for (int i = 0; i < m.shape.rank(); ++i) {
+      t.shape[i] = m.shape[i];
+      t.strides[i] = m.strides[i];
+    }
+    return make_ref<Plan>("class_range",
+                          [t, k = device_kernel(d, "ops/one_hot.cu", "class_range", DType::i64)](const Run& r) {
+                            auto own = t;
+                            own.classes = r.scalars[0].i;
+                            own.ignored = r.scalars[1].i;
+                            (*k)({.blocks = blocks_for(own.count, 256)}, own, r.buffers[0]);
+                          });
+  });
+  const Buffer read = target.buffer();
+  const Word scalars[] = {word(classes), word(ignored)};
+  at_line(loc, [&] { d.launch({plan, {&read, 1}, {}, scalars}, loc); });
+}
+
 // One look at the targets where they lie in host memory. It is a launch of its own, since islands throw nothing.
 void check_classes(const char* op, const Tensor& target, int64_t classes, int64_t ignored, Loc loc) {
   Device& d = target.device();
-  if (d.kind() != Device::Kind::cpu) return;
+  if (d.kind() == Device::Kind::trace) return;
   materialize(target.value());
+  if (d.kind() == Device::Kind::cuda) return check_on_device(op, d, target.value(), classes, ignored, loc);
   Key key;
   key << "class_range" << target.value().meta();
   const Ref<Plan> plan = d.plans().get(key, [m = target.value().meta()] {
@@ -114,6 +146,13 @@ std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const Cr
   c.target = ctx.saved[6];
   c.weight = ctx.saved[7];
   const Tensor logits = ctx.saved[0], valid = ctx.saved[3];
+  if (!ctx.create_graph && !c.weight.defined() && class_rows_fit(logits, c.axis)) {
+    Tensor factor = ctx.grads[0].to(compute_dtype_of(logits.dtype()));
+    if (o.reduction == Reduction::none) factor = factor.unsqueeze(c.axis);
+    if (o.reduction == Reduction::mean) factor = factor / ctx.saved[4];
+    return {class_row_gradient({o.ignore_index, o.label_smoothing}, logits, c.target, ctx.saved[1], ctx.saved[2],
+                               factor.expand(c.target.shape()), Loc::current())};
+  }
   const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
   const Tensor p = ctx.create_graph ? softmax(z, c.axis) : exp((z - ctx.saved[1]) - ctx.saved[2]);
   Tensor d = where(hits(z.shape(), c), p - 1, p);
@@ -131,8 +170,17 @@ std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const Cr
 
 Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOptions& o, Loc loc) {
   std::vector<Tensor> saved;
-  const Tensor loss = no_grad([&] {
-    const Tensor z = logits.to(compute_dtype_of(logits.dtype()));
+  const Tensor loss = no_grad([&]() -> Tensor {
+    const DType wide = compute_dtype_of(logits.dtype());
+    if (!c.weight.defined() && class_rows_fit(logits, c.axis)) {
+      const ClassRowLosses rows = class_row_losses({o.ignore_index, o.label_smoothing}, logits, c.target, loc);
+      const Tensor valid = ne(c.target, o.ignore_index);
+      saved = {logits, rows.top, rows.log_sum, valid, Tensor(), Tensor(), c.target, c.weight};
+      if (o.reduction == Reduction::none) return rows.loss.squeeze(c.axis);
+      if (o.reduction == Reduction::mean) saved[4] = sum(valid.to(wide));
+      return o.reduction == Reduction::mean ? sum(rows.loss) / saved[4] : sum(rows.loss);
+    }
+    const Tensor z = logits.to(wide);
     const Tensor picked = of_class(logits, c, o.ignore_index, loc), top = amax(z, c.axis, true), shifted = z - top;
     const Tensor log_sum = log(sum(exp(shifted), c.axis, true));
     Tensor row = log_sum - (picked - top), weight;

@@ -12,12 +12,31 @@ Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType 
 }
 Ref<Kernel> moving_kernel(Device& d, const char* file, const char* entry, size_t element,
                           std::vector<std::string> options) {
-  const char* type = element == 1 ? "uint8_t" : element == 2 ? "uint16_t" : element == 4 ? "uint32_t" : "uint64_t";
+  const char* type = element == 1   ? "uint8_t"
+                     : element == 2 ? "uint16_t"
+                     : element == 4 ? "uint32_t"
+                     : element == 8 ? "uint64_t"
+                                    : "uint4";
   options.push_back(std::string("-DFLAME_T=") + type);
   return d.kernel({entry, std::string(device_text(file)), entry, std::move(options)});
 }
 
-DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element) {
+namespace {
+// How many neighbours can move as one, up to 16 bytes of them.
+int64_t together(const JoinedAxes& axes, size_t element) {
+  const int last = axes.shape.rank() - 1;
+  if (last < 0 || axes.strides[0][last] != 1 || axes.strides[1][last] != 1) return 1;
+  for (int64_t n = 16 / static_cast<int64_t>(element); n > 1; n /= 2) {
+    bool fits = axes.shape[last] % n == 0;
+    for (int i = 0; i < last; ++i) fits &= axes.strides[0][i] % n == 0 && axes.strides[1][i] % n == 0;
+    if (fits) return n;
+  }
+  return 1;
+}
+}  // namespace
+
+DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const Strides& from, size_t element)
+    : device_(&d), element_(element) {
   const JoinedAxes axes(shape, to, from);
   walk_.rank = axes.shape.rank();
   walk_.count = numel(shape);
@@ -26,35 +45,83 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
     walk_.to[i] = axes.strides[0][i];
     walk_.from[i] = axes.strides[1][i];
   }
-  if (walk_.count > 0) kernel_ = moving_kernel(d, "ops/strided.cu", "copy", element);
+  if (walk_.count == 0) return;
+  together_ = together(axes, element);
+  kernel_ = kernel(together_);
 }
-DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n)
-    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
-  stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
-  step_ = device_kernel(d, "ops/sort.cu", "step", t);
-}
-void DeviceSort::operator()(void* entries) const {
-  constexpr int64_t tile = 2048;
-  const int64_t total = rows_ * padded_;
-  const Grid tiles{.blocks = blocks_for(total, tile), .threads = 1024};
-  (*stages_)(tiles, entries, total, padded_, int64_t{2}, std::min(padded_, tile));
-  for (int64_t k = 2 * tile; k <= padded_; k *= 2) {
-    for (int64_t j = k / 2; j >= tile; j /= 2)
-      (*step_)({.blocks = blocks_for(total / 2, 256)}, entries, total, padded_, k, j);
-    (*stages_)(tiles, entries, total, padded_, k, k);
-  }
-}
-DeviceIndexWalk::DeviceIndexWalk(const Meta& s, const Meta& i, const Meta& b, int a)
-    : rank(i.shape.rank()), count(numel(i.shape)), axis(a), size(b.shape[a]), step(b.strides[a]) {
-  for (int k = 0; k < i.shape.rank(); ++k) {
-    shape[k] = i.shape[k];
-    small[k] = s.strides[k];
-    index[k] = i.strides[k];
-    big[k] = k == a ? 0 : b.strides[k];
-  }
+Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
+  const bool small = walk_.count < int64_t{1} << 31;
+  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
+                       {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
 }
 void DeviceCopy::operator()(void* to, const void* from) const {
-  if (kernel_) (*kernel_)({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+  if (!kernel_) return;
+  const size_t bytes = element_ * static_cast<size_t>(together_);
+  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
+    return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+  Walk w = walk_;
+  w.count /= together_;
+  for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
+  for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
+  (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
+}
+
+DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
+    : rows_(rows), n_(n), bits_(bits), wide_(bits > 32) {
+  const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
+  tiles_ = blocks_for(n, wide_ ? 2048 : 4096);
+  key_bytes_ = up(rows * n * (wide_ ? 8 : 4));
+  place_bytes_ = up(rows * n * 4);
+  count_bytes_ = up(rows * 256 * (tiles_ + 1) * 4);
+  const auto kernel = [&](const char* entry) {
+    return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, {"-DFLAME_KEY=" + key_type()}});
+  };
+  count_ = kernel("radix_count");
+  sum_ = kernel("radix_sum");
+  move_ = kernel("radix_move");
+}
+DeviceRadix::Rows DeviceRadix::at(void* workspace, int which) const {
+  char* keys = static_cast<char*>(workspace) + (which ? key_bytes_ + place_bytes_ : 0);
+  return {keys, keys + key_bytes_};
+}
+DeviceRadix::Rows DeviceRadix::operator()(void* workspace) const {
+  char* counts = static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_);
+  char* totals = counts + rows_ * 256 * tiles_ * 4;
+  int which = 0;
+  for (int shift = 0; shift < bits_; shift += 8, which = 1 - which) {
+    const Rows from = at(workspace, which), to = at(workspace, 1 - which);
+    (*count_)({.blocks = rows_ * tiles_}, from.keys, counts, n_, tiles_, shift);
+    (*sum_)({.blocks = rows_ * 256}, counts, totals, tiles_);
+    (*move_)({.blocks = rows_ * tiles_}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
+  }
+  return at(workspace, which);
+}
+
+DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)
+    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
+  constexpr int64_t tile = 2048;  // as in sort.cu
+  if (padded_ > tile) {
+    padded_ = n;
+    radix_.emplace(d, rows, n, bits);
+  } else {
+    stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
+  }
+}
+std::vector<std::string> DeviceSort::options() const {
+  if (!radix_) return {};
+  return {"-DFLAME_KEY=" + radix_->key_type()};
+}
+size_t DeviceSort::workspace() const {
+  return radix_ ? radix_->workspace() : static_cast<size_t>(rows_ * padded_) * 16;
+}
+DeviceRadix::Rows DeviceSort::rows(void* workspace) const {
+  return radix_ ? radix_->rows(workspace) : DeviceRadix::Rows{workspace, nullptr};
+}
+DeviceRadix::Rows DeviceSort::operator()(void* workspace) const {
+  if (radix_) return (*radix_)(workspace);
+  const int64_t total = rows_ * padded_;
+  (*stages_)({.blocks = blocks_for(total, 2048), .threads = 1024}, workspace, total, padded_);
+  return {workspace, nullptr};
 }
 
 }  // namespace flame

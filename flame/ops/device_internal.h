@@ -1,5 +1,7 @@
 // Internal: what device bodies share: kernels of ops/*.cu by dtype, and copies between strided tensors.
 #pragma once
+#include <optional>
+
 #include "flame/device/device.h"
 #include "flame/device/kernel.h"
 #include "flame/device/cpu/strided_copy.h"
@@ -24,14 +26,11 @@ class DeviceCopy {
     int64_t rank, count;
     int64_t shape[max_rank], to[max_rank], from[max_rank];
   } walk_{};
+  Device* device_;
+  size_t element_;
+  int64_t together_ = 1;  // elements that move as one, where both tensors begin at a multiple of their size
   Ref<Kernel> kernel_;
-};
-
-// A walk over an index beside a tensor of its shape and one that it points into: as in gather.cu.
-struct DeviceIndexWalk {
-  DeviceIndexWalk(const Meta& small, const Meta& index, const Meta& big, int axis);
-  int64_t rank, count, axis, size, step;
-  int64_t shape[max_rank]{}, small[max_rank]{}, index[max_rank]{}, big[max_rank]{};
+  Ref<Kernel> kernel(int64_t together) const;
 };
 
 // What a draw's kernel is told: as in random.cu.
@@ -42,17 +41,44 @@ struct DeviceDraw {
   uint64_t u[2];
 };
 
-// Sorts rows of entries (key, place), `padded` each, a power of two: as in sort.cu.
+// Sorts rows of n keys, each beside a place of 32 bits, by the `bits` low bits of the keys, stably: as in radix.cu.
+class DeviceRadix {
+ public:
+  struct Rows {
+    void *keys, *places;  // [rows, n]
+  };
+  DeviceRadix(Device& d, int64_t rows, int64_t n, int bits);
+  bool wide() const { return wide_; }  // keys of 64 bits rather than 32
+  std::string key_type() const { return wide_ ? "uint64_t" : "uint32_t"; }
+  size_t workspace() const { return 2 * (key_bytes_ + place_bytes_) + count_bytes_; }
+  Rows rows(void* workspace) const { return at(workspace, 0); }  // to be filled before sorting
+  Rows operator()(void* workspace) const;                        // where the sorted rows lie
+
+ private:
+  Rows at(void* workspace, int which) const;
+  int64_t rows_, n_, tiles_;
+  int bits_;
+  bool wide_;
+  size_t key_bytes_, place_bytes_, count_bytes_;
+  Ref<Kernel> count_, sum_, move_;
+};
+
+// How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a
+// power of two, long ones by digits. As in sort.cu.
 class DeviceSort {
  public:
-  DeviceSort(Device& d, DType t, int64_t rows, int64_t n);
+  DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits);
+  bool digits() const { return radix_.has_value(); }
+  std::vector<std::string> options() const;  // of the kernels that fill and read the rows
   int64_t padded() const { return padded_; }
-  size_t workspace() const { return static_cast<size_t>(rows_ * padded_) * 16; }
-  void operator()(void* entries) const;
+  size_t workspace() const;
+  DeviceRadix::Rows rows(void* workspace) const;
+  DeviceRadix::Rows operator()(void* workspace) const;
 
  private:
   int64_t rows_, padded_;
-  Ref<Kernel> stages_, step_;
+  std::optional<DeviceRadix> radix_;
+  Ref<Kernel> stages_;
 };
 
 }  // namespace flame

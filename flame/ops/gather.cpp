@@ -3,7 +3,7 @@
 
 #include "flame/autograd/op_scope.h"
 #include "flame/ops/check_internal.h"
-#include "flame/ops/device_internal.h"
+#include "flame/ops/device_index_internal.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
@@ -54,12 +54,8 @@ class Gather final : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    const DeviceIndexWalk walk(out[0], in[1], in[0], axis_);
-    if (walk.count == 0) return make_ref<Plan>(name_, [](const Run&) {});
-    return make_ref<Plan>(
-        name_, [k = moving_kernel(d, "ops/gather.cu", "gather", size_of(in[0].dtype)), walk](const Run& r) {
-          (*k)({.blocks = blocks_for(walk.count, 256)}, walk, r.buffers[0], r.buffers[1], r.buffers[2]);
-        });
+    const DeviceGet get(d, DeviceWalk::along(name_, axis_, out[0], in[1], in[0]), size_of(in[0].dtype));
+    return make_ref<Plan>(name_, [get](const Run& r) { get(r.buffers[0], r.buffers + 1, r.buffers[2]); });
   }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override {

@@ -5,14 +5,10 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 
 namespace flame {
 
-// Thrown by kernels, which do not know the caller's line.
-struct OutOfRange : IndexError {
-  explicit OutOfRange(std::string message) : IndexError(message, Loc::current()), text(std::move(message)) {}
-  std::string text;
-};
 // An axis that an index points into.
 struct Target {
   const char* op;
@@ -31,9 +27,7 @@ struct Target {
 };
 // Runs an op whose kernel may meet a bad index, and reports it at the caller's line.
 inline Tensor dispatch_checked(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
-  try {
-    return dispatch(op, in, loc);
-  } catch (const OutOfRange& e) { fail<IndexError>(loc, "{}", e.text); }
+  return at_line(loc, [&] { return dispatch(op, in, loc); });
 }
 inline Tensor dispatch_checked(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc) {
   return dispatch_checked(op, std::span<const Tensor>(in.begin(), in.size()), loc);

@@ -1,71 +1,197 @@
-// Reading and writing by several index tensors. Writing: a thread owns an element of every slice and takes the entries in
-// their order, so that what meets at one place does so in one order. A bad index stops the device.
-#include "flame/fuse/device.cuh"
+// Reading and writing by index tensors. Entries that meet at one place are brought together by a stable sort and combined in
+// the order of the index, so results are the same each time; runs of 256 entries of one place are summed up beforehand.
+// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_INDEX: int32_t where all counts fit.
+#include "flame/device/fault.cuh"
 #include "flame/fuse/scalar_math.h"
 
 namespace flame {
 using namespace kernels;
 using T = FLAME_T;
+using I = FLAME_INDEX;
 
+// As in device_index_internal.h.
 struct Walk {
-  int64_t entries, slice, axes, at_rank, slice_rank, wraps;
-  int64_t size[8], step[8];    // of the indexed axes of the big tensor
-  int64_t at[8], small_at[8];  // sizes of the index's shape, and strides of the small tensor along it
-  int64_t index_at[8][8];      // of each index tensor
+  const char* op;
+  int64_t entries, slice, places, axes, at_rank, slice_rank, wraps;
+  int64_t size[8], step[8], key[8], name[8];
+  int64_t at[8], small_at[8], big_at[8], key_at[8], index_at[8][8];
   int64_t rest[8], small_rest[8], big_rest[8];
   const int64_t* index[8];
 };
-// Where entry b points, and where it stands in the small tensor.
-inline void places(const Walk& w, int64_t b, int64_t& big, int64_t& small) {
-  int64_t where[8], rest = b;
-  small = big = 0;
-  for (int64_t i = w.at_rank - 1; i >= 0; --i) {
-    where[i] = rest % w.at[i];
-    rest /= w.at[i];
-    small += where[i] * w.small_at[i];
+struct Place {
+  int64_t big, small, key;  // key -1: a bad index
+};
+// Calls fn(axis, coordinate) from the last axis to the first.
+template <class F>
+void each_axis(I number, int64_t rank, const int64_t* sizes, F fn) {
+  for (int i = static_cast<int>(rank) - 1; i > 0; --i) {
+    const I n = static_cast<I>(sizes[i]), q = number / n;
+    fn(i, static_cast<int64_t>(number - q * n));
+    number = q;
   }
-  for (int64_t j = 0; j < w.axes; ++j) {
-    int64_t at = 0;
-    for (int64_t i = 0; i < w.at_rank; ++i) at += where[i] * w.index_at[j][i];
-    int64_t k = w.index[j][at];
-    if (w.wraps && k < 0) k += w.size[j];
-    if (k < 0 || k >= w.size[j]) __trap();
-    big += k * w.step[j];
+  if (rank > 0) fn(0, static_cast<int64_t>(number));
+}
+inline int64_t small_of(const Walk& w, I b) {
+  int64_t small = 0;
+  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) { small += k * w.small_at[i]; });
+  return small;
+}
+inline void point(const Walk& w, int j, int64_t from, Place& p) {
+  const int64_t given = w.index[j][from], k = w.wraps && given < 0 ? given + w.size[j] : given;
+  if (k < 0 || k >= w.size[j]) {
+    report_bad_index(w.op, given, w.name[j], w.size[j]);
+    p.key = -1;
+  } else if (p.key >= 0) {
+    p.big += k * w.step[j];
+    p.key += k * w.key[j];
   }
 }
-inline void slice_of(const Walk& w, int64_t element, int64_t& big, int64_t& small) {
-  for (int64_t i = w.slice_rank - 1; i >= 0; --i) {
-    const int64_t k = element % w.rest[i];
-    element /= w.rest[i];
+inline Place place_of(const Walk& w, I b) {
+  Place p{0, 0, 0};
+  int64_t from[8] = {};
+  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) {
+    p.small += k * w.small_at[i];
+    p.big += k * w.big_at[i];
+    p.key += k * w.key_at[i];
+#pragma unroll
+    for (int j = 0; j < 8; ++j)
+      if (j < w.axes) from[j] += k * w.index_at[j][i];
+  });
+#pragma unroll
+  for (int j = 0; j < 8; ++j)
+    if (j < w.axes) point(w, j, from[j], p);
+  return p;
+}
+inline void add_slice(const Walk& w, I element, int64_t& big, int64_t& small) {
+  each_axis(element, w.slice_rank, w.rest, [&](int i, int64_t k) {
     small += k * w.small_rest[i];
     big += k * w.big_rest[i];
-  }
+  });
+}
+// An entry and an element of its slice, from the thread's number; false beyond the last.
+inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
+  const int64_t i = global_thread();
+  if (i >= entries * w.slice) return false;
+  const I n = static_cast<I>(w.slice);
+  b = static_cast<I>(i) / n;
+  element = static_cast<I>(i) - b * n;
+  return true;
 }
 
+#if defined(FLAME_GET)
 extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
+  I b, element;
+  if (!my_part(w, w.entries, b, element)) return;
+  Place p = place_of(w, b);
+  add_slice(w, element, p.big, p.small);
+  out[p.small] = p.key < 0 ? T{} : x[p.big];
+}
+#elif defined(FLAME_ASSIGN)
+// Places that come once.
+extern "C" __global__ void __launch_bounds__(256) index_assign(const __grid_constant__ Walk w, const T* value, T* out) {
+  I b, element;
+  if (!my_part(w, w.entries, b, element)) return;
+  Place p = place_of(w, b);
+  if (p.key < 0) return;
+  add_slice(w, element, p.big, p.small);
+  out[p.big] = value[p.small];
+}
+// The last entry of every place, counted from 1, and what it writes.
+extern "C" __global__ void __launch_bounds__(256) index_last(const __grid_constant__ Walk w, uint32_t* last) {
   const int64_t i = global_thread();
-  if (i >= w.entries * w.slice) return;
-  int64_t big, small;
-  places(w, i / w.slice, big, small);
-  slice_of(w, i % w.slice, big, small);
-  out[small] = x[big];
+  if (i >= w.entries) return;
+  const Place p = place_of(w, static_cast<I>(i));
+  if (p.key >= 0) atomicMax(&last[p.key], static_cast<uint32_t>(i) + 1);
+}
+extern "C" __global__ void __launch_bounds__(256)
+    index_put_last(const __grid_constant__ Walk w, const uint32_t* last, const T* value, T* out) {
+  I b, element;
+  if (!my_part(w, w.entries, b, element)) return;
+  Place p = place_of(w, b);
+  if (p.key < 0 || last[p.key] != static_cast<uint32_t>(b) + 1) return;
+  add_slice(w, element, p.big, p.small);
+  out[p.big] = value[p.small];
+}
+#else
+using K = FLAME_KEY;
+struct assign {
+  static T of(T, T s) { return s; }
+};
+struct add {
+  static T of(T e, T s) { return plus(e, s); }
+};
+struct prod {
+  static T of(T e, T s) { return times(e, s); }
+};
+struct amax {
+  static T of(T e, T s) { return s > e || s != s ? s : e; }
+};
+struct amin {
+  static T of(T e, T s) { return s < e || s != s ? s : e; }
+};
+
+extern "C" __global__ void __launch_bounds__(256)
+    index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries) {
+  const int64_t i = global_thread();
+  if (i >= w.entries) return;
+  const Place p = place_of(w, static_cast<I>(i));
+  keys[i] = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
+  entries[i] = static_cast<uint32_t>(i);
 }
 
-extern "C" __global__ void __launch_bounds__(256) index_put(const __grid_constant__ Walk w, const T* value, T* out) {
-  const int64_t i = global_thread();
-  if (i >= w.slice) return;
-  int64_t big0 = 0, small0 = 0;
-  slice_of(w, i, big0, small0);
-  for (int64_t b = 0; b < w.entries; ++b) {
-    int64_t big, small;
-    places(w, b, big, small);
-    T& e = out[big0 + big];
-#ifdef FLAME_ADD
-    e = plus(e, value[small0 + small]);
-#else
-    e = value[small0 + small];
-#endif
-  }
+constexpr int64_t run = 256;
+inline bool whole_run(const Walk& w, const K* keys, int64_t first, K key) {
+  return first % run == 0 && first + run <= w.entries && keys[first] == key && keys[first + run - 1] == key;
 }
+// How many of them follow each other from a whole run on.
+inline int64_t whole_runs(const Walk& w, const K* keys, int64_t first, K key) {
+  int64_t low = 1, high = (w.entries - first) / run + 1;  // so many are, so many are not
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (keys[first + middle * run - 1] == key) low = middle;
+    else high = middle;
+  }
+  return low;
+}
+// [runs, slice]: what a run of entries comes to, if they all have one place.
+extern "C" __global__ void __launch_bounds__(256)
+    index_runs(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, T* runs) {
+  I r, element;
+  if (!my_part(w, w.entries / run, r, element)) return;
+  const int64_t first = r * run;
+  const K key = keys[first];
+  if (key >= static_cast<K>(w.places) || !whole_run(w, keys, first, key)) return;
+  int64_t big = 0, beside = 0;
+  add_slice(w, element, big, beside);
+  T e = value[small_of(w, static_cast<I>(entries[first])) + beside];
+  for (int64_t i = 1; i < run; ++i)
+    e = FLAME_COMBINE::of(e, value[small_of(w, static_cast<I>(entries[first + i])) + beside]);
+  runs[r * w.slice + element] = e;
+}
+// The first entry of a place takes all of its entries.
+extern "C" __global__ void __launch_bounds__(256)
+    index_combine(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, const T* runs,
+                  T* out) {
+  I first, element;
+  if (!my_part(w, w.entries, first, element)) return;
+  const K key = keys[first];
+  if (key >= static_cast<K>(w.places) || (first > 0 && keys[first - 1] == key)) return;
+  Place p = place_of(w, static_cast<I>(entries[first]));
+  int64_t beside = 0;
+  add_slice(w, element, p.big, beside);
+  T e = out[p.big];
+  for (int64_t i = first; i < w.entries && keys[i] == key;)
+    if (whole_run(w, keys, i, key)) {
+      const int64_t end = i + run * whole_runs(w, keys, i, key);
+#pragma unroll 8
+      for (int64_t r = i / run; r < end / run; ++r) e = FLAME_COMBINE::of(e, runs[r * w.slice + element]);
+      i = end;
+    } else {
+      e = FLAME_COMBINE::of(e, value[small_of(w, static_cast<I>(entries[i])) + beside]);
+      ++i;
+    }
+  out[p.big] = e;
+}
+#endif
 
 }  // namespace flame

@@ -4,7 +4,7 @@
 
 #include "flame/fuse/scalar_math.h"
 #include "flame/ops/create.h"
-#include "flame/ops/device_internal.h"
+#include "flame/ops/device_index_internal.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/index_internal.h"
 #include "flame/ops/pointwise.h"
@@ -77,34 +77,6 @@ void each_element(const JoinedAxes& rest, int64_t begin, int64_t end, int64_t fi
   for (int64_t row = begin; row < end; ++row, walk.next()) columns(walk.at[0], walk.at[1]);
 }
 
-// As in index.cu; `small` lies beside the index's shape and the rest of `big`'s axes.
-struct DeviceIndex {
-  int64_t entries, slice, axes, at_rank, slice_rank, wraps;
-  int64_t size[max_rank], step[max_rank], at[max_rank], small_at[max_rank], index_at[max_rank][max_rank];
-  int64_t rest[max_rank], small_rest[max_rank], big_rest[max_rank];
-  const void* index[max_rank];
-};
-DeviceIndex device_index(int axes, bool wraps, std::span<const Meta> index, const Meta& small, const Meta& big) {
-  const Shape& at = index[0].shape;
-  DeviceIndex w{numel(at), 1, axes, at.rank(), big.shape.rank() - axes, wraps, {}, {}, {}, {}, {}, {}, {}, {}, {}};
-  for (int i = 0; i < at.rank(); ++i) {
-    w.at[i] = at[i];
-    w.small_at[i] = small.strides[i];
-    for (int j = 0; j < axes; ++j) w.index_at[j][i] = index[static_cast<size_t>(j)].strides[i];
-  }
-  for (int j = 0; j < axes; ++j) {
-    w.size[j] = big.shape[j];
-    w.step[j] = big.strides[j];
-  }
-  for (int i = 0; i < w.slice_rank; ++i) {
-    w.rest[i] = big.shape[axes + i];
-    w.slice *= w.rest[i];
-    w.big_rest[i] = big.strides[axes + i];
-    w.small_rest[i] = small.strides[at.rank() + i];
-  }
-  return w;
-}
-
 class IndexGet final : public Op {
  public:
   explicit IndexGet(const IndexList& list) : list_(list) { list_.index.clear(); }
@@ -136,15 +108,9 @@ class IndexGet final : public Op {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const size_t k = in.size() - 1;
-    const DeviceIndex walk = device_index(static_cast<int>(k), list_.wraps, in.subspan(1), out[0], in[0]);
-    const int64_t n = walk.entries * walk.slice;
-    if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [kernel = moving_kernel(d, "ops/index.cu", "index_get", size_of(out[0].dtype)), walk,
-                                   n, k](const Run& r) {
-      DeviceIndex w = walk;
-      for (size_t j = 0; j < k; ++j) w.index[j] = r.buffers[1 + j];
-      (*kernel)({.blocks = blocks_for(n, 256)}, w, r.buffers[0], r.buffers[k + 1]);
-    });
+    const DeviceGet get(d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1), out[0], in[0]),
+                        size_of(out[0].dtype));
+    return make_ref<Plan>(name(), [get, k](const Run& r) { get(r.buffers[0], r.buffers + 1, r.buffers[k + 1]); });
   }
   bool saves_input(int i) const override { return i > 0; }
   void vjp(Vjp& v) const override;
@@ -191,7 +157,9 @@ class IndexPut final : public Op {
     return {{in[0].dtype(), shape_,
              onto_zeros_ ? contiguous_strides(shape_) : dense_strides_like(shape_, in.back().strides())}};
   }
-  void key(Key& k) const override { k << "put" << list_.axes << list_.wraps << mode_ << shape_ << onto_zeros_; }
+  void key(Key& k) const override {
+    k << "put" << list_.axes << list_.wraps << list_.distinct << mode_ << shape_ << onto_zeros_;
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     if (mode_ == PutMode::assign)
       return visit_size(size_of(out[0].dtype),
@@ -209,21 +177,18 @@ class IndexPut final : public Op {
     if (adds && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
       fail<NotImplemented>(Loc::current(), "{}: no kernel that adds {} on {}", name(), t, d.name());
     const size_t k = static_cast<size_t>(list_.count()), result = in.size();
-    const DeviceIndex walk = device_index(list_.count(), list_.wraps, in.subspan(1, k), in[0], out[0]);
+    const DevicePut put(d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1, k), in[0], out[0]),
+                        adds ? Combine::add : Combine::assign, t, list_.distinct);
     const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in.back().strides, size_of(t));
-    Ref<Kernel> kernel;
-    if (walk.entries * walk.slice > 0)
-      kernel = adds ? device_kernel(d, "ops/index.cu", "index_put", t, {"-DFLAME_ADD"})
-                    : moving_kernel(d, "ops/index.cu", "index_put", size_of(t));
     const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
-    return make_ref<Plan>(name(), [&d, kernel, walk, base, bytes, k, result, onto_zeros = onto_zeros_](const Run& r) {
-      if (onto_zeros) d.fill_bytes(r.buffers[result], 0, bytes);
-      else base(r.buffers[result], r.buffers[result - 1]);
-      if (!kernel) return;
-      DeviceIndex w = walk;
-      for (size_t j = 0; j < k; ++j) w.index[j] = r.buffers[1 + j];
-      (*kernel)({.blocks = blocks_for(w.slice, 256)}, w, r.buffers[0], r.buffers[result]);
-    });
+    return make_ref<Plan>(
+        name(),
+        [&d, put, base, bytes, result, onto_zeros = onto_zeros_](const Run& r) {
+          if (onto_zeros) d.fill_bytes(r.buffers[result], 0, bytes);
+          else base(r.buffers[result], r.buffers[result - 1]);
+          put(r.buffers[0], r.buffers + 1, r.buffers[result], r.workspace);
+        },
+        put.workspace());
   }
   bool saves_input(int i) const override { return i > 0 && i <= list_.count(); }
   void vjp(Vjp& v) const override {

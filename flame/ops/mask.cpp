@@ -45,6 +45,29 @@ void write_numbers(const bool* mask, int64_t begin, int64_t end, int64_t* out) {
   }
 }
 
+// Counts the true elements of each tile of a mask and adds them up: as in mask.cu.
+class DeviceTiles {
+ public:
+  DeviceTiles(Device& d, int64_t n) : n_(n), count_(blocks_for(n, 4096)) {
+    const auto kernel = [&](const char* entry) {
+      return d.kernel({entry, std::string(device_text("ops/mask.cu")), entry});
+    };
+    count_tiles_ = kernel("count_tiles");
+    sum_tiles_ = kernel("sum_tiles");
+  }
+  int64_t count() const { return count_; }
+  size_t workspace() const { return static_cast<size_t>(count_) * sizeof(int64_t); }
+  // starts: how many come before each tile; sum: of all, may be null
+  void operator()(const void* mask, void* starts, void* sum) const {
+    (*count_tiles_)({.blocks = count_}, mask, starts, n_);
+    (*sum_tiles_)({.threads = 1024}, starts, sum, count_);
+  }
+
+ private:
+  int64_t n_, count_;
+  Ref<Kernel> count_tiles_, sum_tiles_;
+};
+
 class CountTrue final : public Op {
  public:
   const char* name() const override { return "count_true"; }
@@ -61,9 +84,9 @@ class CountTrue final : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    const Ref<Kernel> k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()});
+    const DeviceTiles tiles(d, numel(in[0].shape));
     return make_ref<Plan>(
-        name(), [k, n = numel(in[0].shape)](const Run& r) { (*k)({.threads = 1024}, r.buffers[0], r.buffers[1], n); });
+        name(), [tiles](const Run& r) { tiles(r.buffers[0], r.workspace, r.buffers[1]); }, tiles.workspace());
   }
 };
 
@@ -105,8 +128,14 @@ class Nonzero final : public Op {
       int64_t shape[max_rank];
     } s{in[0].shape.rank(), numel(in[0].shape), {}};
     for (int i = 0; i < in[0].shape.rank(); ++i) s.shape[i] = in[0].shape[i];
-    return make_ref<Plan>(name(), [k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()}),
-                                   s](const Run& r) { (*k)({.threads = 1024}, s, r.buffers[0], r.buffers[1]); });
+    const DeviceTiles tiles(d, s.n);
+    return make_ref<Plan>(
+        name(),
+        [k = d.kernel({name(), std::string(device_text("ops/mask.cu")), name()}), s, tiles](const Run& r) {
+          tiles(r.buffers[0], r.workspace, nullptr);
+          (*k)({.blocks = tiles.count()}, s, r.buffers[0], r.workspace, r.buffers[1]);
+        },
+        tiles.workspace());
   }
 
  private:

@@ -44,17 +44,18 @@ class OneHot final : public Op {
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
     const int64_t n = numel(in[0].shape);
     const size_t bytes = static_cast<size_t>(n * classes_) * size_of(dtype_);
-    if (bytes == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [&d, k = device_kernel(d, "ops/gather.cu", "one_hot", dtype_), n, bytes,
-                                   classes = classes_, t = dtype_](const Run& r) {
-      d.fill_bytes(r.buffers[1], 0, bytes);
-      visit_dtype(t, [&](auto v) {
-        using T = decltype(v);
-        if constexpr (std::is_arithmetic_v<T>) v = static_cast<T>(1);
-        else v = T(1.0f);
-        (*k)({.blocks = blocks_for(n, 256)}, r.buffers[0], r.buffers[1], n, classes, v);
-      });
-    });
+    if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    return make_ref<Plan>(
+        name(), [&d, k = device_kernel(d, "ops/one_hot.cu", "one_hot", dtype_), n, bytes, name = name(),
+                 axis = static_cast<int64_t>(in[0].shape.rank()), classes = classes_, t = dtype_](const Run& r) {
+          d.fill_bytes(r.buffers[1], 0, bytes);
+          visit_dtype(t, [&](auto v) {
+            using T = decltype(v);
+            if constexpr (std::is_arithmetic_v<T>) v = static_cast<T>(1);
+            else v = T(1.0f);
+            (*k)({.blocks = blocks_for(n, 256)}, name, r.buffers[0], r.buffers[1], n, classes, axis, v);
+          });
+        });
   }
 
  private:

@@ -167,15 +167,17 @@ Ref<Plan> device_plan(Device& d, Kind kind, DType t, int64_t n) {
   const char* name = names[static_cast<int>(kind)];
   if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
   if (kind == Kind::permutation) {
-    const DeviceSort order(d, t, 1, n);
+    const DeviceSort order(d, t, 1, n, 64);
     return make_ref<Plan>(
         name,
-        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t),
-         put = device_kernel(d, "ops/sort.cu", "put_places", t)](const Run& r) {
+        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t, order.options()),
+         put = device_kernel(d, "ops/sort.cu", "put_places", t, order.options())](const Run& r) {
           const Draw draw(r);
-          (*fill)({.blocks = blocks_for(order.padded(), 256)}, r.workspace, draw.seed, draw.call, n, order.padded());
-          order(r.workspace);
-          (*put)({.blocks = blocks_for(n, 256)}, r.workspace, r.buffers[0], n);
+          const DeviceRadix::Rows rows = order.rows(r.workspace);
+          (*fill)({.blocks = blocks_for(order.padded(), 256)}, rows.keys, rows.places, draw.seed, draw.call, n,
+                  order.padded());
+          const DeviceRadix::Rows sorted = order(r.workspace);
+          (*put)({.blocks = blocks_for(n, 256)}, sorted.keys, sorted.places, r.buffers[0], n);
         },
         order.workspace());
   }

@@ -1,4 +1,4 @@
-// RMS norm: one island forward, the rule in closed form.
+// RMS norm: one island forward, or a kernel for rows on a GPU; the rule in closed form.
 #include "flame/ops/rms_norm.h"
 
 #include "flame/autograd/autograd.h"
@@ -7,6 +7,7 @@
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
+#include "flame/ops/row_norm_internal.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
@@ -30,8 +31,16 @@ Tensor rms_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, 
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   const double e = eps.value_or(epsilon_of(t));
   const auto scale_of = [axes, e](const Tensor& x) { return rsqrt(mean(square(x), axes, true) + e); };
-  Tensor scale;
+  std::optional<RowNorm> rows;
+  if (x.device().kind() == Device::Kind::cuda) rows = row_norm_of(x, axes, weight, {});
+  if (rows) rows->rms = true;
+  Tensor scale;  // by rows: the mean square
   const Tensor y = no_grad([&] {
+    if (rows) {
+      const RowNormResult r = row_norm(*rows, x, axes, weight, {}, e, loc);
+      scale = r.var;
+      return r.y;
+    }
     const Tensor in = x.to(wide);
     scale = scale_of(in);
     const Tensor unit = in * scale;
@@ -42,7 +51,15 @@ Tensor rms_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, 
     in.push_back(weight);
     saved.push_back(weight);
   }
-  const auto rule = [axes, scale_of, wide, normalized, scaled = weight.defined()](const CustomContext& c) {
+  const auto rule = [axes, scale_of, wide, normalized, rows, e, loc,
+                     scaled = weight.defined()](const CustomContext& c) {
+    if (rows && !c.create_graph) {
+      const RowNormGradients g = row_norm_backward(*rows, c.saved[0], c.saved[1], c.saved[1], c.grads[0],
+                                                   scaled ? c.saved[2] : Tensor(), e, loc);
+      std::vector<Tensor> out{g.dx};
+      if (scaled) out.push_back(g.dweight.reshape(normalized, loc));
+      return out;
+    }
     const Tensor x = c.saved[0].to(wide), g = c.grads[0].to(wide);
     const Tensor scale = c.create_graph ? scale_of(x) : c.saved[1];
     const Tensor unit = x * scale;

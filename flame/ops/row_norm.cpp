@@ -6,6 +6,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/device/cpu/parallel.h"
+#include "flame/ops/normalize_internal.h"
 
 namespace flame {
 namespace {
@@ -17,7 +18,9 @@ constexpr int64_t least_rows = 16;   // of a piece
 // Adds the layout of one of weight and bias to `n`; false where it has none, or another than the other's.
 bool add_layout(RowNorm& n, const Tensor& x, int first, const Tensor& weight) {
   if (!weight.defined()) return true;
-  if (weight.dtype() != x.dtype()) return false;
+  const bool wide =
+      x.device().kind() == Device::Kind::cuda && weight.dtype() == DType::f32;  // float32 weights of 16 bits
+  if (weight.dtype() != x.dtype() && !(wide && size_of(x.dtype()) == 2)) return false;
   Shape s = weight.shape();
   while (s.rank() < x.rank()) s.insert(0, 1);
   RowNorm own{n.rows, n.length, 1, 1, 1};
@@ -35,6 +38,25 @@ bool add_layout(RowNorm& n, const Tensor& x, int first, const Tensor& weight) {
   return true;
 }
 
+// Rows of [N, C, ...] over all axes but 1: pieces of every sample.
+std::optional<RowNorm> channels_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias) {
+  if (axes.rank() != x.rank() - 1 || x.rank() < 2 || axes[0] != 0) return {};
+  for (int i = 1; i < axes.rank(); ++i)
+    if (axes[i] != i + 1) return {};
+  const int64_t samples = x.shape()[0], channels = x.shape()[1], piece = x.numel() / (samples * channels);
+  RowNorm n{.rows = channels, .length = samples * piece, .row_stride = piece, .piece = piece};
+  n.piece_stride = channels * piece;
+  n.segment = n.length;
+  for (const Tensor* v : {&weight, &bias}) {
+    if (!v->defined()) continue;
+    if (v->dtype() != x.dtype() && !(v->dtype() == DType::f32 && size_of(x.dtype()) == 2)) return {};
+    if (v->numel() != channels || v->rank() != x.rank() || v->shape()[1] != channels) return {};
+    n.period = channels;
+    n.per_row = 1;
+  }
+  return n;
+}
+
 Shape kept(const Shape& s, const Dims& axes) {
   Shape out = s;
   for (int64_t a : axes) out[static_cast<int>(a)] = 1;
@@ -48,11 +70,13 @@ class RowNormOp final : public Op {
       : n_(n), axes_(axes), weight_(weight), bias_(bias), eps_(eps) {}
   const char* name() const override { return "row_norm"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    const Meta row = contiguous_meta(in[0].dtype(), kept(in[0].shape(), axes_));
+    const Meta row = contiguous_meta(compute_dtype_of(in[0].dtype()), kept(in[0].shape(), axes_));
     return {contiguous_meta(in[0].dtype(), in[0].shape()), row, row};
   }
   Layout layout(int, const Meta&) const override { return Layout::contiguous; }
-  void key(Key& k) const override { k << weight_ << bias_ << n_.period << n_.per_row << n_.segment << eps_ << axes_; }
+  void key(Key& k) const override {
+    k << weight_ << bias_ << n_.period << n_.per_row << n_.segment << eps_ << axes_ << n_.rms;
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return make_ref<Plan>("row_norm", [n = n_, kernel = row_norm_kernel(in[0].dtype), size = size_of(in[0].dtype),
                                        weight = weight_, bias = bias_, eps = eps_](const Run& r) {
@@ -70,6 +94,9 @@ class RowNormOp final : public Op {
       });
     });
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return device_row_norm(d, n_, in[0].dtype, in.back().dtype, weight_, bias_, eps_);
+  }
   bool differentiable() const override { return false; }
 
  private:
@@ -85,13 +112,18 @@ class RowNormBackward final : public Op {
   RowNormBackward(const RowNorm& n, bool weight, double eps) : n_(n), weight_(weight), eps_(eps) {}
   const char* name() const override { return "row_norm_backward"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    const Meta weights = contiguous_meta(in[0].dtype(), {std::max<int64_t>(1, n_.weights())});
+    const Meta weights = contiguous_meta(weight_ ? in[4].dtype() : in[0].dtype(), {std::max<int64_t>(1, n_.weights())});
     return {contiguous_meta(in[0].dtype(), in[0].shape()), weights, weights};
   }
   Layout layout(int, const Meta&) const override { return Layout::contiguous; }
-  void key(Key& k) const override { k << weight_ << n_.period << n_.per_row << n_.segment << eps_ << n_.length; }
+  void key(Key& k) const override {
+    k << weight_ << n_.period << n_.per_row << n_.segment << eps_ << n_.length << n_.piece << n_.rms;
+  }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return in[0].dtype == DType::f64 ? plan<double>() : plan<float>();
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return device_row_norm_backward(d, n_, in[0].dtype, out[1].dtype, weight_, eps_);
   }
   bool differentiable() const override { return false; }
 
@@ -135,14 +167,19 @@ class RowNormBackward final : public Op {
 }  // namespace
 
 std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias) {
+  const bool cuda = x.device().kind() == Device::Kind::cuda;
+  if ((size_of(x.dtype()) == 2 && !cuda) || x.numel() == 0 || !is_contiguous(x.shape(), x.strides())) return {};
+  if (bias.defined() && bias.dtype() != (weight.defined() ? weight : x).dtype()) return {};
   const int first = x.rank() - axes.rank();
   for (int i = 0; i < axes.rank(); ++i)
-    if (axes[i] != first + i) return {};
-  if ((x.dtype() != DType::f32 && x.dtype() != DType::f64) || x.numel() == 0) return {};
-  if (x.device().kind() == Device::Kind::cuda || !is_contiguous(x.shape(), x.strides())) return {};
+    if (axes[i] != first + i) {
+      const std::optional<RowNorm> n = cuda ? channels_of(x, axes, weight, bias) : std::nullopt;
+      return n && on_device(*n, x.dtype()) ? n : std::nullopt;
+    }
   RowNorm n{1, 1};
   for (int i = 0; i < x.rank(); ++i) (i < first ? n.rows : n.length) *= x.shape()[i];
   if (!add_layout(n, x, first, weight) || !add_layout(n, x, first, bias)) return {};
+  if (cuda && !on_device(n, x.dtype())) return {};
   return n;
 }
 

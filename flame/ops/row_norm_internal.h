@@ -1,18 +1,22 @@
-// Internal: normalisation of dense rows in one launch each way, for float32 and float64.
+// Internal: normalisation of dense rows in one launch each way: on the CPU of float32 and float64, on a GPU of every
+// floating dtype, there also with rows in several pieces (batch norm) and without a mean (RMS norm).
 #pragma once
 #include <optional>
 
-#include "flame/tensor/tensor.h"
+#include "flame/tensor/op.h"
 
 namespace flame {
 
 // Which of the weights belongs to element j of row r: (r % period) * per_row + j / segment.
 struct RowNorm {
   int64_t rows, length, period = 1, per_row = 0, segment = 1;
+  // Element e of row r lies at r * row_stride + e / piece * piece_stride + e % piece; 0: rows follow each other.
+  int64_t row_stride = 0, piece = 0, piece_stride = 0;
+  bool rms = false;  // by the root of the mean square alone; `mean` is then without meaning
   int64_t weights() const { return period * per_row; }
 };
-// How x [..., axes] is normalised by rows, or nothing where it is not dense rows of float32 or float64 or weight and bias
-// lie otherwise (they broadcast against x, or are undefined).
+// How x [..., axes] is normalised by rows, or nothing where it is not dense rows that the device has a kernel for, or
+// weight and bias lie otherwise (they broadcast against x, or are undefined).
 std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias);
 
 struct RowNormResult {
@@ -35,5 +39,10 @@ struct RowNormKernel {
                    const void* var, double eps, void* dx, void* dweight, void* dbias);
 };
 RowNormKernel row_norm_kernel(DType t);
+
+// The plans on a GPU, of x in dtype `t`, weights in `w`. Buffers as in RowNormOp and RowNormBackward.
+bool on_device(const RowNorm& n, DType t);
+Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool weight, bool bias, double eps);
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, bool weight, double eps);
 
 }  // namespace flame

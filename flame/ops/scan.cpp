@@ -104,20 +104,51 @@ class Scan : public Op {
   void key(Key& k) const override { k << axis_ << reverse_; }
 
  protected:
-  // 16-bit gradients are computed in float32 and rounded once.
-  // The kernel `entry` of scan.cu over the lines of N tensors; `more` follows their addresses.
-  template <size_t N, class... More>
-  static Ref<Plan> device_plan(Device& d, const char* entry, DType t, const Lines<N>& lines, More... more) {
+  // The scan `name` of scan.cu over the lines of N tensors. `in_order`: one element after the other, however long.
+  template <size_t N>
+  static Ref<Plan> device_plan(Device& d, const char* name, DType t, const Lines<N>& lines, size_t inputs,
+                               size_t value_bytes, int64_t lag = 0, bool in_order = false) {
+    struct Data {  // as in scan.cu
+      const void *a, *b;
+      void *c, *d;
+      int64_t lag;
+    };
+    constexpr int64_t block = 2048;  // elements that a block scans
     const DeviceLines l = lines.on_device();
-    if (l.lines * l.n == 0) return make_ref<Plan>(entry, [](const Run&) {});
-    std::vector<std::string> options;
-    if (is_float(t)) options.emplace_back("-DFLAME_FLOATING");
-    return make_ref<Plan>(entry, [k = device_kernel(d, "ops/scan.cu", entry, t, options), l, more...](const Run& r) {
-      const Grid grid{.blocks = blocks_for(l.lines, 256)};
-      if constexpr (N == 2) (*k)(grid, l, r.buffers[0], r.buffers[1], more...);
-      else (*k)(grid, l, r.buffers[0], r.buffers[1], r.buffers[2], more...);
-    });
+    if (l.lines * l.n == 0) return make_ref<Plan>(name, [](const Run&) {});
+    const auto kernel = [&](const char* entry) {
+      std::vector<std::string> options{std::string("-DFLAME_SCAN=") + name};
+      if (in_order) options.emplace_back("-DFLAME_IN_ORDER");
+      return device_kernel(d, "ops/scan.cu", entry, t, std::move(options));
+    };
+    const auto data = [inputs, lag](const Run& r) {
+      return Data{r.buffers[0], inputs > 1 ? r.buffers[1] : nullptr, r.buffers[inputs],
+                  N > 2 && inputs == 1 ? r.buffers[2] : nullptr, lag};
+    };
+    const bool dense = std::abs(l.along[0]) == 1;
+    if (in_order || l.n < 32 || (!dense && l.lines >= 8192))
+      return make_ref<Plan>(name, [k = kernel("scan_lines"), l, data](const Run& r) {
+        (*k)({.blocks = blocks_for(l.lines, 256)}, l, data(r));
+      });
+    const int64_t chunks = (l.n + block - 1) / block;
+    Ref<Kernel> totals, carry;
+    if (chunks > 1) {
+      totals = kernel("scan_totals");
+      carry = kernel("scan_carry");
+    }
+    return make_ref<Plan>(
+        name,
+        [=, whole = kernel("scan_chunks")](const Run& r) {
+          const Grid grid{.blocks = l.lines * chunks};
+          if (chunks > 1) {
+            (*totals)(grid, l, data(r), r.workspace, chunks);
+            (*carry)({.blocks = l.lines}, r.workspace, chunks);
+          }
+          (*whole)(grid, l, data(r), r.workspace, chunks);
+        },
+        chunks > 1 ? static_cast<size_t>(l.lines * chunks) * value_bytes : 0);
   }
+  // 16-bit gradients are computed in float32 and rounded once.
   static DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
   int axis_;
   bool reverse_;
@@ -141,7 +172,9 @@ class LinearScan final : public Scan {
     return in[0].dtype == DType::f64 ? plan(double()) : plan(float());
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_plan(d, name(), in[0].dtype, Lines<3>(in, out, axis_, reverse_), int64_t{lag_});
+    // Products of float64 numbers may leave the range where the sums do not.
+    return device_plan(d, name(), in[0].dtype, Lines<3>(in, out, axis_, reverse_), 2, 16, lag_,
+                       in[0].dtype == DType::f64);
   }
   bool saves_input(int i) const override { return i == 0; }
   bool saves_output(int) const override { return true; }
@@ -212,7 +245,7 @@ class RunningOp : public Scan {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_plan(d, J::name, in[0].dtype, Lines<2>(in, out, axis_, reverse_));
+    return device_plan(d, J::name, in[0].dtype, Lines<2>(in, out, axis_, reverse_), 1, sizeof(double));
   }
 };
 
@@ -276,7 +309,7 @@ class LogCumSumExp final : public Scan {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_plan(d, name(), in[0].dtype, Lines<2>(in, out, axis_, reverse_));
+    return device_plan(d, name(), in[0].dtype, Lines<2>(in, out, axis_, reverse_), 1, 16);
   }
   // dx_i = e^(x_i - y_i) R_i with R_i = g_i + e^(y_i - y_(i+1)) R_(i+1): y never falls, so no power overflows.
   void vjp(Vjp& v) const override {
@@ -307,7 +340,7 @@ class CumExtreme final : public Scan {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_plan(d, greatest_ ? "cummax" : "cummin", in[0].dtype, Lines<3>(in, out, axis_, false, 1));
+    return device_plan(d, greatest_ ? "cummax" : "cummin", in[0].dtype, Lines<3>(in, out, axis_, false, 1), 1, 16);
   }
   bool saves_input(int) const override { return false; }
   bool saves_output(int i) const override { return i == 1; }

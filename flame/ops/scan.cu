@@ -1,4 +1,6 @@
-// Scans along one axis: a thread a line, in the order of the line, with the CPU's running dtypes. FLAME_T: the dtype.
+// Scans along one axis with the CPU's running dtypes. Many lines side by side: a thread a line, in order. Else a block a chunk of
+// a line, by a fixed tree; the chunks of long lines are summed up first. FLAME_T: the dtype, FLAME_SCAN: which one.
+#include "flame/fuse/block_scan.cuh"
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -13,19 +15,18 @@ struct Lines {
 struct At {
   int64_t k[3];
 };
-inline bool line_of(const Lines& l, At& at) {
-  int64_t i = global_thread();
-  if (i >= l.lines) return false;
+inline At line_of(const Lines& l, int64_t i) {
+  At at;
   for (int t = 0; t < 3; ++t) at.k[t] = l.start[t];
   for (int64_t d = l.rank - 1; d >= 0; --d) {
     const int64_t where = i % l.shape[d];
     i /= l.shape[d];
     for (int t = 0; t < 3; ++t) at.k[t] += where * l.strides[t][d];
   }
-  return true;
+  return at;
 }
-inline void advance(const Lines& l, At& at) {
-  for (int t = 0; t < 3; ++t) at.k[t] += l.along[t];
+inline void advance(const Lines& l, At& at, int64_t by = 1) {
+  for (int t = 0; t < 3; ++t) at.k[t] += by * l.along[t];
 }
 
 template <bool floating, bool sixteen>
@@ -52,78 +53,169 @@ struct result_of<true> {
 };
 using Result = typename result_of<floating>::type;
 
+// A scan: what element i of a line brings (`first`: it is the first one), how two neighbours join, and what is written.
+struct Data {
+  const void *a, *b;
+  void *c, *d;
+  int64_t lag;
+};
 template <bool product>
-void run(const Lines& l, const T* x, Result* out) {
-  At at;
-  if (!line_of(l, at)) return;
-  Running y = product ? 1 : 0;
-  for (int64_t i = 0; i < l.n; ++i, advance(l, at)) {
-    const Running v = static_cast<Running>(widen(x[at.k[0]]));
-    y = i == 0 ? v : product ? y * v : y + v;
-    out[at.k[1]] = convert<Result>(y);
+struct Running1 {
+  using V = Running;
+  static V load(const Lines&, const Data& p, const At& at, int64_t) {
+    return static_cast<Running>(widen(static_cast<const T*>(p.a)[at.k[0]]));
   }
-}
-extern "C" __global__ void __launch_bounds__(256) cumsum(const __grid_constant__ Lines l, const T* x, Result* out) {
-  run<false>(l, x, out);
-}
-extern "C" __global__ void __launch_bounds__(256) cumprod(const __grid_constant__ Lines l, const T* x, Result* out) {
-  run<true>(l, x, out);
-}
+  V operator()(V x, V y) const { return product ? x * y : x + y; }
+  static void store(const Data& p, const At& at, V v) { static_cast<Result*>(p.c)[at.k[1]] = convert<Result>(v); }
+};
+using cumsum = Running1<false>;
+using cumprod = Running1<true>;
 
-#ifdef FLAME_FLOATING
-extern "C" __global__ void __launch_bounds__(256)
-    linear_scan(const __grid_constant__ Lines l, const T* a, const T* b, T* out, int64_t lag) {
-  At at;
-  if (!line_of(l, at)) return;
-  double y = 0, before = 0;
-  for (int64_t i = 0; i < l.n; ++i, advance(l, at)) {
-    const double now = widen(a[at.k[0]]), g = widen(b[at.k[1]]), by = lag ? before : now;
-    y = i == 0 ? g : g + by * y;
-    before = now;
-    out[at.k[2]] = convert<T>(static_cast<A>(y));
+// y_i = b_i + a_i y_(i-1), as pairs (product of a, y from 0). Out of order, 0 times a product that left the range is 0.
+struct linear_scan {
+  struct V {
+    double a, y;
+  };
+  static V load(const Lines& l, const Data& p, const At& at, int64_t i) {
+    const T* a = static_cast<const T*>(p.a) + at.k[0] - p.lag * l.along[0];
+    return {i == 0 ? 0.0 : static_cast<double>(widen(*a)),
+            static_cast<double>(widen(static_cast<const T*>(p.b)[at.k[1]]))};
   }
-}
-
-extern "C" __global__ void __launch_bounds__(256) logcumsumexp(const __grid_constant__ Lines l, const T* x, T* out) {
-  At at;
-  if (!line_of(l, at)) return;
-  double m = -std::numeric_limits<double>::infinity(), s = 0;
-  for (int64_t i = 0; i < l.n; ++i, advance(l, at)) {
-    const double v = widen(x[at.k[0]]);
-    if (v == m) s += 1;
-    else if (v < m) s += ::exp(v - m);
-    else {
-      s = s * ::exp(m - v) + 1;
-      m = v;
-    }
-    out[at.k[1]] = convert<T>(static_cast<A>(m + ::log(s)));
-  }
-}
+  V operator()(V x, V y) const {
+#ifndef FLAME_IN_ORDER
+    if (x.y == 0) return {x.a * y.a, y.y};
 #endif
+    return {x.a * y.a, y.y + y.a * x.y};
+  }
+  static void store(const Data& p, const At& at, V v) {
+    static_cast<T*>(p.c)[at.k[2]] = convert<T>(static_cast<A>(v.y));
+  }
+};
+
+// The largest m and the sum s of e^(x - m).
+struct logcumsumexp {
+  struct V {
+    double m, s;
+  };
+  static V load(const Lines&, const Data& p, const At& at, int64_t) {
+    return {static_cast<double>(widen(static_cast<const T*>(p.a)[at.k[0]])), 1.0};
+  }
+  V operator()(V x, V y) const {
+    if (x.m == y.m) return {x.m, x.s + y.s};
+    if (x.m > y.m) return {x.m, x.s + y.s * ::exp(y.m - x.m)};
+    return {y.m, x.s * ::exp(x.m - y.m) + y.s};
+  }
+  static void store(const Data& p, const At& at, V v) {
+    static_cast<T*>(p.c)[at.k[1]] = convert<T>(static_cast<A>(v.m + ::log(v.s)));
+  }
+};
 
 template <bool greatest>
-void extreme(const Lines& l, const T* x, T* out, int64_t* place) {
-  At at;
-  if (!line_of(l, at)) return;
-  A best = A();
-  int64_t where = -1;
+struct Extreme {
+  struct V {
+    int64_t where;
+    A best;
+  };
+  static V load(const Lines&, const Data& p, const At& at, int64_t i) {
+    return {i, widen(static_cast<const T*>(p.a)[at.k[0]])};
+  }
+  V operator()(const V& x, const V& y) const {
+    const bool later = y.best != y.best || (x.best == x.best && (greatest ? y.best >= x.best : y.best <= x.best));
+    return later ? y : x;
+  }
+  static void store(const Data& p, const At& at, const V& v) {
+    static_cast<T*>(p.c)[at.k[1]] = convert<T>(v.best);
+    static_cast<int64_t*>(p.d)[at.k[2]] = v.where;
+  }
+};
+using cummax = Extreme<true>;
+using cummin = Extreme<false>;
+
+using S = FLAME_SCAN;
+using V = S::V;
+constexpr int threads = 256, items = 8;
+constexpr int64_t chunk = threads * items;  // as in scan.cpp
+
+extern "C" __global__ void __launch_bounds__(256)
+    scan_lines(const __grid_constant__ Lines l, const __grid_constant__ Data p) {
+  if (global_thread() >= l.lines) return;
+  At at = line_of(l, global_thread());
+  V v;
   for (int64_t i = 0; i < l.n; ++i, advance(l, at)) {
-    const A v = widen(x[at.k[0]]);
-    if (where < 0 || v != v || (best == best && (greatest ? v >= best : v <= best))) {
-      best = v;
-      where = i;
-    }
-    out[at.k[1]] = convert<T>(best);
-    place[at.k[2]] = where;
+    const V own = S::load(l, p, at, i);
+    v = i == 0 ? own : S()(v, own);
+    S::store(p, at, v);
   }
 }
-extern "C" __global__ void __launch_bounds__(256)
-    cummax(const __grid_constant__ Lines l, const T* x, T* out, int64_t* place) {
-  extreme<true>(l, x, out, place);
+
+// A thread's elements of a chunk, joined one after the other.
+struct Own {
+  At at;
+  int64_t first, count;
+  V values[items];
+};
+inline Own own_of(const Lines& l, const Data& p, int64_t chunks) {
+  Own o;
+  o.at = line_of(l, blockIdx.x / chunks);
+  o.first = blockIdx.x % chunks * chunk + threadIdx.x * items;
+  o.count = l.n - o.first < items ? l.n - o.first : items;
+  advance(l, o.at, o.first);
+  At at = o.at;
+#pragma unroll
+  for (int i = 0; i < items; ++i)
+    if (i < o.count) {
+      const V own = S::load(l, p, at, o.first + i);
+      o.values[i] = i == 0 ? own : S()(o.values[i - 1], own);
+      advance(l, at);
+    }
+  return o;
 }
-extern "C" __global__ void __launch_bounds__(256)
-    cummin(const __grid_constant__ Lines l, const T* x, T* out, int64_t* place) {
-  extreme<false>(l, x, out, place);
+// Threads beyond a line's end bring nothing, and nothing comes after them.
+inline Prefix<V> before_mine(const Own& o) {
+  V own{};
+#pragma unroll
+  for (int i = 0; i < items; ++i)
+    if (i == 0 || i < o.count) own = o.values[i];
+  return scan_block<threads>(own, S());
+}
+
+// [lines, chunks]: what a chunk comes to. Only whole chunks are asked for.
+extern "C" __global__ void __launch_bounds__(threads)
+    scan_totals(const __grid_constant__ Lines l, const __grid_constant__ Data p, V* totals, int64_t chunks) {
+  const V all = before_mine(own_of(l, p, chunks)).all;
+  if (threadIdx.x == 0) totals[blockIdx.x] = all;
+}
+// A block a line: totals become what comes before the chunk after each.
+extern "C" __global__ void __launch_bounds__(threads) scan_carry(V* totals, int64_t chunks) {
+  V* own = totals + blockIdx.x * chunks;
+  V done{};
+  for (int64_t first = 0; first < chunks; first += threads) {
+    const int64_t at = first + threadIdx.x;
+    const V mine = at < chunks ? own[at] : V{};
+    const Prefix<V> p = scan_block<threads>(mine, S());
+    if (at < chunks) {
+      V through = threadIdx.x == 0 ? mine : S()(p.before, mine);
+      if (first > 0) through = S()(done, through);
+      own[at] = through;
+    }
+    done = first > 0 ? S()(done, p.all) : p.all;
+  }
+}
+extern "C" __global__ void __launch_bounds__(threads)
+    scan_chunks(const __grid_constant__ Lines l, const __grid_constant__ Data p, const V* totals, int64_t chunks) {
+  const Own o = own_of(l, p, chunks);
+  const Prefix<V> prefix = before_mine(o);
+  const bool first = blockIdx.x % chunks == 0;
+  V before = prefix.before;
+  if (!first) before = threadIdx.x == 0 ? totals[blockIdx.x - 1] : S()(totals[blockIdx.x - 1], before);
+  const bool nothing = first && threadIdx.x == 0;
+  At at = o.at;
+#pragma unroll
+  for (int i = 0; i < items; ++i)
+    if (i < o.count) {
+      S::store(p, at, nothing ? o.values[i] : S()(before, o.values[i]));
+      advance(l, at);
+    }
 }
 
 }  // namespace flame

@@ -5,7 +5,7 @@
 #include "flame/fuse/scalar_math.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
-#include "flame/ops/device_internal.h"
+#include "flame/ops/device_index_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/gather_internal.h"
 #include "flame/ops/scatter_internal.h"
@@ -104,25 +104,22 @@ class Scatter final : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    constexpr const char* combine[] = {"assign", "add", "prod", "amax", "amin"};
     const DType t = out[0].dtype;
     if (mode_ != ScatterMode::assign && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
       fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name_, t, d.name());
-    const DeviceIndexWalk walk(in[1], in[0], out[0], axis_);
-    const std::string option = std::string("-DFLAME_COMBINE=") + combine[static_cast<int>(mode_)];
-    Ref<Kernel> k;
-    if (walk.count > 0)
-      k = mode_ == ScatterMode::assign ? moving_kernel(d, "ops/gather.cu", "scatter", size_of(t), {option})
-                                       : device_kernel(d, "ops/gather.cu", "scatter", t, {option});
+    constexpr Combine how[] = {Combine::assign, Combine::add, Combine::prod, Combine::amax, Combine::amin};
+    const DevicePut put(d, DeviceWalk::along(name_, axis_, in[1], in[0], out[0]), how[static_cast<int>(mode_)], t);
     const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, size_of(t));
     const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
-    return make_ref<Plan>(name_, [&d, k, base, walk, bytes, onto_zeros = onto_zeros_](const Run& r) {
-      void* out = r.buffers[onto_zeros ? 2 : 3];
-      if (onto_zeros) d.fill_bytes(out, 0, bytes);
-      else base(out, r.buffers[2]);
-      if (k)
-        (*k)({.blocks = blocks_for(walk.count / walk.shape[walk.axis], 256)}, walk, r.buffers[1], r.buffers[0], out);
-    });
+    return make_ref<Plan>(
+        name_,
+        [&d, put, base, bytes, onto_zeros = onto_zeros_](const Run& r) {
+          void* out = r.buffers[onto_zeros ? 2 : 3];
+          if (onto_zeros) d.fill_bytes(out, 0, bytes);
+          else base(out, r.buffers[2]);
+          put(r.buffers[1], r.buffers, out, r.workspace);
+        },
+        put.workspace());
   }
   bool saves_input(int i) const override { return i == 0; }
   void vjp(Vjp& v) const override {

@@ -140,16 +140,17 @@ class OrderOp final : public Op {
       w.y[w.rank++] = y.strides[i];
     }
     if (w.rows * w.n * w.wanted == 0) return make_ref<Plan>(name_, [](const Run&) {});
-    const DeviceSort order(d, x.dtype, w.rows, w.n);
+    const DeviceSort order(d, x.dtype, w.rows, w.n, 8 * static_cast<int>(size_of(x.dtype)));
     w.padded = order.padded();
     return make_ref<Plan>(
         name_,
-        [w, order, fill = device_kernel(d, "ops/sort.cu", "fill", x.dtype),
-         put = device_kernel(d, "ops/sort.cu", "put", x.dtype)](const Run& r) {
-          (*fill)({.blocks = blocks_for(w.rows * w.padded, 256)}, w, r.buffers[0], r.workspace);
-          order(r.workspace);
-          (*put)({.blocks = blocks_for(w.rows * w.wanted, 256)}, w, r.workspace, r.buffers[0], r.buffers[1],
-                 r.buffers[2]);
+        [w, order, fill = device_kernel(d, "ops/sort.cu", "fill", x.dtype, order.options()),
+         put = device_kernel(d, "ops/sort.cu", "put", x.dtype, order.options())](const Run& r) {
+          const DeviceRadix::Rows rows = order.rows(r.workspace);
+          (*fill)({.blocks = blocks_for(w.rows * w.padded, 256)}, w, r.buffers[0], rows.keys, rows.places);
+          const DeviceRadix::Rows sorted = order(r.workspace);
+          (*put)({.blocks = blocks_for(w.rows * w.wanted, 256)}, w, sorted.keys, sorted.places, r.buffers[0],
+                 r.buffers[1], r.buffers[2]);
         },
         order.workspace());
   }

@@ -1,5 +1,5 @@
-// Rows sorted by a bitonic network over (key, place), so that equal elements keep their order: stages of up to 2,048 entries in
-// shared memory, wider ones in place. Rows are padded to a power of two. FLAME_T: the dtype.
+// Rows and their sorted places, equal elements in their order. Rows of up to 2,048 are padded to a power of two and sorted in
+// shared memory by a bitonic network over (key, place); longer ones by radix.cu. FLAME_T: the dtype; FLAME_KEY: of long rows.
 #include "flame/core/philox.h"
 #include "flame/fuse/device.cuh"
 
@@ -9,26 +9,79 @@ using T = FLAME_T;
 struct Entry {
   uint64_t key, place;
 };
+#ifdef FLAME_KEY
+using K = FLAME_KEY;
+#else
+using K = Entry;
+#endif
+// Sorted or to be sorted: entries, or keys with places beside them.
+struct Sorted {
+  K* keys;
+  uint32_t* places;
+  void put(int64_t i, uint64_t key, int64_t place) const {
+#ifdef FLAME_KEY
+    keys[i] = static_cast<K>(key);
+    places[i] = static_cast<uint32_t>(place);
+#else
+    keys[i] = {key, static_cast<uint64_t>(place)};
+#endif
+  }
+  uint64_t key(int64_t i) const {
+#ifdef FLAME_KEY
+    return keys[i];
+#else
+    return keys[i].key;
+#endif
+  }
+  int64_t place(int64_t i) const {
+#ifdef FLAME_KEY
+    return places[i];
+#else
+    return static_cast<int64_t>(keys[i].place);
+#endif
+  }
+};
 inline bool less(const Entry& a, const Entry& b) { return a.key != b.key ? a.key < b.key : a.place < b.place; }
 constexpr Entry last{~0ull, ~0ull};  // behind all
 
-// Rising with the element; equal for 0 and -0, and greatest for every NaN.
+// As many bits as the dtype has, rising with the element; equal for 0 and -0, and greatest for every NaN.
+constexpr int bits = 8 * sizeof(T);
+constexpr uint64_t nan_key = ~0ull >> (64 - bits), top = 1ull << (bits - 1);
+template <class V>
+struct Raw {
+  using type = std::make_unsigned_t<V>;
+};
+template <>
+struct Raw<bool> {
+  using type = uint8_t;
+};
+template <>
+struct Raw<half> {
+  using type = uint16_t;
+};
+template <>
+struct Raw<bhalf> {
+  using type = uint16_t;
+};
+template <>
+struct Raw<float> {
+  using type = uint32_t;
+};
+template <>
+struct Raw<double> {
+  using type = uint64_t;
+};
 template <class V>
 uint64_t key_of(V v) {
+  const uint64_t u = std::bit_cast<typename Raw<V>::type>(v);
   if constexpr (std::is_integral_v<V>) {
-    if constexpr (std::is_unsigned_v<V>) return v;
-    else return static_cast<uint64_t>(static_cast<int64_t>(v)) ^ 1ull << 63;
+    return std::is_unsigned_v<V> ? u : u ^ top;
   } else {
     const auto x = widen(v);
-    if (x != x) return ~0ull;
-    uint64_t u = 0;
-    if constexpr (sizeof(x) == 8) u = static_cast<uint64_t>(__double_as_longlong(x));
-    else u = static_cast<uint64_t>(__float_as_uint(x)) << 32;
-    const uint64_t top = 1ull << 63;
-    return u > top ? ~u : u & ~top | top;
+    if (x != x) return nan_key;
+    return u > top ? ~u & nan_key : u & ~top | top;  // -0 is no more than the top bit
   }
 }
-constexpr uint64_t nan_key = ~0ull;
 
 // Over the rows: sizes of the other axes, and strides of x and of the results.
 struct Rows {
@@ -45,28 +98,30 @@ inline void row_at(const Rows& r, int64_t row, int64_t& x, int64_t& y) {
   }
 }
 
-extern "C" __global__ void __launch_bounds__(256) fill(const __grid_constant__ Rows r, const T* x, Entry* e) {
+extern "C" __global__ void __launch_bounds__(256)
+    fill(const __grid_constant__ Rows r, const T* x, K* keys, uint32_t* places) {
   const int64_t i = global_thread();
   if (i >= r.rows * r.padded) return;
   const int64_t row = i / r.padded, at = i % r.padded;
-  if (at >= r.n) {
-    e[i] = last;
-    return;
-  }
-  int64_t from, to;
-  row_at(r, row, from, to);
+  const Sorted to{keys, places};
+  if (at >= r.n) return to.put(i, last.key, -1);
+  int64_t from, unused;
+  row_at(r, row, from, unused);
   const uint64_t key = key_of(x[from + at * r.x_step]);
-  e[i] = {r.descending ? ~key : key, static_cast<uint64_t>(at)};
+  to.put(i, r.descending ? ~key & nan_key : key, at);
 }
 extern "C" __global__ void __launch_bounds__(256)
-    fill_random(Entry* e, uint64_t seed, uint64_t call, int64_t n, int64_t padded) {
+    fill_random(K* keys, uint32_t* places, uint64_t seed, uint64_t call, int64_t n, int64_t padded) {
   const int64_t i = global_thread();
   if (i >= padded) return;
-  const PhiloxBlock bits = philox(seed, static_cast<uint64_t>(i / 2), call);
+  const PhiloxBlock words = philox(seed, static_cast<uint64_t>(i / 2), call);
   const int lane = i % 2 ? 2 : 0;
-  e[i] = i < n ? Entry{bits[lane] | static_cast<uint64_t>(bits[lane + 1]) << 32, static_cast<uint64_t>(i)} : last;
+  const Sorted to{keys, places};
+  if (i < n) to.put(i, words[lane] | static_cast<uint64_t>(words[lane + 1]) << 32, i);
+  else to.put(i, last.key, -1);
 }
 
+#ifndef FLAME_KEY
 inline void order(Entry& a, Entry& b, bool rising) {
   if (less(b, a) == rising) {
     const Entry c = a;
@@ -76,55 +131,47 @@ inline void order(Entry& a, Entry& b, bool rising) {
 }
 constexpr int tile = 2048;
 
-// Stages from width `from` to `to` that stay within a tile; the first begins with pairs at most a tile apart.
-extern "C" __global__ void __launch_bounds__(1024)
-    stages(Entry* e, int64_t total, int64_t padded, int64_t from, int64_t to) {
+extern "C" __global__ void __launch_bounds__(1024) stages(Entry* e, int64_t total, int64_t padded) {
   __shared__ Entry own[tile];
   const int64_t base = static_cast<int64_t>(blockIdx.x) * tile;
   for (int i = threadIdx.x; i < tile; i += 1024) own[i] = base + i < total ? e[base + i] : last;
   __syncthreads();
-  for (int64_t k = from; k <= to; k *= 2)
-    for (int64_t j = k / 2 < tile / 2 ? k / 2 : tile / 2; j > 0; j /= 2) {
-      const int t = threadIdx.x, i = static_cast<int>(2 * (t - t % j) + t % j);
-      order(own[i], own[i + j], ((base + i) & (padded - 1) & k) == 0);
+  for (int k = 2; k <= padded; k *= 2)
+    for (int j = k / 2; j > 0; j /= 2) {
+      const int t = threadIdx.x, i = 2 * (t - t % j) + t % j;
+      order(own[i], own[i + j], (i & (padded - 1) & k) == 0);
       __syncthreads();
     }
   for (int i = threadIdx.x; i < tile; i += 1024)
     if (base + i < total) e[base + i] = own[i];
 }
-// One step of a wider stage: pairs j apart.
-extern "C" __global__ void __launch_bounds__(256) step(Entry* e, int64_t total, int64_t padded, int64_t k, int64_t j) {
-  const int64_t t = global_thread();
-  if (t >= total / 2) return;
-  const int64_t i = 2 * (t - t % j) + t % j;
-  order(e[i], e[i + j], (i & (padded - 1) & k) == 0);
-}
+#endif
 
 extern "C" __global__ void __launch_bounds__(256)
-    put(const __grid_constant__ Rows r, const Entry* e, const T* x, T* values, int64_t* places) {
+    put(const __grid_constant__ Rows r, K* keys, uint32_t* sorted_places, const T* x, T* values, int64_t* places) {
   const int64_t i = global_thread();
   if (i >= r.rows * r.wanted) return;
   const int64_t row = i / r.wanted, at = i % r.wanted;
   int64_t from, to;
   row_at(r, row, from, to);
-  const Entry* own = e + row * r.padded;
+  const Sorted own{keys + row * r.padded, sorted_places + row * r.padded};
   int64_t which = r.first + at;
-  if (r.middle && own[r.n - 1].key == nan_key) {  // the first NaN instead
+  if (r.middle && own.key(r.n - 1) == nan_key) {  // the first NaN instead
     int64_t low = 0, high = r.n - 1;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (own[middle].key == nan_key) high = middle;
+      if (own.key(middle) == nan_key) high = middle;
       else low = middle + 1;
     }
     which = low;
   }
-  const int64_t place = static_cast<int64_t>(own[which].place);
+  const int64_t place = own.place(which);
   values[to + at * r.y_step] = x[from + place * r.x_step];
   places[to + at * r.y_step] = place;
 }
-extern "C" __global__ void __launch_bounds__(256) put_places(const Entry* e, int64_t* out, int64_t n) {
+extern "C" __global__ void __launch_bounds__(256) put_places(K* keys, uint32_t* places, int64_t* out, int64_t n) {
   const int64_t i = global_thread();
-  if (i < n) out[i] = static_cast<int64_t>(e[i].place);
+  if (i < n) out[i] = Sorted{keys, places}.place(i);
 }
 
 }  // namespace flame

@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cpu/strided_copy.h"
+#include "flame/device/fault.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
@@ -134,13 +135,12 @@ Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
   Device& source = x.device();
   const bool by_host = source.host_accessible() || d.host_accessible();
   (by_host ? counters().host_copies : counters().device_copies) += 1;
-  if (source.host_accessible()) {
-    d.copy_from_host(out.data(), from, bytes);
-  } else if (d.host_accessible()) {
-    source.copy_to_host(out.data(), from, bytes);
-  } else {
-    d.copy_from_device(out.data(), source, from, bytes);
-  }
+  at_line(loc, [&] {
+    source.synchronize();
+    if (source.host_accessible()) d.copy_from_host(out.data(), from, bytes);
+    else if (d.host_accessible()) source.copy_to_host(out.data(), from, bytes);
+    else d.copy_from_device(out.data(), source, from, bytes);
+  });
   return out.value_ref();
 }
 

@@ -300,8 +300,7 @@ class Pass {
 }  // namespace
 
 Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
-  if (!d.host_accessible() && d.kind() != Device::Kind::trace)
-    fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, tensors[0].parameter, d.name());
+  if (d.kind() == Device::Kind::cuda) return device_adafactor_plan(name, tensors, d);
   std::vector<Factored> list;
   std::vector<Batch> batches;
   size_t buffer = tensors.size(), workspace = 0;

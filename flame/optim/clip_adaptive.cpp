@@ -68,6 +68,9 @@ class ClipAdaptive : public Op {
       });
     });
   }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return device_clip_adaptive_plan(name(), in, d);
+  }
 
  private:
   const ClipAdaptiveOptions o_;

@@ -27,6 +27,8 @@ void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int6
 
 // The plans of the two on a device that takes kernels from text. With a norm's dtype: by norm, else by value.
 Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d);
+// Of adaptive clipping: `in` are the gradients, then their parameters.
+Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, Device& d);
 
 struct Gradients {
   std::vector<const Parameter*> owners;

@@ -175,4 +175,51 @@ Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, st
       norm ? workspace : 0);
 }
 
+Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, Device& d) {
+  // As in clip.cu.
+  struct Pair {
+    const void *g, *p;
+    void* out;
+    int64_t size, chunks, count, first, g_dtype, p_dtype;
+  };
+  const std::string text(device_text("optim/clip.cu"));
+  const auto kernel = [&](const char* entry) { return d.kernel({name, text, entry, {"--fmad=false"}}); };
+  const size_t tensors = in.size() / 2;
+  std::vector<Pair> pairs;
+  int64_t most_chunks = 1;
+  for (size_t i = 0; i < tensors; ++i) {
+    const Shape& s = in[i].shape;
+    const int64_t n = numel(s), size = s.rank() < 2 || n == 0 ? n : n / s[0], chunks = blocks_for(size, clip_chunk);
+    pairs.push_back({nullptr, nullptr, nullptr, size, chunks, n == 0 ? 0 : n / size, 0,
+                     static_cast<int64_t>(in[i].dtype), static_cast<int64_t>(in[tensors + i].dtype)});
+  }
+  for (size_t first = 0; first < tensors; first += clip_items) {
+    int64_t chunks = 0;
+    for (size_t i = first; i < std::min(first + clip_items, tensors); ++i)
+      pairs[i].first = std::exchange(chunks, chunks + pairs[i].count * pairs[i].chunks);
+    most_chunks = std::max(most_chunks, chunks);
+  }
+  return make_ref<Plan>(
+      name,
+      [squares = kernel("unit_squares"), scale = kernel("unit_scale"), pairs = std::move(pairs)](const Run& run) {
+        const size_t tensors = pairs.size();
+        for (size_t first = 0; first < tensors; first += clip_items) {
+          Table<Pair, clip_items> table;
+          int64_t chunks = 0;
+          for (size_t i = first; i < std::min(first + clip_items, tensors); ++i) {
+            if (pairs[i].count == 0) continue;
+            Pair& p = table.item[table.count++] = pairs[i];
+            p.g = run.buffers[i];
+            p.p = run.buffers[tensors + i];
+            p.out = run.buffers[2 * tensors + i];
+            chunks += p.count * p.chunks;
+          }
+          if (chunks == 0) continue;
+          (*squares)({.blocks = chunks}, table, run.workspace);
+          (*scale)({.blocks = chunks}, table, run.workspace, run.scalars[0].f, run.scalars[1].f);
+        }
+      },
+      static_cast<size_t>(2 * most_chunks) * sizeof(double));
+}
+
 }  // namespace flame::optim

@@ -6,6 +6,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
+#include "flame/device/fault.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
 
@@ -93,9 +94,11 @@ void Tensor::copy_to_host(void* dst, DType expected, Loc loc) const {
   Ref<Value> dense = converted(value_, v.dtype, contiguous_strides(v.shape));
   materialize(*dense);
   counters().host_copies += 1;
-  dense->device->synchronize();
-  dense->device->copy_to_host(dst, static_cast<char*>(dense->storage->data()) + dense->buffer().offset,
-                              static_cast<size_t>(numel()) * size_of(v.dtype));
+  at_line(loc, [&] {
+    dense->device->synchronize();
+    dense->device->copy_to_host(dst, static_cast<char*>(dense->storage->data()) + dense->buffer().offset,
+                                static_cast<size_t>(numel()) * size_of(v.dtype));
+  });
 }
 
 void Tensor::check_span(size_t count, Loc loc) const {

@@ -127,14 +127,15 @@ std::string compile(const std::string& name, std::string_view text, const std::v
     n.nvrtcGetProgramLogSize(p, &bytes);
     log.resize(bytes);
     n.nvrtcGetProgramLog(p, log.data());
+    log.erase(log.find_last_not_of(" \n\0", std::string::npos, 3) + 1);
   }
   n.nvrtcDestroyProgram(&p);
   compiled += 1;
   nanoseconds += static_cast<uint64_t>(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now() - start).count());
   if (r != NVRTC_SUCCESS)
-    fail<ValueError>(Loc::current(), "{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch,
-                     n.nvrtcGetErrorString(r), log);
+    throw KernelError(
+        fmt::format("{}: the kernel does not compile for sm_{} ({}):\n{}", name, arch, n.nvrtcGetErrorString(r), log));
   return cubin;
 }
 

@@ -30,18 +30,25 @@ bool sticky(CUresult r) {
 
 class CudaKernel final : public Kernel {
  public:
-  CudaKernel(CudaDevice& d, std::string name, CUfunction f) : device_(d), name_(std::move(name)), function_(f) {}
+  CudaKernel(CudaDevice& d, std::string name, CUfunction f) : device_(d), name_(std::move(name)), function_(f) {
+    size_t at = 0, size = 0;
+    for (size_t i = 0; driver().cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) parameter_bytes_ = at + size;
+  }
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
     constexpr int without_asking = 48 << 10;  // of shared memory
     if (g.shared > without_asking)
       device_.check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, g.shared),
                     name_.c_str());
     size_t bytes = arguments.size();
+    if (bytes != parameter_bytes_)
+      throw KernelError(
+          fmt::format("{}: the kernel's parameters are {} bytes, the arguments {}", name_, parameter_bytes_, bytes));
     void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
                      CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
     const auto go = [&] {
       return driver().cuLaunchKernel(function_, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
-                                     static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads), 1, 1,
+                                     static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
+                                     static_cast<unsigned>(g.threads_y), static_cast<unsigned>(g.threads_z),
                                      static_cast<unsigned>(g.shared), device_.stream(), nullptr, extra);
     };
     if (used_.load(std::memory_order_relaxed)) return device_.check(go(), name_.c_str());
@@ -55,6 +62,7 @@ class CudaKernel final : public Kernel {
   CudaDevice& device_;
   const std::string name_;
   const CUfunction function_;
+  size_t parameter_bytes_ = 0;
 };
 
 thread_local CUcontext entered = nullptr;
@@ -99,7 +107,7 @@ CudaDevice::CudaDevice(int ordinal)
             enter();
             driver().cuMemFree(reinterpret_cast<CUdeviceptr>(p));
           },
-          [this] { synchronize(); }) {
+          [this] { wait(); }) {
   const Driver& d = driver();
   check(d.cuDeviceGet(&handle_, ordinal), "cuDeviceGet");
   check(d.cuDevicePrimaryCtxRetain(&context_, handle_), "cuDevicePrimaryCtxRetain");
@@ -167,7 +175,7 @@ void CudaDevice::run(const Plan& plan, const Launch&, const Run& run) {
   if (sync_) synchronize();
 }
 
-void CudaDevice::synchronize() {
+void CudaDevice::wait() const {
   enter();
   const uint32_t launched = watch_.count();
   check(driver().cuStreamSynchronize(stream_), "synchronize");
@@ -213,6 +221,10 @@ MemoryStats CudaDevice::memory_stats() const {
   s.pinned = pinned_bytes_;
   return s;
 }
+void CudaDevice::synchronize() {
+  wait();
+  faults_.raise();
+}
 
 void* CudaDevice::allocate(size_t bytes, Loc where) {
   if (allocation_fails() || bytes > (size_t{1} << 47)) refuse(bytes, where);
@@ -251,11 +263,16 @@ Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
     const Meter meter(*this);
     CUmodule m = nullptr;
     check(with_room([&] { return driver().cuModuleLoadData(&m, cubin.data()); }), d.name.c_str());
+    faults_.attach(m);
     module = modules_.emplace(std::move(key), m).first;
   }
   const Meter meter(*this);
   CUfunction f = nullptr;
-  check(with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); }), d.name.c_str());
+  const CUresult found =
+      with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); });
+  if (found == CUDA_ERROR_NOT_FOUND)
+    throw KernelError(fmt::format("{}: the text has no extern \"C\" __global__ function '{}'", d.name, d.entry));
+  check(found, d.name.c_str());
   return kernels_.emplace(full, make_ref<CudaKernel>(*this, d.name, f)).first->second;
 }
 

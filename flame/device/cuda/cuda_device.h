@@ -7,6 +7,7 @@
 #include <unordered_map>
 
 #include "flame/device/cuda/driver.h"
+#include "flame/device/cuda/faults.h"
 #include "flame/device/cuda/launch_watch.h"
 #include "flame/device/cuda/memory.h"
 #include "flame/device/kernel.h"
@@ -89,6 +90,7 @@ class CudaDevice final : public Device {
   [[noreturn]] void refuse(size_t bytes, Loc where) const;
   void* pinned(size_t bytes);
   Staging& staging();
+  void wait() const;  // without a look at what kernels met
   Slot take_slot(size_t bytes, Loc where);
   void free_slot(const Slot& s);
   size_t outside_cache() const;  // memory of the device in use that is not the allocator's
@@ -110,6 +112,7 @@ class CudaDevice final : public Device {
   std::unordered_map<std::string, CUmodule> modules_;
   std::unordered_map<std::string, Ref<Kernel>> kernels_;
   std::unique_ptr<Libraries> libraries_;
+  Faults faults_{*this};
   mutable std::mutex poison_mutex_;
   mutable std::string poison_;
   mutable std::atomic<bool> poisoned_{false};

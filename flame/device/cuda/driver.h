@@ -52,6 +52,8 @@ namespace flame::cuda {
   F(cuMemsetD8Async)              \
   F(cuModuleLoadData)             \
   F(cuModuleGetFunction)          \
+  F(cuModuleGetGlobal)            \
+  F(cuFuncGetParamInfo)           \
   F(cuFuncSetAttribute)           \
   F(cuLaunchKernel)
 

@@ -1,0 +1,199 @@
+// Normalisation of rows on a device that compiles text: which kernels of row_norm.cu serve a shape, and their launches.
+#include <algorithm>
+#include <bit>
+#include <memory>
+#include <mutex>
+
+#include "flame/core/format.h"
+#include "flame/ops/device_internal.h"
+#include "flame/ops/normalize_internal.h"
+#include "flame/ops/row_norm_internal.h"
+
+namespace flame {
+namespace {
+
+constexpr int64_t a_thread = 16, longest = 1024 * a_thread;      // elements; of a row that stays in registers
+constexpr int64_t least_span = 64;                               // elements with one weight, in a longer row
+constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;  // bytes; of rows that a block takes whole
+constexpr int64_t long_room = 96 << 10;                          // bytes of them in shared memory
+constexpr int64_t cached = 24 << 20;     // bytes of two tensors that the second level's cache is trusted with
+constexpr int64_t running_blocks = 264;  // that add up columns of weights' gradients
+
+// Packs of a row whose sums fit shared memory.
+int64_t shared_packs(DType t) { return t == DType::f64 ? 2048 : 4096; }
+
+// As in row_norm.cu.
+struct Norm {
+  int64_t rows, length, period, per_row, segment, row_stride, piece, piece_stride, span, spans, chunks;
+  double eps, part;
+};
+
+int widest_pack(const RowNorm& n, DType t) {
+  const int64_t pack = static_cast<int64_t>(16 / size_of(t));
+  const bool fits = n.length % pack == 0 && n.piece % pack == 0 && (n.segment == 1 || n.segment % pack == 0);
+  return fits ? static_cast<int>(pack) : 1;
+}
+
+// How a shape is worked on.
+struct Form {
+  Norm n;
+  bool each, chunked;
+  bool whole = false;  // a long row a block, rather than chunks
+  int pack, threads, per, rows;
+
+  Form(const RowNorm& r, DType t, double eps, bool forward) : pack(widest_pack(r, t)) {
+    n = {r.rows,
+         r.length,
+         r.period,
+         r.per_row,
+         r.segment,
+         r.row_stride,
+         r.piece,
+         r.piece_stride,
+         0,
+         0,
+         0,
+         eps,
+         1 / static_cast<double>(r.length)};
+    if (n.piece == 0) {
+      n.row_stride = n.piece = n.length;
+      n.piece_stride = 0;
+    }
+    each = r.per_row == 0 || r.segment == 1;
+    chunked = r.length > longest || (!each && r.length > shared_packs(t) * pack);
+    n.span = each ? n.length : n.segment;
+    n.spans = n.length / n.span;
+    const int64_t own = chunked && size_of(t) == 2 ? 2 * a_thread : a_thread;  // elements a thread
+    const int64_t elements = chunked ? std::min(n.span, 256 * own) : r.length;
+    threads = static_cast<int>(std::clamp<int64_t>(
+        static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>((elements + own - 1) / own))), 32, 1024));
+    const int64_t packs = (elements + pack - 1) / pack;
+    per = static_cast<int>(std::bit_ceil(static_cast<uint64_t>((packs + threads - 1) / threads)));
+    rows = threads == 32 && !chunked ? 4 : 1;
+    whole =
+        forward && chunked && n.rows >= least_long_rows && n.length * static_cast<int64_t>(size_of(t)) <= longest_long;
+    if (whole) {
+      threads = 1024;
+      per = 4;  // in registers
+    }
+    n.chunks = blocks_for(n.span, int64_t{threads} * per * pack);
+  }
+  // Packs a thread that a long row's block holds in shared memory, and that block.
+  int held() const { return static_cast<int>(long_room / (threads * 16)); }
+  Grid over_long_rows() const { return {.blocks = n.rows, .threads = threads, .shared = held() * threads * 16}; }
+  // Rows of two tensors that stay in the caches between a launch that sums and one that reads them again.
+  int64_t rows_in_cache(DType t) const {
+    return std::max<int64_t>(1, cached / (2 * n.length * static_cast<int64_t>(size_of(t))));
+  }
+  Grid over_rows() const { return {.blocks = blocks_for(n.rows, rows), .threads = threads * rows}; }
+  Grid over_chunks() const { return {.blocks = n.rows * n.spans * n.chunks, .threads = threads}; }
+  Grid running() const {
+    return {.blocks = std::min(blocks_for(n.rows, rows), running_blocks), .threads = threads * rows};
+  }
+  Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned) const {
+    return device_kernel(
+        d, "ops/row_norm.cu", entry, t,
+        {fmt::format("-DFLAME_W={}", device_type(w)), fmt::format("-DFLAME_PACK={}", pack),
+         fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", per),
+         fmt::format("-DFLAME_ROWS={}", rows), fmt::format("-DFLAME_EACH={}", int{each}),
+         fmt::format("-DFLAME_RMS={}", int{rms}), fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
+         fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}), fmt::format("-DFLAME_ALIGNED={}", int{aligned})});
+  }
+};
+// A body for tensors that begin at multiples of 16 bytes, and one for others.
+using Body = std::function<void(const Run&)>;
+Body by_alignment(size_t buffers, const std::function<Body(bool aligned)>& make) {
+  struct Bodies {
+    Body wide, narrow;
+    std::once_flag made;
+  };
+  auto all = std::make_shared<Bodies>();
+  all->wide = make(true);
+  return [all, buffers, make](const Run& r) {
+    bool fits = true;
+    for (size_t i = 0; i < buffers; ++i) fits &= reinterpret_cast<uintptr_t>(r.buffers[i]) % 16 == 0;
+    if (fits) return all->wide(r);
+    std::call_once(all->made, [&] { all->narrow = make(false); });
+    all->narrow(r);
+  };
+}
+size_t sums_bytes(int64_t count, DType t) { return static_cast<size_t>(2 * count) * size_of(compute_dtype_of(t)); }
+
+}  // namespace
+
+bool on_device(const RowNorm& n, DType t) {
+  constexpr int64_t most = int64_t{1} << 31;
+  if (n.length >= most || n.rows >= most || n.rows % n.period != 0) return false;
+  if (n.per_row > 0 && n.segment == 1) return n.length <= longest;
+  return n.per_row == 0 || n.segment >= least_span || n.length <= shared_packs(t);
+}
+
+Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool weight, bool bias, double eps) {
+  const size_t out = size_t{1} + weight + bias;
+  const auto buffer = [=](const Run& r, bool has, size_t at) { return has ? r.buffers[at] : nullptr; };
+  const Form f(n, t, eps, true);
+  const auto make = [&d, n, f, t, w, weight, bias, out, buffer](bool aligned) -> Body {
+    if (f.whole)
+      return [=, k = f.kernel(d, "forward_long", t, w, n.rms, aligned)](const Run& r) {
+        (*k)(f.over_long_rows(), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
+             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held());
+      };
+    if (!f.chunked)
+      return [=, k = f.kernel(d, "forward", t, w, n.rms, aligned)](const Run& r) {
+        (*k)(f.over_rows(), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
+             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2]);
+      };
+    return [=, sums = f.kernel(d, "forward_chunks", t, w, n.rms, aligned),
+            apply = f.kernel(d, "forward_apply", t, w, n.rms, aligned)](const Run& r) {
+      (*sums)(f.over_chunks(), f.n, r.buffers[0], r.workspace);
+      (*apply)(f.over_chunks(), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
+               r.workspace, r.buffers[out], r.buffers[out + 1], r.buffers[out + 2]);
+    };
+  };
+  return make_ref<Plan>("row_norm", by_alignment(out + 1, make),
+                        f.chunked && !f.whole ? sums_bytes(f.over_chunks().blocks, t) : 0);
+}
+
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, bool weight, double eps) {
+  const size_t out = size_t{4} + weight;
+  const Form f(n, t, eps, false);
+  const auto make = [&d, n, f, t, w, weight, out](bool aligned) -> Body {
+    const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned); };
+    const auto own = [=](const Run& r) { return weight ? r.buffers[4] : nullptr; };
+    const bool weights = n.weights() > 0;
+    const Grid by_warps{.blocks = blocks_for(32 * n.weights(), 256)};
+    if (f.chunked)
+      return [=, sums = kernel("backward_chunks"), apply = kernel("backward_apply"),
+              join = kernel("join_segments")](const Run& r) {
+        void* const* b = r.buffers;
+        const int64_t a_row = f.n.spans * f.n.chunks, step = f.rows_in_cache(t) * a_row;
+        for (int64_t first = 0; first < f.over_chunks().blocks; first += step) {
+          const Grid g{.blocks = std::min(step, f.over_chunks().blocks - first), .threads = f.threads};
+          (*sums)(g, f.n, b[0], b[1], b[2], b[3], r.workspace, first);
+          (*apply)(g, f.n, b[0], b[1], b[2], b[3], own(r), r.workspace, b[out], first);
+        }
+        if (weights) (*join)(by_warps, f.n, r.workspace, f.n.chunks, b[out + 1], b[out + 2]);
+      };
+    if (f.each)
+      return [=, rows = kernel("backward_each"), join = kernel("join_columns")](const Run& r) {
+        void* const* b = r.buffers;
+        const Grid g = f.running();
+        (*rows)(g, f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace);
+        if (weights)
+          (*join)({.blocks = blocks_for(2 * n.length, 32)}, r.workspace, g.blocks* f.rows, n.length, b[out + 1],
+                  b[out + 2]);
+      };
+    return [=, rows = kernel("backward"), join = kernel("join_segments")](const Run& r) {
+      void* const* b = r.buffers;
+      (*rows)(f.over_rows(), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace);
+      (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
+    };
+  };
+  const int64_t sums = f.chunked                ? f.over_chunks().blocks
+                       : f.each && !n.weights() ? 0
+                       : f.each                 ? f.running().blocks * f.rows * n.length
+                                                : n.rows * n.per_row;
+  return make_ref<Plan>("row_norm_backward", by_alignment(out + 1, make), sums_bytes(sums, t));
+}
+
+}  // namespace flame
