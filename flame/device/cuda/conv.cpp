@@ -35,13 +35,17 @@ bool even_padding(const ConvDesc& c) {
   return true;
 }
 
+bool for_library(const ConvDesc& c) {
+  return is_float(c.x.dtype) && numel(c.x.shape) > 0 && numel(c.y.shape) > 0 && numel(c.w.shape) > 0 && even_padding(c);
+}
+
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // [outer][a][b] to [outer][b][a], and the bias of a channels-last tensor.
 struct Helpers {
   Ref<Kernel> swap, bias;
   int64_t outer, channels, taps;
-  Helpers(CudaDevice& d, const ConvDesc& c)
+  Helpers(Device& d, const ConvDesc& c)
       : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
     const std::string type = std::string("-DFLAME_T=") + device_type(c.x.dtype),
                       text(device_text("device/cuda/filter.cu"));
@@ -185,10 +189,12 @@ Libraries::Dnn::Dnn(CudaDevice& d) {
   check(f, f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.stream())), "cudnnSetStream");
 }
 
+void ask_conv_kernels(Device& d, const ConvDesc& c) {
+  if (for_library(c)) Helpers(d, c);
+}
+
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
-  if (!is_float(c.x.dtype) || numel(c.x.shape) == 0 || numel(c.y.shape) == 0 || numel(c.w.shape) == 0 ||
-      !even_padding(c))
-    return {};
+  if (!for_library(c)) return {};
   const CudaDevice::Meter meter(d);
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};
