@@ -24,7 +24,7 @@ DnnFunctions::DnnFunctions() {
 namespace {
 
 using Pass = ConvDesc::Pass;
-constexpr size_t candidates_a_graph = 3, most_workspace = size_t{64} << 20;
+constexpr size_t most_candidates = 6, most_workspace = size_t{64} << 20;
 
 // Whether padding alike on both sides gives the same places of y; cuDNN's engines want that.
 bool even_padding(const ConvDesc& c) {
@@ -35,13 +35,17 @@ bool even_padding(const ConvDesc& c) {
   return true;
 }
 
+bool for_library(const ConvDesc& c) {
+  return is_float(c.x.dtype) && numel(c.x.shape) > 0 && numel(c.y.shape) > 0 && numel(c.w.shape) > 0 && even_padding(c);
+}
+
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 
 // [outer][a][b] to [outer][b][a], and the bias of a channels-last tensor.
 struct Helpers {
   Ref<Kernel> swap, bias;
   int64_t outer, channels, taps;
-  Helpers(CudaDevice& d, const ConvDesc& c)
+  Helpers(Device& d, const ConvDesc& c)
       : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
     const std::string type = std::string("-DFLAME_T=") + device_type(c.x.dtype),
                       text(device_text("device/cuda/filter.cu"));
@@ -109,7 +113,7 @@ bool Convolution::prepare() {
       if (e) candidates_.push_back(std::move(*e));
     }
   if (candidates_.empty()) {
-    const size_t most = deterministic() ? 1 : candidates_a_graph;
+    const size_t most = deterministic() ? 1 : fused ? most_candidates / 2 : most_candidates;
     if (fused) candidates_ = fused->plans(most, most_workspace);
     if (!deterministic() || candidates_.empty())
       for (Execution& e : plain.plans(most, most_workspace)) candidates_.push_back(std::move(e));
@@ -150,9 +154,11 @@ void Convolution::go(const Execution& e, const Run& r) const {
 void Convolution::choose(const Run& r) {
   std::vector<std::string> configs;
   for (const Execution& e : candidates_) configs.push_back(e.config);
+  double best = -1;
   const auto time = [&](size_t i) {
     try {
-      return time_on(device_, [&] { go(candidates_[i], r); });
+      return time_on(
+          device_, [&] { go(candidates_[i], r); }, best);
     } catch (const OutOfMemory&) { throw; } catch (const DeviceError&) {
       device_.synchronize();  // throws if the device is lost
       return -1.0;
@@ -183,10 +189,12 @@ Libraries::Dnn::Dnn(CudaDevice& d) {
   check(f, f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.stream())), "cudnnSetStream");
 }
 
+void ask_conv_kernels(Device& d, const ConvDesc& c) {
+  if (for_library(c)) Helpers(d, c);
+}
+
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
-  if (!is_float(c.x.dtype) || numel(c.x.shape) == 0 || numel(c.y.shape) == 0 || numel(c.w.shape) == 0 ||
-      !even_padding(c))
-    return {};
+  if (!for_library(c)) return {};
   const CudaDevice::Meter meter(d);
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};

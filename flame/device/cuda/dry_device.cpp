@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "flame/core/format.h"
+#include "flame/device/cpu/gemm.h"
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/libraries.h"
 
@@ -40,7 +41,13 @@ Ref<Kernel> DryDevice::kernel(const KernelDesc& d) {
   if (kernel_hash(d.name, d.text, d.options) % of == own && arch_ > 0) compile_cached(d.name, d.text, d.options, arch_);
   return make_ref<DryKernel>();
 }
-Ref<Plan> DryDevice::gemm(const GemmDesc& d) { return own_gemm(*this, d); }
-Ref<Plan> DryDevice::conv(const ConvDesc& d) { return own_conv(*this, d); }
+Ref<Plan> DryDevice::gemm(const GemmDesc& d) {
+  if (is_float(d.c.dtype) && gemm_problem(d).batch.rank() > 1) gemm_batches_kernel(*this, d.c.dtype);
+  return own_gemm(*this, d);
+}
+Ref<Plan> DryDevice::conv(const ConvDesc& d) {
+  ask_conv_kernels(*this, d);
+  return own_conv(*this, d);
+}
 
 }  // namespace flame::cuda

@@ -131,11 +131,7 @@ Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmProblem& p, boo
   set(CUBLASLT_MATMUL_DESC_TRANSA, b_.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, a_.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   if (p.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
-  if (p.batch.rank() > 1)
-    pointers_ = d.kernel({"gemm batches",
-                          std::string(device_text("device/cuda/gemm.cu")),
-                          "batch_pointers",
-                          {std::string("-DFLAME_T=") + device_type(p.dtype), "--fmad=false"}});
+  if (p.batch.rank() > 1) pointers_ = gemm_batches_kernel(d, p.dtype);
   lay(0, b_, p.k, p.n, p.b);
   lay(1, a_, p.m, p.k, p.a);
   lay(2, c_, p.m, p.n, p.c);
@@ -218,9 +214,11 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 void Product::choose(const Pointers& p) {
   std::vector<std::string> configs;
   for (const cublasLtMatmulAlgo_t& a : candidates_) configs.push_back(text_of(a));
+  double best = -1;
   const auto time = [&](size_t i) {
     if (go(p, candidates_[i]) != CUBLAS_STATUS_SUCCESS) return -1.0;
-    return time_on(device_, [&] { check(go(p, candidates_[i]), "cublasLtMatmul"); });
+    return time_on(
+        device_, [&] { check(go(p, candidates_[i]), "cublasLtMatmul"); }, best);
   };
   const std::optional<Tuned> known = find_tuned(key_);  // by another plan meanwhile
   const Tuned t = known && known->candidates.size() == configs.size() ? *known : tune(key_, configs, time);
@@ -260,6 +258,13 @@ BlasFunctions::BlasFunctions() {
 Libraries::Blas::Blas(CudaDevice& d) {
   check(f.cublasLtCreate(&handle), "cublasLtCreate");
   workspace = make_ref<Storage>(d, workspace_bytes, Loc::current(), MemoryKind::workspace);
+}
+
+Ref<Kernel> gemm_batches_kernel(Device& d, DType t) {
+  return d.kernel({"gemm batches",
+                   std::string(device_text("device/cuda/gemm.cu")),
+                   "batch_pointers",
+                   {std::string("-DFLAME_T=") + device_type(t), "--fmad=false"}});
 }
 
 Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {

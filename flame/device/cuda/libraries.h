@@ -28,6 +28,9 @@ class Libraries {
 // The own kernels, for what the libraries refuse; on any device that takes kernels.
 Ref<Plan> own_gemm(Device& d, const GemmDesc& g);
 Ref<Plan> own_conv(Device& d, const ConvDesc& c);
+// The kernels that stand around the libraries' plans, so that a device without a GPU can ask for them too.
+Ref<Kernel> gemm_batches_kernel(Device& d, DType t);
+void ask_conv_kernels(Device& d, const ConvDesc& c);
 // Null where the library has no plan of that kind.
 Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g);
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c);

@@ -31,8 +31,9 @@ Tuned tune(const TuningKey& key, std::vector<std::string> configs, const std::fu
 // Forgets this process's choices, not those on disk.
 void forget_tuned();
 
-// The shortest of some runs of fn on the device's stream, in microseconds, after one that is not counted.
-double time_on(CudaDevice& d, const std::function<void()>& fn);
+// The shortest of some runs of fn on the device's stream, in microseconds, after one that is not counted. One run is enough
+// where it takes more than twice `best`, the time of another candidate (negative: there is none yet), which it may lower.
+double time_on(CudaDevice& d, const std::function<void()>& fn, double& best);
 
 // A file of the cache as text for people, or empty if it is none of these.
 struct TunedFile {
