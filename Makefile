@@ -64,4 +64,4 @@ test-deps:
 
 # Ninja configures again by itself when a CMake file or a list of sources changed.
 configure: deps
-	@test -f build/build.ninja || cmake --preset release
+	@if [ ! -f build/build.ninja ] || [ .deps/cuda -nt build/build.ninja ]; then cmake --preset release && touch build/build.ninja; fi

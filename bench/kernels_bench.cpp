@@ -169,6 +169,7 @@ int main(int argc, char** argv) try {
   Device& d = device("cuda:0");
   set_default_device(d);
   const std::vector<std::string> wanted(argv + 1, argv + argc);
+  int status = 0;
   for (const Workload& w : workloads()) {
     if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), w.name) == wanted.end()) continue;
     manual_seed(0);
@@ -180,10 +181,14 @@ int main(int argc, char** argv) try {
       const auto calls = static_cast<int64_t>(std::clamp(0.05 / once, 2.0, 200.0));
       for (int i = 0; i < 5; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
       std::printf("{\"workload\": \"%s\", \"bytes\": %.9g, \"microseconds\": [%s]}\n", w.name, w.bytes, line.c_str());
-    } catch (const Error& e) { std::fprintf(stderr, "%s: %s\n", w.name, e.what()); }
+    } catch (const Error& e) {
+      std::fprintf(stderr, "%s: %s\n", w.name, e.what());
+      status = 1;
+    }
     std::fflush(stdout);
     empty_cache(d);
   }
+  return status;
 } catch (const std::exception& e) {
   std::fprintf(stderr, "kernels_bench: %s\n", e.what());
   return 1;

@@ -106,8 +106,13 @@ class BatchStream::Epoch {
     r.tensors = dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)), epoch_);
     if (!device_) return r;
     for (Tensor& t : r.tensors) {
-      const Tensor dense = t.detach().contiguous();
       const Loc loc = Loc::current();
+      if (!t.device().host_accessible())
+        fail<DeviceError>(loc,
+                          "DataLoader: expected batches of a dataset on the CPU, which LoaderOptions::device then "
+                          "copies; got a tensor on {}",
+                          t.device().name());
+      const Tensor dense = t.detach().contiguous();
       Upload u = device_->upload(dense.data(), static_cast<size_t>(dense.numel()) * size_of(dense.dtype()), loc);
       Ref<Value> v = make_ref<Value>(*device_, dense.dtype(), dense.shape(), contiguous_strides(dense.shape()));
       v->storage = u.storage;

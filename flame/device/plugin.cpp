@@ -2,6 +2,7 @@
 #include "flame/device/plugin.h"
 
 #include <dlfcn.h>
+#include <unistd.h>
 
 #include <cstring>
 
@@ -24,8 +25,8 @@ struct Plugin {
   std::string missing;
   Plugin() {
     constexpr const char* file = "libflame_cuda.so";
-    library = dlopen((own_folder() + file).c_str(), RTLD_NOW | RTLD_LOCAL);
-    if (!library) library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+    const std::string beside = own_folder() + file;
+    library = dlopen(access(beside.c_str(), F_OK) == 0 ? beside.c_str() : file, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
       const char* why = dlerror();
       missing = std::string("the plugin libflame_cuda.so cannot be loaded (") + (why ? why : "no reason given") + ")";

@@ -95,13 +95,11 @@ inline double sigmoid64(double a) {
   return (a >= 0 ? 1 : e) / (1 + e) + (a != a ? a : 0);
 }
 inline double softplus64(double a) { return (a > 0 ? a : 0) + ::log1p(::exp(-::fabs(a))); }
-inline double silu64(double a) { return a == -std::numeric_limits<double>::infinity() ? -0.0 : a * sigmoid64(a); }
+inline double silu64(double a) { return a * sigmoid64(a); }
 inline double gelu64(double a) {
-  if (a == -std::numeric_limits<double>::infinity()) return -0.0;
   return 0.5 * a * ::erfc(-a * 0.70710678118654752440);
 }
 inline double gelu_tanh64(double a) {
-  if (a == -std::numeric_limits<double>::infinity()) return -0.0;
   return a * sigmoid64(2 * 0.79788456080286535588 * (a + 0.044715 * a * a * a));
 }
 inline double mish64(double a) {

@@ -3,6 +3,8 @@
 
 #include <bit>
 
+#include "flame/core/format.h"
+
 namespace flame {
 
 Ref<Kernel> device_kernel(Device& d, const char* file, const char* entry, DType t, std::vector<std::string> options) {
@@ -68,6 +70,8 @@ void DeviceCopy::operator()(void* to, const void* from) const {
 
 DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
     : rows_(rows), n_(n), bits_(bits), wide_(bits > 32) {
+  if (n >= int64_t{1} << 32)
+    fail<NotImplemented>(Loc::current(), "sort: no kernel for rows of 2^32 or more elements on {}", d.name());
   const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
   tiles_ = blocks_for(n, wide_ ? 2048 : 4096);
   key_bytes_ = up(rows * n * (wide_ ? 8 : 4));

@@ -15,13 +15,13 @@ namespace {
 constexpr int64_t a_thread = 16, longest = 1024 * a_thread;      // elements; of a row that stays in registers
 constexpr int64_t least_span = 64;                               // elements with one weight, in a longer row
 constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;  // bytes; of rows that a block takes whole
-constexpr int64_t long_room = 96 << 10;                          // bytes of them in shared memory
-constexpr int64_t running_blocks = 264;                          // that add up columns of weights' gradients
+constexpr int64_t long_room = 96 << 10;  // bytes of shared memory, which every GPU gives a block
+constexpr int64_t running_blocks = 264;  // that add up columns of weights' gradients
 
 // Packs of a row whose sums fit shared memory.
 int64_t shared_packs(DType t) { return t == DType::f64 ? 2048 : 4096; }
 
-// As in row_norm.cu.
+// As in row_norm.cuh.
 struct Norm {
   int64_t rows, length, period, per_row, segment, row_stride, piece, piece_stride, span, spans, chunks;
   double eps, part;
@@ -77,12 +77,15 @@ struct Form {
     }
     n.chunks = blocks_for(n.span, int64_t{threads} * per * pack);
   }
-  // Packs a thread of `tensors` tensors that a long row's block holds in shared memory, and that block.
-  int held(int tensors) const { return static_cast<int>(long_room / (threads * 16 * tensors)); }
+  // Shared memory of a long row's block: a backward's partial sums, then the packs a thread holds of `tensors` tensors.
+  int64_t parts(DType t, int tensors) const {
+    return tensors > 1 ? 2 * n.per_row * threads / 32 * static_cast<int64_t>(size_of(compute_dtype_of(t))) : 0;
+  }
+  int held(DType t, int tensors) const {
+    return static_cast<int>((long_room - parts(t, tensors)) / (int64_t{threads} * 16 * tensors));
+  }
   Grid over_long_rows(DType t, int tensors) const {
-    const size_t bytes =
-        static_cast<size_t>(held(tensors) * tensors * threads * 16) +
-        (tensors > 1 ? 2 * static_cast<size_t>(n.per_row * threads / 32) * size_of(compute_dtype_of(t)) : 0);
+    const int64_t bytes = held(t, tensors) * int64_t{tensors} * threads * 16 + parts(t, tensors);
     return {.blocks = n.rows, .threads = threads, .shared = static_cast<int>(bytes)};
   }
   Grid over_rows() const { return {.blocks = blocks_for(n.rows, rows), .threads = threads * rows}; }
@@ -91,8 +94,9 @@ struct Form {
     return {.blocks = std::min(blocks_for(n.rows, rows), running_blocks), .threads = threads * rows};
   }
   Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned) const {
+    const bool forward = std::string_view(entry).starts_with("forward");
     return device_kernel(
-        d, "ops/row_norm.cu", entry, t,
+        d, forward ? "ops/row_norm.cu" : "ops/row_norm_backward.cu", entry, t,
         {fmt::format("-DFLAME_W={}", device_type(w)), fmt::format("-DFLAME_PACK={}", pack),
          fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", per),
          fmt::format("-DFLAME_ROWS={}", rows), fmt::format("-DFLAME_EACH={}", int{each}),
@@ -136,7 +140,7 @@ Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool we
     if (f.whole)
       return [=, k = f.kernel(d, "forward_long", t, w, n.rms, aligned)](const Run& r) {
         (*k)(f.over_long_rows(t, 1), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
-             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held(1));
+             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held(t, 1));
       };
     if (!f.chunked)
       return [=, k = f.kernel(d, "forward", t, w, n.rms, aligned)](const Run& r) {
@@ -165,7 +169,7 @@ Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w
     if (f.whole)
       return [=, rows = kernel("backward_long"), join = kernel("join_segments")](const Run& r) {
         void* const* b = r.buffers;
-        (*rows)(f.over_long_rows(t, 2), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, f.held(2));
+        (*rows)(f.over_long_rows(t, 2), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, f.held(t, 2));
         if (weights) (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
       };
     if (f.chunked)

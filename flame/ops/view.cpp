@@ -136,7 +136,7 @@ Ref<Value> transferred(const Tensor& x, Device& d, Loc loc) {
   const bool by_host = source.host_accessible() || d.host_accessible();
   (by_host ? counters().host_copies : counters().device_copies) += 1;
   at_line(loc, [&] {
-    source.synchronize();
+    if (by_host) source.synchronize();
     if (source.host_accessible()) d.copy_from_host(out.data(), from, bytes);
     else if (d.host_accessible()) source.copy_to_host(out.data(), from, bytes);
     else d.copy_from_device(out.data(), source, from, bytes);

@@ -38,7 +38,11 @@ void DryDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
 }
 Ref<Kernel> DryDevice::kernel(const KernelDesc& d) {
   const auto [own, of] = share();
-  if (kernel_hash(d.name, d.text, d.options) % of == own && arch_ > 0) compile_cached(d.name, d.text, d.options, arch_);
+  bool there = d.text.find(d.entry) != std::string::npos;
+  if (kernel_hash(d.name, d.text, d.options) % of == own && arch_ > 0)
+    there = compile_cached(d.name, d.text, d.options, arch_).find(".text." + d.entry + '\0') != std::string::npos;
+  if (!there)
+    throw KernelError(fmt::format("{}: the text has no extern \"C\" __global__ function '{}'", d.name, d.entry));
   return make_ref<DryKernel>();
 }
 Ref<Plan> DryDevice::gemm(const GemmDesc& d) {

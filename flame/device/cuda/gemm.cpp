@@ -232,7 +232,7 @@ void Product::run(const Run& r) {
   if (bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[2]);
   Pointers p{r.buffers[0], r.buffers[1], r.buffers[bias ? 3 : 2]};
   bool aligned = steps_aligned_;
-  for (const void* at : {p.a, p.b, static_cast<const void*>(p.c)})
+  for (const void* at : {p.a, p.b, static_cast<const void*>(p.c), static_cast<const void*>(r.buffers[2])})
     aligned = aligned && reinterpret_cast<uintptr_t>(at) % 16 == 0;
   if (pointers_) {
     const int64_t count = problem_.batches();

@@ -30,13 +30,12 @@ std::vector<std::string> folders() {
 }  // namespace
 
 void* open_library(std::initializer_list<const char*> names, std::string& why) {
-  for (const char* name : names) {
+  for (const char* name : names) {  // the version built for first, wherever it is
     if (void* l = dlopen(name, RTLD_NOW | RTLD_LOCAL)) return l;
     if (why.empty()) why = dlerror();
-  }
-  for (const std::string& folder : folders())
-    for (const char* name : names)
+    for (const std::string& folder : folders())
       if (void* l = dlopen((folder + "/" + name).c_str(), RTLD_NOW | RTLD_LOCAL)) return l;
+  }
   return nullptr;
 }
 

@@ -104,6 +104,7 @@ void CudaDevice::copy_from_device(void* dst, Device& from, const void* src, size
 
 // A used slot of about that size, or a new one. Its memory may be in use by launches that were made earlier.
 CudaDevice::Slot CudaDevice::take_slot(size_t bytes, Loc where) {
+  bytes = std::max<size_t>((bytes + 511) / 512 * 512, 512);
   std::unique_lock lock(upload_mutex_);
   const auto first = free_slots_.lower_bound(bytes);
   if (first != free_slots_.end() && first->first <= 2 * bytes) {
@@ -118,9 +119,13 @@ CudaDevice::Slot CudaDevice::take_slot(size_t bytes, Loc where) {
   }
   lock.unlock();
   staged_ = true;
-  Slot s{.bytes = std::max<size_t>((bytes + 511) / 512 * 512, 512)};
+  Slot s{.bytes = bytes};
   try {
     s.device = memory_.allocate(s.bytes, MemoryKind::staging);
+    if (!s.device) {  // idle slots of other sizes may hold it
+      empty_cache();
+      s.device = memory_.allocate(s.bytes, MemoryKind::staging);
+    }
     if (!s.device) refuse(s.bytes, where);
     s.pinned = pinned(s.bytes);
     check(driver().cuEventCreate(&s.copied, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
