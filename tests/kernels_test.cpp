@@ -479,9 +479,7 @@ TEST_P(Kernels, NeighboursDoNotChangeBits) {
     fn(near.data(), nullptr, nullptr, y.data(), 64);
     fn(mixed.data(), nullptr, nullptr, z.data(), 64);
     for (size_t i = 0; i < 64; ++i) {
-      if (i % 3 != 0) {
-        EXPECT_EQ(y[i], z[i]) << name << " of " << near[i];
-      }
+      if (i % 3 != 0) { EXPECT_EQ(y[i], z[i]) << name << " of " << near[i]; }
       float alone = 0;
       fn(&mixed[i], nullptr, nullptr, &alone, 1);
       EXPECT_EQ(z[i], alone) << name << " of " << mixed[i];

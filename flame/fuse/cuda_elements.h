@@ -160,7 +160,7 @@ class Elements {
     if (s.kind == Src::Kind::scalar) return scalar(s, n.code == Code::where && k == 0 ? DType::boolean : n.compute);
     return fmt::format("{}{}", s.kind == Src::Kind::leaf ? 'l' : 'v', s.index);
   }
-  static std::string rounded(DType t, std::string x) {
+  static std::string rounded(DType t, const std::string& x) {
     return t == DType::f16 ? "round_half(" + x + ")" : t == DType::bf16 ? "round_bhalf(" + x + ")" : x;
   }
 

@@ -95,7 +95,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   std::vector<Tensor> in, skipped;
   in.reserve(tensors.size());
   for (const Tensor& x : tensors) (vectors || x.shape() != Shape{0} ? in : skipped).push_back(x.to(t, loc));
-  const Tensor y =
+  Tensor y =
       dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
   if (skipped.empty()) return y;
   skipped.insert(skipped.begin(), y);

@@ -63,6 +63,7 @@ class UserKernel final : public Op {
   const char* name() const override { return source_->entry; }
   std::vector<Meta> infer(std::span<const Tensor>, Loc) const override {
     std::vector<Meta> out;
+    out.reserve(outputs_.size());
     for (const KernelOutput& o : outputs_) out.push_back(contiguous_meta(o.dtype, o.shape));
     return out;
   }
@@ -147,14 +148,14 @@ class UserKernel final : public Op {
 
 }  // namespace
 
-CudaKernel::CudaKernel(std::string source, std::string entry, std::vector<std::string> options, Loc loc) {
+CudaKernel::CudaKernel(std::string source, const std::string& entry, std::vector<std::string> options, Loc loc) {
   if (entry.empty() || source.empty())
     fail<ValueError>(loc, "CudaKernel: expected a source and the name of a function in it, got {}",
                      entry.empty() ? "no name" : "no source");
   source_ = std::make_shared<Source>(Source{std::move(source), kept(entry), std::move(options), loc});
 }
 
-std::vector<Tensor> CudaKernel::launch(const KernelLaunch& at, std::vector<KernelArgument> arguments) const {
+std::vector<Tensor> CudaKernel::launch(const KernelLaunch& at, const std::vector<KernelArgument>& arguments) const {
   const char* name = source_->entry;
   const int64_t threads = int64_t{at.threads} * at.threads_y * at.threads_z;
   if (at.blocks < 1 || at.y < 1 || at.z < 1 || at.threads < 1 || at.threads_y < 1 || at.threads_z < 1 ||

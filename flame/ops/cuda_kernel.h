@@ -56,7 +56,8 @@ class CudaKernel {
   // `source` is CUDA C++ that NVRTC compiles; `entry` an extern "C" __global__ function in it; `options` go to the compiler
   // ("-DN=4", "--use_fast_math"). The types of flame/ops/cuda_kernel.cuh are there without an include. Multiply and add
   // are contracted as usual unless "--fmad=false" is given. ValueError if an argument is empty.
-  CudaKernel(std::string source, std::string entry, std::vector<std::string> options = {}, Loc loc = Loc::current());
+  CudaKernel(std::string source, const std::string& entry, std::vector<std::string> options = {},
+             Loc loc = Loc::current());
 
   // Launches with arguments in the order of the kernel's parameters; gives the outputs: a Tensor, or an array of several.
   // ValueError with the compiler's log, whose line numbers are those of `source`; ValueError if the arguments are not as many
@@ -76,7 +77,7 @@ class CudaKernel {
       return all;
     }
   }
-  std::vector<Tensor> launch(const KernelLaunch& at, std::vector<KernelArgument> arguments) const;
+  std::vector<Tensor> launch(const KernelLaunch& at, const std::vector<KernelArgument>& arguments) const;
 
   struct Source;
 

@@ -157,7 +157,7 @@ const RegisterOp registered({
     .formula = "pairs of features turned by position base^(-i / n)",
     .samples =
         [](DType t) {
-          const auto with = [](RopeOptions o) {
+          const auto with = [](const RopeOptions& o) {
             return [o](const std::vector<Tensor>& in) { return std::vector<Tensor>{rope(in[0], o)}; };
           };
           using namespace samples;

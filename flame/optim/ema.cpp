@@ -31,6 +31,7 @@ struct EMA::Core {
 
   std::vector<const Average*> all() const {
     std::vector<const Average*> out;
+    out.reserve(floating.size() + integers.size());
     for (const Average& a : floating) out.push_back(&a);
     for (const Average& a : integers) out.push_back(&a);
     return out;
@@ -62,6 +63,7 @@ EMA::EMA(const nn::Module& module, const EMAOptions& o, Loc loc) : core_(std::ma
         .push_back({name, s, State(start.to(t, loc), loc), floating && (o.buffers || parameters.count(s.id()) > 0)});
   }
   std::vector<UpdateTensor> tensors;
+  tensors.reserve(c.floating.size());
   for (const Average& a : c.floating)
     tensors.push_back({Kernels::best().average[kernel_index(a.average.dtype())], a.average.dtype(), a.source.dtype(),
                        a.average.shape(), a.average.value().strides, 0, a.averaged ? 0u : 1u});
@@ -73,6 +75,7 @@ void EMA::update(Loc loc) {
   if (!c.own.empty()) fail<ValueError>(loc, "EMA: expected swap_out() before update()");
   NoGrad guard;
   std::vector<Ref<Value>> sources;
+  sources.reserve(c.floating.size());
   for (const Average& a : c.floating)
     sources.push_back(converted(a.source.tensor().value_ref(), a.source.dtype(), a.average.value().strides));
   for (const Ref<Value>& v : sources) materialize(*v);
@@ -105,6 +108,7 @@ namespace {
 // All values are computed and all sharers parted before the first is written.
 void assign_all(const std::vector<std::pair<State, Tensor>>& list, Loc loc) {
   std::vector<Ref<Value>> values;
+  values.reserve(list.size());
   for (const auto& [state, t] : list) values.push_back(converted(t.value_ref(), state.dtype(), state.value().strides));
   for (const Ref<Value>& v : values) materialize(*v);
   for (const auto& [state, t] : list) state.begin_write(loc);
@@ -150,7 +154,7 @@ void EMA::load_state(const nn::NamedTensors& entries, Loc loc) {
   const auto take = [&](const std::string& name, const Shape& shape, DType dtype) {
     const auto it = left.find(name);
     if (it == left.end()) fail<ValueError>(loc, "EMA: load_state expected an entry '{}', got none", name);
-    const Tensor t = it->second.detach();
+    Tensor t = it->second.detach();
     if (t.shape() != shape)
       fail<ShapeError>(loc, "EMA: load_state expected '{}' of shape {}, got {}", name, shape, t.shape());
     if (t.dtype() != dtype)

@@ -106,6 +106,7 @@ Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& 
     buffer += 1 + static_cast<size_t>(t.moments);
   }
   std::vector<Family> all;
+  all.reserve(families.size());
   for (auto& [key, f] : families) all.push_back(std::move(f));
   return make_ref<Plan>(name, [all = std::move(all)](const Run& run) {
     for (const Family& f : all) {

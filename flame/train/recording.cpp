@@ -74,6 +74,7 @@ struct Arena {
 
   size_t place() {
     std::vector<Item*> order;
+    order.reserve(items.size());
     for (Item& i : items) order.push_back(&i);
     std::stable_sort(order.begin(), order.end(), [](const Item* a, const Item* b) { return a->bytes > b->bytes; });
     std::vector<Item*> placed;
@@ -136,6 +137,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
       plan.items[it->second].last = ~size_t{0};
   arena = make_ref<Storage>(*device, plan.place(), Loc::current(), MemoryKind::recording);
   std::vector<size_t> offsets;
+  offsets.reserve(plan.items.size());
   for (const Arena::Item& i : plan.items) offsets.push_back(i.offset);
   for (uint64_t id : log.outside_ids)
     outside.push_back(

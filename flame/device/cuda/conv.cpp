@@ -153,6 +153,7 @@ void Convolution::go(const Execution& e, const Run& r) const {
 // Every candidate writes all of the result, so the operands at hand serve.
 void Convolution::choose(const Run& r) {
   std::vector<std::string> configs;
+  configs.reserve(candidates_.size());
   for (const Execution& e : candidates_) configs.push_back(e.config);
   double best = -1;
   const auto time = [&](size_t i) {

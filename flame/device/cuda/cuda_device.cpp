@@ -268,8 +268,7 @@ Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
   }
   const Meter meter(*this);
   CUfunction f = nullptr;
-  const CUresult found =
-      with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); });
+  const CUresult found = with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); });
   if (found == CUDA_ERROR_NOT_FOUND)
     throw KernelError(fmt::format("{}: the text has no extern \"C\" __global__ function '{}'", d.name, d.entry));
   check(found, d.name.c_str());

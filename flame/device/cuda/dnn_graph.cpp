@@ -119,6 +119,7 @@ std::string engine_text(const DnnFunctions& f, cudnnBackendDescriptor_t config) 
   std::string out = fmt::format("e {}", index);
   std::vector<Descriptor> choices;
   std::vector<cudnnBackendDescriptor_t> raw;
+  raw.reserve(CUDNN_KNOB_TYPE_COUNTS);
   for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; ++i)
     raw.push_back(choices.emplace_back(f, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR).raw());
   int64_t knobs = 0;

@@ -17,7 +17,8 @@ void Faults::attach(CUmodule m) {
   if (!sink_.record) {
     void* p = nullptr;
     if (!sink_.claimed)
-      device_.check(device_.with_room([&] { return driver().cuMemAlloc(&sink_.claimed, sizeof(uint32_t)); }), "allocation");
+      device_.check(device_.with_room([&] { return driver().cuMemAlloc(&sink_.claimed, sizeof(uint32_t)); }),
+                    "allocation");
     device_.check(driver().cuMemAllocHost(&p, sizeof(Record)), "pinned memory");
     std::memset(p, 0, sizeof(Record));
     device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.stream()), "fill");

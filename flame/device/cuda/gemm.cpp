@@ -213,6 +213,7 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 // Every candidate writes all of c, so the operands at hand serve.
 void Product::choose(const Pointers& p) {
   std::vector<std::string> configs;
+  configs.reserve(candidates_.size());
   for (const cublasLtMatmulAlgo_t& a : candidates_) configs.push_back(text_of(a));
   double best = -1;
   const auto time = [&](size_t i) {

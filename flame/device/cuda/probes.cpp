@@ -84,6 +84,7 @@ struct flame_cuda_state {
   const cuda::TuningKey k{library, gpu, key};
   if (const auto known = cuda::find_tuned(k)) return static_cast<int>(known->chosen);
   std::vector<std::string> configs;
+  configs.reserve(static_cast<size_t>(candidates));
   for (int i = 0; i < candidates; ++i) configs.push_back("candidate number " + std::to_string(i));
   const auto by = [&](size_t i) { return time(static_cast<int>(i), context); };
   return static_cast<int>(cuda::tune(k, std::move(configs), by).chosen);
