@@ -159,6 +159,29 @@ TEST(CudaDevice, SeveralThreadsCompute) {
   EXPECT_EQ(right, 200);
 }
 
+// Heavy libraries come with the first op that wants them: what a process maps after adding, and after a product.
+bool maps(const char* library) {
+  std::ifstream file("/proc/self/maps");
+  for (std::string line; std::getline(file, line);)
+    if (line.find(library) != std::string::npos) return true;
+  return false;
+}
+TEST(DISABLED_CudaMapsWorker, Run) {
+  FLAME_NEEDS_GPU(d);
+  const Tensor x = ones({64, 64}).to(d);
+  const double sum = (x + x).sum().item();
+  std::printf("sum %g cublas %d cudnn %d\n", sum, maps("libcublas"), maps("libcudnn"));
+  const double product = matmul(x, x).sum().item();
+  std::printf("product %g cublas %d cudnn %d\n", product, maps("libcublasLt"), maps("libcudnn"));
+}
+TEST(CudaPlugin, LibrariesComeOnFirstNeed) {
+  FLAME_NEEDS_GPU(d);
+  const Output out = run_worker("DISABLED_CudaMapsWorker.Run");
+  EXPECT_EQ(out.status, 0) << out.text;
+  EXPECT_NE(out.text.find("sum 8192 cublas 0 cudnn 0"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("product 262144 cublas 1 cudnn 0"), std::string::npos) << out.text;
+}
+
 // A training step without dropout: after a warm-up it allocates and compiles nothing.
 TEST(CudaDevice, AWarmStepAllocatesAndCompilesNothing) {
   FLAME_NEEDS_GPU(d);
