@@ -12,6 +12,7 @@
 
 #include "flame/device/device_scope.h"
 #include "flame/device/kernel.h"
+#include "tests/support/clipped_step.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
 
@@ -277,6 +278,11 @@ TEST(CudaDevice, ClippingAgreesWithTheCpu) {
     optim::clip_grad_value(there, 0.01);
     for (size_t i = 0; i < here.size(); ++i) EXPECT_LT(error_of(there[i].grad(), here[i].grad()).units, 8) << p;
   }
+}
+
+TEST(CudaDevice, ClippingWithinTheStep) {
+  FLAME_NEEDS_GPU(d);
+  expect_clipped_steps(d);
 }
 
 TEST(CudaDevice, LongSortsAndPermutationsAreTheCpus) {
