@@ -217,7 +217,7 @@ void Convolution::run(const Run& given) {
     if (!decided_ && !device_.capturing()) choose_among(r);
     go(candidates_[chosen_], r, false);
     used_ = true;
-    if (candidates_[chosen_].fused) tuning_stats().fused_bias += 1;
+    if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
   }
   buffers.finish();
 }

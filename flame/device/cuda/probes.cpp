@@ -72,7 +72,7 @@ struct flame_cuda_state {
 // an epilogue, candidates without order left out, buffers copied to be aligned.
 [[gnu::visibility("default")]] void flame_cuda_tuning(uint64_t out[8]) {
   const cuda::TuningStats& s = cuda::tuning_stats();
-  const std::atomic<uint64_t>* all[] = {&s.keys_timed,      &s.candidates_timed, &s.from_disk, &s.fused_bias,
+  const std::atomic<uint64_t>* all[] = {&s.keys_timed,      &s.candidates_timed, &s.from_disk, &s.fused_convolutions,
                                         &s.pointer_batches, &s.fused_products,   &s.unordered, &s.aligned_copies};
   for (int i = 0; i < 8; ++i) out[i] = *all[i];
 }

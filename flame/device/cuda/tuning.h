@@ -47,11 +47,11 @@ std::vector<TunedFile> tuned_files();
 
 struct TuningStats {
   std::atomic<uint64_t> keys_timed{0}, candidates_timed{0}, from_disk{0};
-  std::atomic<uint64_t> fused_bias{0};       // runs of convolutions whose bias or activation cuDNN did
-  std::atomic<uint64_t> pointer_batches{0};  // plans of products whose batches no one stride describes
-  std::atomic<uint64_t> fused_products{0};   // plans of products whose epilogue cuBLASLt does
-  std::atomic<uint64_t> unordered{0};        // candidates left out, as their sums have no fixed order
-  std::atomic<uint64_t> aligned_copies{0};   // buffers of convolutions that were copied to a multiple of 16 bytes
+  std::atomic<uint64_t> fused_convolutions{0};  // runs of convolutions whose bias or activation cuDNN did
+  std::atomic<uint64_t> pointer_batches{0};     // plans of products whose batches no one stride describes
+  std::atomic<uint64_t> fused_products{0};      // plans of products whose epilogue cuBLASLt does
+  std::atomic<uint64_t> unordered{0};           // candidates left out, as their sums have no fixed order
+  std::atomic<uint64_t> aligned_copies{0};      // buffers of convolutions that were copied to a multiple of 16 bytes
 };
 TuningStats& tuning_stats();
 
