@@ -36,7 +36,7 @@ class CudaTuning : public ::testing::Test {
 };
 
 struct Times {
-  std::vector<double> microseconds;
+  std::vector<double> microseconds;       // 0: there is no memory just now
   std::vector<std::string> configs = {};  // "candidate number 0", ... if left out
   int asked = 0;
 };
@@ -51,6 +51,7 @@ int choice(const char* library, const char* key, Times& t, bool forget = true) {
   const auto time = [](int i, void* p) {
     auto& times = *static_cast<Times*>(p);
     ++times.asked;
+    if (times.microseconds[static_cast<size_t>(i)] == 0) throw OutOfMemory("planted", Loc::current());
     return times.microseconds[static_cast<size_t>(i)];
   };
   return tune(library, "a GPU", key, names.data(), static_cast<int>(names.size()), time, &t, forget);
@@ -99,6 +100,44 @@ TEST_F(CudaTuning, WhereAllFailNothingIsKept) {
   EXPECT_FALSE(fs::exists(folder_) && fs::directory_iterator(folder_) != fs::directory_iterator());
   EXPECT_EQ(choice("library", "key", well), 1);
   EXPECT_EQ(well.asked, 2);
+}
+
+TEST_F(CudaTuning, WhatIsOutOfMemoryNowIsNoChoice) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times now{{5, 0, 4}}, later{{5, 3, 4}};
+  EXPECT_THROW(choice("library", "key", now), OutOfMemory);
+  EXPECT_FALSE(fs::exists(folder_) && fs::directory_iterator(folder_) != fs::directory_iterator());
+  EXPECT_EQ(choice("library", "key", later, false), 1);
+}
+
+// Statuses as the libraries' headers number them.
+TEST(CudaLibraries, FailuresGoThroughTheDevice) {
+  FLAME_NEEDS_GPU(d);
+  auto* call = plugin_function<int(Device*, bool, int, int, bool)>("flame_cuda_library_call");
+  const int blas_memory = 3, blas_unsupported = 15, blas_failed = 13;
+  const int dnn_memory = 4004, dnn_unsupported = 3002, dnn_failed = 5000;
+  for (const bool dnn : {false, true}) {
+    const int memory = dnn ? dnn_memory : blas_memory, unsupported = dnn ? dnn_unsupported : blas_unsupported,
+              failed = dnn ? dnn_failed : blas_failed;
+    EXPECT_EQ(call(&d, dnn, memory, 0, true), 1);
+    EXPECT_EQ(call(&d, dnn, memory, 1, true), 2) << "once more with the cache emptied";
+    EXPECT_EQ(call(&d, dnn, memory, 1, false), 2);
+    EXPECT_EQ(call(&d, dnn, unsupported, 9, false), -1);
+    EXPECT_EQ(call(&d, dnn, failed, 9, false), -1) << "the device is well";
+    for (const bool needed : {false, true}) try {
+        call(&d, dnn, memory, 9, needed);
+        ADD_FAILURE() << "no memory at all";
+      } catch (const OutOfMemory& e) {
+        for (const char* part : {"a planted call", "free of", "held from the driver"})
+          EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+      }
+    try {
+      call(&d, dnn, failed, 9, true);
+      ADD_FAILURE() << "failed";
+    } catch (const DeviceError& e) {
+      EXPECT_NE(std::string(e.what()).find("a planted call failed: CU"), std::string::npos) << e.what();
+    }
+  }
 }
 
 TEST_F(CudaTuning, DamagedFilesAreTimedAnewAndMissingFoldersAreNoError) {

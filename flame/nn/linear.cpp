@@ -32,7 +32,9 @@ Tensor Linear::forward(const Tensor& x, Loc loc) {
 }
 
 std::string Linear::kind() const {
-  return fmt::format("Linear({}, {}{})", options.in, options.out, options.bias ? "" : ", no bias");
+  constexpr const char* activations[] = {"", ", relu", ", gelu", ", gelu_tanh"};
+  return fmt::format("Linear({}, {}{}{})", options.in, options.out, options.bias ? "" : ", no bias",
+                     activations[static_cast<int>(options.activation)]);
 }
 
 }  // namespace flame::nn

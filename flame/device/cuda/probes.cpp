@@ -5,6 +5,7 @@
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
 #include "flame/device/cuda/dry_device.h"
+#include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/tuning.h"
 
 using namespace flame;
@@ -66,6 +67,22 @@ struct flame_cuda_state {
 [[gnu::visibility("default")]] void flame_cuda_look(Device* device, flame_cuda_state* out) {
   const auto& d = *static_cast<cuda::CudaDevice*>(device);
   *out = {d.driver_used(), d.busy(), d.uploading()};
+}
+
+// Calls a library that gives `status` the first `failures` times and success then; as what must work, or as one of several
+// ways. Gives the number of calls, negative where the library was found not to do it.
+[[gnu::visibility("default")]] int flame_cuda_library_call(Device* device, bool dnn, int status, int failures,
+                                                           bool needed) {
+  auto& d = static_cast<cuda::CudaDevice&>(*device);
+  int calls = 0;
+  const auto run = [&](auto good, auto bad) {
+    const auto fn = [&] { return calls++ < failures ? bad : good; };
+    if (needed) cuda::must(d, "a planted call", fn);
+    return needed || cuda::works(d, "a planted call", fn);
+  };
+  const bool done = dnn ? run(CUDNN_STATUS_SUCCESS, static_cast<cudnnStatus_t>(status))
+                        : run(CUBLAS_STATUS_SUCCESS, static_cast<cublasStatus_t>(status));
+  return done ? calls : -calls;
 }
 
 // Keys timed, candidates timed, choices read from the disk, runs of fused convolutions, products by pointers, products with
