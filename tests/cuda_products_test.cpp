@@ -3,6 +3,7 @@
 #include <flame/flame.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <chrono>
 
 #include "flame/device/device_scope.h"
@@ -199,7 +200,19 @@ TEST(CudaDeterminism, GradientsOfConvolutionsAndProductsRepeat) {
   EXPECT_GT(tuning_counts().unordered, 0u) << "cuDNN offered none; then the filter was not tried";
 }
 
-// Forward and backward of a transformer's feed-forward part, in one op and in single ones.
+// Forward and backward of a transformer's feed-forward part, in one op and in single ones; a layer's gradients likewise.
+double milliseconds(Device& d, const std::function<void()>& fn) {
+  std::vector<double> ms;
+  for (int i = 0; i < 12; ++i) {
+    d.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    fn();
+    d.synchronize();
+    ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
+  }
+  std::sort(ms.begin(), ms.end());
+  return ms[ms.size() / 2];
+}
 TEST(DISABLED_CudaEpilogues, Times) {
   FLAME_NEEDS_GPU(d);
   DeviceScope scope(d);
@@ -209,21 +222,31 @@ TEST(DISABLED_CudaEpilogues, Times) {
       in.push_back(drawn(s, DType::bf16, in.size()).to(d).requires_grad_());
     const Tensor g = drawn({8192, 1024}, DType::bf16, 9).to(d);
     const auto time = [&](const char* what, const Fn& fn) {
-      std::vector<double> ms;
-      for (int i = 0; i < 12; ++i) {
-        d.synchronize();
-        const auto start = std::chrono::steady_clock::now();
+      const double ms = milliseconds(d, [&] {
         const Tensor y = fn(in);
         for (const Tensor& x : grad({y}, in, {.grad_outputs = {g}})) x.data();
-        d.synchronize();
-        ms.push_back(std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count());
-      }
-      std::sort(ms.begin(), ms.end());
-      std::printf("%s, %s: %.3f ms\n", what, name(a), ms[ms.size() / 2]);
+      });
+      std::printf("%s, %s: %.3f ms\n", what, name(a), ms);
     };
     time("feed_forward", [a](const auto& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4], {.activation = a}); });
+    time("linear with activation, linear",
+         [a](const auto& x) { return linear(linear(x[0], x[1], x[2], {.activation = a}), x[3], x[4]); });
     time("linear, activation, linear",
          [a](const auto& x) { return linear(activate(linear(x[0], x[1], x[2]), a), x[3], x[4]); });
+  }
+  for (const DType t : {DType::bf16, DType::f32}) {
+    const Tensor x = drawn({8192, 1024}, t, 1).to(d), g = drawn({8192, 2048}, t, 2).to(d),
+                 w = drawn({2048, 1024}, t, 3).to(d).requires_grad_(), b = drawn({2048}, t, 4).to(d).requires_grad_();
+    const Tensor y = linear(x, w, b);
+    const double one = milliseconds(d, [&] {
+      grad({y}, {w, b}, {.grad_outputs = {g}, .retain_graph = true})[0].data();
+    });
+    const double two = milliseconds(d, [&] {
+      matmul(g.t(), x).data();
+      g.sum({0}).data();
+    });
+    std::printf("weight and bias in one product, %s: %.3f ms\n", text(t), one);
+    std::printf("a product and a sum, %s: %.3f ms\n", text(t), two);
   }
 }
 
