@@ -237,16 +237,20 @@ void* CudaDevice::allocate(size_t bytes, Loc where) {
 }
 void CudaDevice::deallocate(void* p, size_t) noexcept { memory_.deallocate(p); }
 
-void CudaDevice::refuse(size_t bytes, Loc where) const {
+std::string CudaDevice::memory_report() const {
   size_t free = 0, total = 0;
   enter();
   driver().cuMemGetInfo(&free, &total);
   const MemoryStats s = memory_.stats();
-  fail<OutOfMemory>(where,
-                    "out of memory on {}: requested {} bytes; {} free of {}, {} used by tensors, {} held from the "
-                    "driver{}, largest free block {}",
-                    name(), bytes, free, total, s.allocated, s.reserved,
-                    s.limit ? fmt::format(" of the {} allowed", s.limit) : "", memory_.largest_free());
+  return fmt::format("{} free of {}, {} used by tensors, {} held from the driver{}, largest free block {}", free, total,
+                     s.allocated, s.reserved, s.limit ? fmt::format(" of the {} allowed", s.limit) : "",
+                     memory_.largest_free());
+}
+void CudaDevice::refuse(size_t bytes, Loc where) const {
+  fail<OutOfMemory>(where, "out of memory on {}: requested {} bytes; {}", name(), bytes, memory_report());
+}
+void CudaDevice::refuse(const char* what) const {
+  fail<OutOfMemory>(Loc::current(), "out of memory on {}: {} found none; {}", name(), what, memory_report());
 }
 
 Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {

@@ -43,6 +43,7 @@ class CudaDevice final : public Device {
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
   Ref<Plan> attention(const AttentionDesc& d) override;
+  bool fuses() const override { return true; }
 
   CUstream stream() const { return stream_; }
   int arch() const { return arch_; }
@@ -51,6 +52,8 @@ class CudaDevice final : public Device {
   Allocator& memory() { return memory_; }
   // fn, which takes memory of the driver's; once more with the cache emptied if there was none.
   CUresult with_room(const std::function<CUresult()>& fn);
+  // OutOfMemory with the report, for memory that a library wanted.
+  [[noreturn]] void refuse(const char* what) const;
   void enter() const;  // makes the context this thread's
   // DeviceError naming `what` unless r is success; an error that the context does not survive poisons the device.
   void check(CUresult r, const char* what) const;
@@ -88,6 +91,7 @@ class CudaDevice final : public Device {
     CUevent copied = nullptr, consumed = nullptr;
   };
   [[noreturn]] void refuse(size_t bytes, Loc where) const;
+  std::string memory_report() const;
   void* pinned(size_t bytes);
   Staging& staging();
   void wait() const;  // without a look at what kernels met

@@ -21,6 +21,7 @@ class DryDevice final : public Device {
   Ref<Kernel> kernel(const KernelDesc& d) override;
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
+  bool fuses() const override { return true; }
 
  protected:
   void run(const Plan& plan, const Launch&, const Run& run) override { plan.body(run); }
