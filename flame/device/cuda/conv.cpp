@@ -187,7 +187,7 @@ void Convolution::run(const Run& r) {
 
 Libraries::Dnn::Dnn(CudaDevice& d) {
   check(f, f.cudnnCreate(&handle), "cudnnCreate");
-  check(f, f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.stream())), "cudnnSetStream");
+  check(f, f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())), "cudnnSetStream");
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
@@ -199,8 +199,8 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
   const CudaDevice::Meter meter(d);
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};
-  return make_ref<Plan>(
-      conv->op(), [conv](const Run& r) { conv->run(r); }, conv->workspace());
+  return make_ref<Plan>(conv->op(), d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); }),
+                        conv->workspace());
 }
 
 Ref<Plan> CudaDevice::conv(const ConvDesc& c) {

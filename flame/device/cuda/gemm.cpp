@@ -280,8 +280,8 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   auto product = std::make_shared<Product>(d, d.libraries().blas(), p, g.tf32);
   if (!product->prepare()) return {};
   if (p.batch.rank() > 1) tuning_stats().pointer_batches += 1;
-  return make_ref<Plan>(
-      "gemm", [product](const Run& r) { product->run(r); }, product->workspace());
+  return make_ref<Plan>("gemm", d.in_order(g.bias ? 4 : 3, 0, [product](const Run& r) { product->run(r); }),
+                        product->workspace());
 }
 
 Ref<Plan> CudaDevice::gemm(const GemmDesc& g) {
