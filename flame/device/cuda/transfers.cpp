@@ -27,7 +27,7 @@ CudaDevice::Staging& CudaDevice::staging() {
   if (!s.host) {
     if (!s.done) check(driver().cuEventCreate(&s.done, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     s.host = pinned(staging_bytes);
-  } else {
+  } else if (driver().cuEventQuery(s.done) != CUDA_SUCCESS) {
     check(driver().cuEventSynchronize(s.done), "copy");
   }
   return s;
@@ -183,7 +183,8 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
     free_slot(s);
     throw;
   }
-  check(driver().cuEventSynchronize(s.copied), "upload");  // of its last use, which is over long since
+  if (driver().cuEventQuery(s.copied) != CUDA_SUCCESS)  // of its last use, which is over long since
+    check(driver().cuEventSynchronize(s.copied), "upload");
   if (bytes) std::memcpy(s.pinned, src, bytes);
   {
     std::lock_guard lock(upload_mutex_);
