@@ -207,7 +207,7 @@ TEST(CudaQueue, AKernelThatDoesNotCompileIsToldAtTheNextWaitAndChangesNoState) {
   optim::SGD opt{{p}, {.lr = 1}};
   d.synchronize();
   const Tensor x = full({1}, 1, DType::f32, d);
-  launch_text(d, {"bad", "extern \"C\" __global__ void bad( {", "bad"}, x);
+  launch_text(d, {"bad", "#include \"flame/ops/cuda_kernel.cuh\"\nextern \"C\" __global__ void bad( {", "bad"}, x);
   p.set_grad(full({4}, 1));
   EXPECT_THROW(opt.step(), KernelError);
   EXPECT_EQ(opt.step_count(), 0);
@@ -216,7 +216,7 @@ TEST(CudaQueue, AKernelThatDoesNotCompileIsToldAtTheNextWaitAndChangesNoState) {
   opt.step();
   EXPECT_EQ(opt.step_count(), 1);
   EXPECT_EQ(p.tensor().sum().item(), 0);
-  launch_text(d, {"bad", "extern \"C\" __global__ void bad( { }", "bad"}, x);
+  launch_text(d, {"bad", "#include \"flame/ops/cuda_kernel.cuh\"\nextern \"C\" __global__ void bad( { }", "bad"}, x);
   const std::string m = message_of<KernelError>([&] { d.synchronize(); });
   EXPECT_NE(m.find("bad: the kernel does not compile"), std::string::npos) << m;
   EXPECT_EQ((full({3}, 2.0) * 2).sum().item(), 12) << "and the device goes on";

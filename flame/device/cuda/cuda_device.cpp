@@ -227,7 +227,6 @@ MemoryStats CudaDevice::memory_stats() const {
 }
 void CudaDevice::synchronize() {
   wait();
-  if (reserve_) settled();
   index_faults_.raise();
 }
 

@@ -146,6 +146,7 @@ class CudaDevice final : public Device {
   std::vector<Ref<CudaKernel>> unloaded_;  // were asked for while they were compiled
   mutable LaunchQueue queue_;
   std::atomic<int> compiling_{0};
+  std::atomic<bool> unsettled_{false};  // there are any
   std::atomic<bool> may_wait_{true};
   mutable std::atomic<CUdeviceptr> reserve_{0};
   static thread_local const std::string* launching_;  // the op whose plan this thread runs

@@ -107,10 +107,19 @@ Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
       }
       k = make_ref<CudaKernel>(*this, d.name, d.entry, m);
       kernels_.emplace(full, k);
-      if (!d.at_once && !k->compiled()) unloaded_.push_back(k);
+      if (!d.at_once && !k->compiled()) {
+        unloaded_.push_back(k);
+        unsettled_ = true;
+      }
     }
   }
-  if (d.at_once || k->compiled() || !set_aside()) k->load();
+  if (d.at_once || k->compiled() || !set_aside()) try {
+      k->load();
+    } catch (const OutOfMemory&) {
+      if (!queue_.waiting()) throw;
+      drain();  // after which the cache can be emptied
+      k->load();
+    }
   return k;
 }
 
@@ -159,7 +168,10 @@ std::function<void(const Run&)> CudaDevice::in_order(size_t buffers, size_t scal
                                                      std::function<void(const Run&)> body) {
   const auto shared = std::make_shared<const std::function<void(const Run&)>>(std::move(body));
   return [this, buffers, scalars, shared](const Run& r) {
-    if (!queue_.waiting() || catch_up()) return (*shared)(r);
+    if (!queue_.waiting() || catch_up()) {
+      const Direct direct(*this);  // it may hold locks that work in the queue wants
+      return (*shared)(r);
+    }
     later([shared, b = std::vector<void*>(r.buffers, r.buffers + buffers),
            s = std::vector<Word>(r.scalars, r.scalars + scalars), at = r.workspace] {
       (*shared)({b.data(), s.data(), at});
@@ -168,7 +180,10 @@ std::function<void(const Run&)> CudaDevice::in_order(size_t buffers, size_t scal
 }
 
 void CudaDevice::drain() const {
-  if (!queue_.waiting()) return;
+  if (!queue_.waiting()) {
+    if (reserve_ && !queue_.running()) settled();
+    return;
+  }
   enter();
   queue_.drain([this](const std::string& op, const std::function<void()>& fn) {
     const LaunchWatch::Noted noted(watch_, op);
@@ -179,17 +194,19 @@ void CudaDevice::drain() const {
 
 // All that was asked for is compiled and loaded, and nothing waits.
 void CudaDevice::settle() {
-  if (queue_.running() || (!reserve_ && !queue_.waiting())) return;
+  if (queue_.running() || (!unsettled_ && !queue_.waiting())) return;
   std::vector<Ref<CudaKernel>> missing;
   {
     std::lock_guard lock(kernel_mutex_);
     missing.swap(unloaded_);
+    unsettled_ = false;
   }
   try {
     for (const Ref<CudaKernel>& k : missing) k->load();
   } catch (const OutOfMemory&) {  // may be tried again
     std::lock_guard lock(kernel_mutex_);
     unloaded_.insert(unloaded_.end(), missing.begin(), missing.end());
+    unsettled_ = true;
     throw;
   } catch (const KernelError&) {  // what waits before its launch is made, the rest is not
     drain();

@@ -41,6 +41,7 @@ void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
       });
     drain();
   }
+  const Direct direct(*this);  // work in the queue wants the lock too
   enter();
   std::lock_guard lock(copy_mutex_);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
@@ -173,7 +174,7 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
       std::lock_guard lock(upload_mutex_);
       free_slots_.emplace(s.bytes, s);
     };
-    if (queue_.waiting()) later(give_back, LaunchQueue::Keep::even_after_errors);
+    if (queue_.size() > 0) later(give_back, LaunchQueue::Keep::even_after_errors);  // behind those that read it
     else give_back();
   };
   Upload u;
