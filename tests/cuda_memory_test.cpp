@@ -3,7 +3,7 @@
 #include <flame/flame.h>
 #include <gtest/gtest.h>
 
-#include "flame/device/faults.h"
+#include "flame/device/planted.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
 

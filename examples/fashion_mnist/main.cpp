@@ -3,6 +3,8 @@
 #include <flame/flame.h>
 #include <fmt/format.h>
 
+#include <future>
+
 #include "data.h"
 #include "../common/program.h"
 #include "net.h"
@@ -102,6 +104,11 @@ bool Run::train(const train::Interrupt& interrupt) {
       note_loss(late);
       bar.update(images.size(0), late);
       ++step_;
+      if (options_.first_step) {
+        const double weight = net_.parameters()[0].tensor().to_vector<float>()[0];
+        fmt::print("first step: loss {:.6f}, first weight {:.6f}\n", loss.item(), weight);
+        return false;
+      }
 
       const bool stop = interrupt.requested(), last = loader_.state().position == loader_.size();
       if (!last && (stop || step_ % options_.save_every == 0)) {
@@ -148,8 +155,9 @@ void Run::finish() {
 int run(Options options, const char* program) {
   const train::Interrupt interrupt;
   const train::RunFolder folder(options.out);
+  auto all_images = std::async(std::launch::async, load_images);  // while the device is opened
   const std::optional<io::Checkpoint> checkpoint = start(options, folder);
-  const data::ImageSets images = load_images(options.limit);
+  const data::ImageSets images = limited(all_images.get(), options.limit);
 
   manual_seed(options.seed);
   Run training(options, folder, images);

@@ -11,10 +11,11 @@
 #include "flame/device/counters.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/device_scope.h"
-#include "flame/device/faults.h"
+#include "flame/device/planted.h"
 #include "flame/device/kernel.h"
 #include "flame/device/plugin.h"
 #include "flame/device/recorder.h"
+#include "flame/device/settle.h"
 
 namespace flame {
 
@@ -45,6 +46,14 @@ void* allocate(Device& d, size_t bytes, Loc where, MemoryKind kind) {
   return d.allocate(bytes, where);
 }
 }  // namespace
+
+namespace {
+std::atomic<void (*)()> settle_hook{nullptr};
+}  // namespace
+void set_settle_hook(void (*hook)()) { settle_hook = hook; }
+void settle_launches() {
+  if (auto* const hook = settle_hook.load(std::memory_order_acquire)) hook();
+}
 
 void fail_allocation(int64_t n) { fail_after = n; }
 int64_t allocations_until_failure() { return fail_after; }

@@ -1,5 +1,5 @@
 // A kernel that meets a bad index notes it here, treats it harmlessly and goes on; the host throws at its next wait.
-// The device sets `flame_faults` when it loads the kernel: as in device/cuda/faults.h.
+// The device sets `flame_faults` when it loads the kernel: as in device/cuda/index_faults.h.
 #pragma once
 #include "flame/fuse/device.cuh"
 

@@ -21,6 +21,7 @@ struct KernelDesc {
   std::string text;                       // CUDA C++; may include the headers of device_headers()
   std::string entry;                      // an extern "C" __global__ function
   std::vector<std::string> options = {};  // of the compiler, such as "-DFLAME_T=float"
+  bool at_once = false;                   // compiled before kernel() returns, which then throws what is wrong with it
 };
 
 // A text that does not compile, or arguments that do not fit it: `text` names the kernel and holds the compiler's log.

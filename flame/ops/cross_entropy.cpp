@@ -6,7 +6,7 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/device/cpu/strided_copy.h"
-#include "flame/device/fault.h"
+#include "flame/device/out_of_range.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"

@@ -141,7 +141,7 @@ class UserKernel final : public Op {
     const std::string text =
         fmt::format("#include \"flame/ops/cuda_kernel.cuh\"\n#line 1 \"{}.cu\"\n{}", source_->entry, source_->text);
     try {
-      return d.kernel({source_->entry, text, source_->entry, source_->options});
+      return d.kernel({source_->entry, text, source_->entry, source_->options, true});
     } catch (const KernelError& e) { fail<ValueError>(source_->loc, "{}", e.text); }
   }
 };

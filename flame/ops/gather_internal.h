@@ -5,7 +5,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/cpu/strided_copy.h"
-#include "flame/device/fault.h"
+#include "flame/device/out_of_range.h"
 
 namespace flame {
 

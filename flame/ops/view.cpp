@@ -8,7 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cpu/strided_copy.h"
-#include "flame/device/fault.h"
+#include "flame/device/out_of_range.h"
 #include "flame/device/recorder.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"

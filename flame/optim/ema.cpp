@@ -8,6 +8,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
+#include "flame/device/settle.h"
 #include "flame/optim/update_internal.h"
 #include "flame/tensor/internal.h"
 
@@ -62,6 +63,10 @@ EMA::EMA(const nn::Module& module, const EMAOptions& o, Loc loc) : core_(std::ma
     (floating ? c.floating : c.integers)
         .push_back({name, s, State(start.to(t, loc), loc), floating && (o.buffers || parameters.count(s.id()) > 0)});
   }
+  for (const Average* a : c.all())
+    if (Device& first = c.all()[0]->source.device(); &a->source.device() != &first)
+      fail<DeviceError>(loc, "EMA: expected all states on one device, got {} on {} and {} on {}", c.all()[0]->name,
+                        first.name(), a->name, a->source.device().name());
   std::vector<UpdateTensor> tensors;
   tensors.reserve(c.floating.size());
   for (const Average& a : c.floating)
@@ -79,6 +84,7 @@ void EMA::update(Loc loc) {
   for (const Average& a : c.floating)
     sources.push_back(converted(a.source.tensor().value_ref(), a.source.dtype(), a.average.value().strides));
   for (const Ref<Value>& v : sources) materialize(*v);
+  settle_launches();
   for (const Average* a : c.all()) a->average.begin_write(loc);
   std::vector<Buffer> reads, writes;
   for (const Ref<Value>& v : sources) reads.push_back(v->buffer());

@@ -14,7 +14,7 @@ struct EMAOptions {
 };
 
 // Averages start at the parameters as they are when it is made. They are float32 for parameters of 16 bits. ValueError
-// for a decay outside [0, 1] and for a module without parameters.
+// for a decay outside [0, 1] and for a module without parameters, DeviceError if its states lie on several devices.
 class EMA {
  public:
   explicit EMA(const nn::Module& module, const EMAOptions& o = {}, Loc loc = Loc::current());

@@ -9,6 +9,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
+#include "flame/device/settle.h"
 #include "flame/ops/create.h"
 #include "flame/optim/clip_internal.h"
 #include "flame/optim/optimizer_internal.h"
@@ -228,6 +229,7 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   note_flush("an optimizer step");
   flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
+  settle_launches();
   launch(c, plan, g, clip.factor, loc);
   if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)

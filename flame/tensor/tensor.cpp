@@ -6,7 +6,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
-#include "flame/device/fault.h"
+#include "flame/device/out_of_range.h"
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
 

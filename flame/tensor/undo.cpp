@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <exception>
 
+#include "flame/device/settle.h"
+
 namespace flame {
 
 namespace {
@@ -22,5 +24,7 @@ void UndoScope::before_change(const void* subject, const std::function<std::func
     if (std::none_of(s->notes_.begin(), s->notes_.end(), [&](const auto& n) { return n.first == subject; }))
       s->notes_.emplace_back(subject, note());
 }
+
+void UndoScope::settle() { settle_launches(); }
 
 }  // namespace flame

@@ -17,6 +17,8 @@ class UndoScope {
   // Called before `subject` changes: for each scope in which it is the first time, `note` says how to take it back, by a
   // function that keeps the subject alive and does not throw.
   static void before_change(const void* subject, const std::function<std::function<void()>()>& note);
+  // What was launched has reached its device; throws if it cannot (device/settle.h).
+  static void settle();
 
  private:
   const int exceptions_;

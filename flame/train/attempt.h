@@ -1,5 +1,6 @@
 // A piece of a step that happens as a whole or not at all.
 #pragma once
+#include <type_traits>
 #include <utility>
 
 #include "flame/tensor/undo.h"
@@ -16,9 +17,17 @@ namespace flame {
 // attempt inside a recorded step must not fail: a replay would repeat what it left.
 // Tensors that leave a failed attempt otherwise than as its result are not to be read if they are States it wrote.
 template <class F>
-decltype(auto) attempt(F&& fn) {
+std::invoke_result_t<F> attempt(F&& fn) {
+  using Result = std::invoke_result_t<F>;
   const UndoScope scope;
-  return std::forward<F>(fn)();
+  if constexpr (std::is_void_v<Result>) {
+    std::forward<F>(fn)();
+    UndoScope::settle();
+  } else {
+    Result out = std::forward<F>(fn)();
+    UndoScope::settle();
+    return static_cast<Result&&>(out);
+  }
 }
 
 }  // namespace flame

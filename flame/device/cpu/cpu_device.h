@@ -1,7 +1,7 @@
 // The CPU device: host memory from a caching allocator, kernels run at once on the calling thread and its team.
 #pragma once
 #include "flame/device/device.h"
-#include "flame/device/faults.h"
+#include "flame/device/planted.h"
 
 namespace flame {
 

@@ -3,13 +3,17 @@
 
 #include <nvrtc.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
+#include <deque>
 #include <filesystem>
 #include <fstream>
 #include <mutex>
 #include <optional>
+#include <thread>
 #include <unordered_set>
 
 #include "flame/core/format.h"
@@ -54,6 +58,7 @@ void check(nvrtcResult r, const char* what) {
 }
 
 std::atomic<uint64_t> compiled{0}, from_disk{0}, nanoseconds{0};
+std::atomic<int> under_way{0}, most_at_once{0};
 
 // What an entry of the cache starts with.
 struct Header {
@@ -88,6 +93,84 @@ void log_kernel(const std::string& name, uint64_t hash) {
   if (known.insert(hash).second) std::ofstream(path, std::ios::app) << fmt::format("{:016x} {}\n", hash, name);
 }
 
+// Where a kernel lies, and all that decides what it compiles to.
+fs::path file_of(std::string_view text, const std::vector<std::string>& options, int arch) {
+  static const std::string headers = [] {
+    std::string all;
+    for (const DeviceHeader& h : device_headers()) all += fmt::format("\n{} {:x}", h.name, cache_hash(h.text, 7));
+    return all;
+  }();
+  std::string key = fmt::format("sm_{} nvrtc {}", arch, nvrtc_version());
+  for (const std::string& o : options) key += '\n' + o;
+  key += headers;
+  return cache_folder() / fmt::format("{:016x}{:016x}.cubin", cache_hash(text, cache_hash(key, 11)),
+                                      cache_hash(key, cache_hash(text, 13)));
+}
+std::optional<std::string> known_cubin(const fs::path& file) {
+  std::optional<std::string> known = read_entry(file);
+  if (known) from_disk += 1;
+  return known;
+}
+
+// A few threads that compile. NVRTC takes different programs from different threads, and from 12.3 on works on them at once.
+class Pool {
+ public:
+  explicit Pool(size_t threads) {
+    for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {  // at exit: what has not begun is left
+    {
+      std::lock_guard lock(mutex_);
+      jobs_.clear();
+      stop_ = true;
+    }
+    wake_.notify_all();
+    for (std::thread& t : threads_) t.join();
+  }
+  Pool(const Pool&) = delete;
+  Pool& operator=(const Pool&) = delete;
+  void add(std::function<void()> job) {
+    {
+      std::lock_guard lock(mutex_);
+      jobs_.push_back(std::move(job));
+    }
+    wake_.notify_one();
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      std::function<void()> job;
+      {
+        std::unique_lock lock(mutex_);
+        wake_.wait(lock, [this] { return stop_ || !jobs_.empty(); });
+        if (stop_) return;
+        job = std::move(jobs_.front());
+        jobs_.pop_front();
+      }
+      job();
+    }
+  }
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::deque<std::function<void()>> jobs_;
+  bool stop_ = false;
+  std::vector<std::thread> threads_;
+};
+Pool& pool() {
+  nvrtc();  // ends after the pool
+  static Pool all(std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 8));
+  return all;
+}
+
+struct UnderWay {
+  UnderWay() {
+    const int now = under_way.fetch_add(1) + 1;
+    for (int most = most_at_once; now > most && !most_at_once.compare_exchange_weak(most, now);) {}
+  }
+  ~UnderWay() { under_way -= 1; }
+};
+
 }  // namespace
 
 uint64_t kernel_hash(const std::string& name, std::string_view text, const std::vector<std::string>& options) {
@@ -100,6 +183,7 @@ uint64_t kernel_hash(const std::string& name, std::string_view text, const std::
 std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch) {
   const auto start = std::chrono::steady_clock::now();
   const Nvrtc& n = nvrtc();
+  const UnderWay counted;
   std::vector<const char*> names, texts, flags;
   for (const DeviceHeader& h : device_headers()) {
     names.push_back(h.name);
@@ -142,21 +226,36 @@ std::string compile(const std::string& name, std::string_view text, const std::v
 std::string compile_cached(const std::string& name, std::string_view text, const std::vector<std::string>& options,
                            int arch) {
   kernel_hash(name, text, options);
-  std::string key = fmt::format("sm_{} nvrtc {}", arch, nvrtc_version());
-  for (const std::string& o : options) key += '\n' + o;
-  for (const DeviceHeader& h : device_headers()) key += fmt::format("\n{} {:x}", h.name, cache_hash(h.text, 7));
-  const fs::path file = cache_folder() / fmt::format("{:016x}{:016x}.cubin", cache_hash(text, cache_hash(key, 11)),
-                                                     cache_hash(key, cache_hash(text, 13)));
-  if (std::optional<std::string> known = read_entry(file)) {
-    from_disk += 1;
-    return *std::move(known);
-  }
+  const fs::path file = file_of(text, options, arch);
+  if (std::optional<std::string> known = known_cubin(file)) return *std::move(known);
   std::string cubin = compile(name, text, options, arch);
   write_entry(file, cubin);
   return cubin;
 }
 
-CompilerStats compiler_stats() { return {compiled, from_disk, static_cast<double>(nanoseconds) * 1e-9}; }
+std::shared_future<std::string> compile_later(std::string name, std::string text, std::vector<std::string> options,
+                                              int arch, std::function<void()> done) {
+  kernel_hash(name, text, options);
+  const fs::path file = file_of(text, options, arch);
+  auto result = std::make_shared<std::promise<std::string>>();
+  if (std::optional<std::string> known = known_cubin(file)) {
+    result->set_value(*std::move(known));
+    done();
+    return result->get_future().share();
+  }
+  std::shared_future<std::string> out = result->get_future().share();
+  pool().add([=, name = std::move(name), text = std::move(text), options = std::move(options), done = std::move(done)] {
+    try {
+      std::string cubin = compile(name, text, options, arch);
+      write_entry(file, cubin);
+      result->set_value(std::move(cubin));
+    } catch (...) { result->set_exception(std::current_exception()); }
+    done();
+  });
+  return out;
+}
+
+CompilerStats compiler_stats() { return {compiled, from_disk, static_cast<double>(nanoseconds) * 1e-9, most_at_once}; }
 std::string nvrtc_version() { return fmt::format("{}.{}", nvrtc().major, nvrtc().minor); }
 
 }  // namespace flame::cuda

@@ -226,7 +226,7 @@ void Convolution::run(const Run& given) {
 
 Libraries::Dnn::Dnn(CudaDevice& d) : device(d) {
   must(d, "cudnnCreate", [&] { return f.cudnnCreate(&handle); });
-  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.stream())); });
+  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())); });
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
@@ -239,8 +239,8 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};
   constexpr const char* names[] = {"conv forward", "conv backward_data", "conv backward_weight"};
-  return make_ref<Plan>(
-      names[static_cast<int>(c.pass)], [conv](const Run& r) { conv->run(r); }, conv->workspace());
+  return make_ref<Plan>(names[static_cast<int>(c.pass)],
+                        d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); }), conv->workspace());
 }
 
 Ref<Plan> CudaDevice::conv(const ConvDesc& c) {

@@ -5,9 +5,8 @@
 #include <cstdlib>
 
 #include "flame/core/format.h"
-#include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/libraries.h"
-#include "flame/device/faults.h"
+#include "flame/device/planted.h"
 
 namespace flame::cuda {
 namespace {
@@ -28,46 +27,7 @@ bool sticky(CUresult r) {
   }
 }
 
-class CudaKernel final : public Kernel {
- public:
-  CudaKernel(CudaDevice& d, std::string name, CUfunction f) : device_(d), name_(std::move(name)), function_(f) {
-    size_t at = 0, size = 0;
-    for (size_t i = 0; driver().cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) parameter_bytes_ = at + size;
-  }
-  void launch(const Grid& g, std::span<const std::byte> arguments) const override {
-    constexpr int without_asking = 48 << 10;  // of shared memory
-    if (g.shared > without_asking)
-      device_.check(driver().cuFuncSetAttribute(function_, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, g.shared),
-                    name_.c_str());
-    size_t bytes = arguments.size();
-    if (bytes != parameter_bytes_)
-      throw KernelError(
-          fmt::format("{}: the kernel's parameters are {} bytes, the arguments {}", name_, parameter_bytes_, bytes));
-    void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
-                     CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
-    const auto go = [&] {
-      return driver().cuLaunchKernel(function_, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
-                                     static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
-                                     static_cast<unsigned>(g.threads_y), static_cast<unsigned>(g.threads_z),
-                                     static_cast<unsigned>(g.shared), device_.stream(), nullptr, extra);
-    };
-    if (used_.load(std::memory_order_relaxed)) return device_.check(go(), name_.c_str());
-    const CudaDevice::Meter meter(device_);  // the first launch may load the kernel and its stack
-    device_.check(device_.with_room(go), name_.c_str());
-    used_ = true;
-  }
-
- private:
-  mutable std::atomic<bool> used_{false};
-  CudaDevice& device_;
-  const std::string name_;
-  const CUfunction function_;
-  size_t parameter_bytes_ = 0;
-};
-
-thread_local CUcontext entered = nullptr;
-
-struct Faults {
+struct PlantedFailures {
   std::mutex mutex;
   int64_t until = 0, count = 0, fired = 0;
   bool next() {
@@ -77,25 +37,41 @@ struct Faults {
     ++fired;
     return true;
   }
-} faults;
+} planted;
+
+struct OpenDevices {
+  std::mutex mutex;
+  std::vector<CudaDevice*> all;
+};
+OpenDevices& open_devices() {
+  static auto* one = new OpenDevices;
+  return *one;
+}
 
 }  // namespace
 
+thread_local const std::string* CudaDevice::launching_ = nullptr;
+
+std::vector<CudaDevice*> CudaDevice::opened() {
+  std::lock_guard lock(open_devices().mutex);
+  return open_devices().all;
+}
+
 void fail_driver_allocation(int64_t nth, int64_t count) {
-  std::lock_guard lock(faults.mutex);
-  faults.until = nth;
-  faults.count = nth > 0 ? count : 0;
+  std::lock_guard lock(planted.mutex);
+  planted.until = nth;
+  planted.count = nth > 0 ? count : 0;
 }
 int64_t driver_failures() {
-  std::lock_guard lock(faults.mutex);
-  return faults.fired;
+  std::lock_guard lock(planted.mutex);
+  return planted.fired;
 }
 
 CudaDevice::CudaDevice(int ordinal)
     : Device(Kind::cuda, fmt::format("cuda:{}", ordinal)),
       memory_(
           [this](size_t bytes) -> void* {
-            if (faults.next()) return nullptr;
+            if (planted.next()) return nullptr;
             enter();
             CUdeviceptr p = 0;
             const CUresult r = driver().cuMemAlloc(&p, bytes);
@@ -104,10 +80,14 @@ CudaDevice::CudaDevice(int ordinal)
             return reinterpret_cast<void*>(p);
           },
           [this](void* p) {
-            enter();
+            if (!try_enter()) return;  // the device is lost
             driver().cuMemFree(reinterpret_cast<CUdeviceptr>(p));
           },
-          [this] { wait(); }) {
+          [this] {
+            if (queue_.size() > 0) return false;  // what waits may use memory that was freed behind it
+            wait_stream();
+            return true;
+          }) {
   const Driver& d = driver();
   check(d.cuDeviceGet(&handle_, ordinal), "cuDeviceGet");
   check(d.cuDevicePrimaryCtxRetain(&context_, handle_), "cuDevicePrimaryCtxRetain");
@@ -127,17 +107,22 @@ CudaDevice::CudaDevice(int ordinal)
     return value && *value == '1';
   };
   sync_ = set("FLAME_SYNC");
-  memory_.set_direct(set("FLAME_CUDA_DIRECT"));
+  set_direct(set("FLAME_CUDA_DIRECT"));
   size_t total = 0;
   check(d.cuMemGetInfo(&free_at_start_, &total), "cuMemGetInfo");
   libraries_ = std::make_unique<Libraries>(*this);
+  std::lock_guard lock(open_devices().mutex);
+  open_devices().all.push_back(this);
 }
 CudaDevice::~CudaDevice() = default;  // lives as long as the process; the driver cleans up
 
+bool CudaDevice::try_enter() const noexcept {
+  CUcontext now = nullptr;  // another GPU's, or what a library of the program's made current
+  if (driver().cuCtxGetCurrent(&now) == CUDA_SUCCESS && now == context_) return true;
+  return driver().cuCtxSetCurrent(context_) == CUDA_SUCCESS;
+}
 void CudaDevice::enter() const {
-  if (entered == context_) return;
-  check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
-  entered = context_;
+  if (!try_enter()) check(driver().cuCtxSetCurrent(context_), "cuCtxSetCurrent");
 }
 
 void CudaDevice::check(CUresult r, const char* what) const {
@@ -158,6 +143,7 @@ void CudaDevice::check(CUresult r, const char* what) const {
 
 CUresult CudaDevice::with_room(const std::function<CUresult()>& fn) {
   CUresult r = fn();
+  if (r == CUDA_ERROR_OUT_OF_MEMORY && give_reserve()) r = fn();
   if (r != CUDA_ERROR_OUT_OF_MEMORY) return r;
   empty_cache();
   return fn();
@@ -169,13 +155,30 @@ void CudaDevice::run(const Plan& plan, const Launch&, const Run& run) {
     fail<DeviceError>(Loc::current(), "{}: an earlier error stands: {}", plan.op, poison_);
   }
   enter();
-  watch_.launching(plan.op);
-  plan.body(run);
-  watch_.launched();
+  struct Named {
+    const std::string* const before;
+    explicit Named(const std::string& op) : before(std::exchange(launching_, &op)) {}
+    ~Named() { launching_ = before; }
+  } const named(plan.op);
+  {
+    const LaunchWatch::Noted noted(watch_, plan.op);
+    plan.body(run);
+  }
   if (sync_) synchronize();
 }
 
+void CudaDevice::set_direct(bool on) {
+  may_wait_ = false;
+  drain();
+  memory_.set_direct(on);
+  may_wait_ = !sync_ && !on;
+}
+
 void CudaDevice::wait() const {
+  drain();
+  wait_stream();
+}
+void CudaDevice::wait_stream() const {
   enter();
   const uint32_t launched = watch_.count();
   check(driver().cuStreamSynchronize(stream_), "synchronize");
@@ -183,11 +186,13 @@ void CudaDevice::wait() const {
 }
 
 bool CudaDevice::capturing() const {
+  drain();
   CUstreamCaptureStatus s = CU_STREAM_CAPTURE_STATUS_NONE;
   check(driver().cuStreamIsCapturing(stream_, &s), "cuStreamIsCapturing");
   return s != CU_STREAM_CAPTURE_STATUS_NONE;
 }
 bool CudaDevice::busy() const {
+  if (queue_.waiting()) return true;
   enter();
   return driver().cuStreamQuery(stream_) == CUDA_ERROR_NOT_READY;
 }
@@ -197,14 +202,13 @@ bool CudaDevice::uploading() const {
 }
 
 size_t CudaDevice::driver_used() const {
-  enter();
   size_t free = 0, total = 0;
-  driver().cuMemGetInfo(&free, &total);
+  if (!try_enter() || driver().cuMemGetInfo(&free, &total) != CUDA_SUCCESS) return 0;
   return free_at_start_ > free ? free_at_start_ - free : 0;
 }
 size_t CudaDevice::outside_cache() const {
   const size_t used = driver_used();
-  return used - std::min(used, memory_.stats().reserved);
+  return used - std::min(used, memory_.stats().reserved + reserved());
 }
 CudaDevice::Meter::Meter(CudaDevice& d) : device_(d), outermost_(d.meters_.fetch_add(1) == 0) {
   if (outermost_) before_ = d.outside_cache();
@@ -223,14 +227,17 @@ MemoryStats CudaDevice::memory_stats() const {
 }
 void CudaDevice::synchronize() {
   wait();
-  faults_.raise();
+  index_faults_.raise();
 }
 
 void* CudaDevice::allocate(size_t bytes, Loc where) {
   if (allocation_fails() || bytes > (size_t{1} << 47)) refuse(bytes, where);
   if (void* p = memory_.allocate(bytes, allocation_kind())) return p;
-  if (staged_) {  // buffers of finished uploads leave too
-    empty_cache();
+  // Free memory can go back to the driver only after what waits; buffers of finished uploads leave too.
+  if (staged_ || queue_.waiting() || reserve_) {
+    drain();
+    give_reserve();
+    if (staged_) empty_cache();
     if (void* p = memory_.allocate(bytes, allocation_kind())) return p;
   }
   refuse(bytes, where);
@@ -251,32 +258,6 @@ void CudaDevice::refuse(size_t bytes, Loc where) const {
 }
 void CudaDevice::refuse(const char* what) const {
   fail<OutOfMemory>(Loc::current(), "out of memory on {}: {} found none; {}", name(), what, memory_report());
-}
-
-Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
-  std::string key;
-  for (const std::string& o : d.options) key += o + '\n';
-  key += d.text;
-  const std::string full = d.entry + '\n' + key;
-  std::lock_guard lock(kernel_mutex_);
-  if (const auto it = kernels_.find(full); it != kernels_.end()) return it->second;
-  enter();
-  auto module = modules_.find(key);
-  if (module == modules_.end()) {
-    const std::string cubin = compile_cached(d.name, d.text, d.options, arch_);
-    const Meter meter(*this);
-    CUmodule m = nullptr;
-    check(with_room([&] { return driver().cuModuleLoadData(&m, cubin.data()); }), d.name.c_str());
-    faults_.attach(m);
-    module = modules_.emplace(std::move(key), m).first;
-  }
-  const Meter meter(*this);
-  CUfunction f = nullptr;
-  const CUresult found = with_room([&] { return driver().cuModuleGetFunction(&f, module->second, d.entry.c_str()); });
-  if (found == CUDA_ERROR_NOT_FOUND)
-    throw KernelError(fmt::format("{}: the text has no extern \"C\" __global__ function '{}'", d.name, d.entry));
-  check(found, d.name.c_str());
-  return kernels_.emplace(full, make_ref<CudaKernel>(*this, d.name, f)).first->second;
 }
 
 }  // namespace flame::cuda

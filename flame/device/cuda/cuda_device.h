@@ -5,9 +5,12 @@
 #include <memory>
 #include <mutex>
 #include <unordered_map>
+#include <vector>
 
 #include "flame/device/cuda/driver.h"
-#include "flame/device/cuda/faults.h"
+#include "flame/device/cuda/index_faults.h"
+#include "flame/device/cuda/kernels.h"
+#include "flame/device/cuda/launch_queue.h"
 #include "flame/device/cuda/launch_watch.h"
 #include "flame/device/cuda/memory.h"
 #include "flame/device/kernel.h"
@@ -45,22 +48,45 @@ class CudaDevice final : public Device {
   Ref<Plan> attention(const AttentionDesc& d) override;
   bool fuses() const override { return true; }
 
-  CUstream stream() const { return stream_; }
+  CUstream stream() const {  // with all on it that was launched
+    drain();
+    return stream_;
+  }
+  CUstream raw_stream() const { return stream_; }
   int arch() const { return arch_; }
   const std::string& gpu_name() const { return gpu_name_; }
   bool capturing() const;
   Allocator& memory() { return memory_; }
-  // fn, which takes memory of the driver's; once more with the cache emptied if there was none.
+  // One driver allocation a tensor, exactly as large. Then nothing waits for kernels: memory leaves when a tensor does.
+  void set_direct(bool on);
+  // fn, which takes memory of the driver's; once more with what was set aside, and with the cache emptied, if there was none.
   CUresult with_room(const std::function<CUresult()>& fn);
   // OutOfMemory with the report, for memory that a library wanted.
   [[noreturn]] void refuse(const char* what) const;
   void enter() const;  // makes the context this thread's
+  bool try_enter() const noexcept;
   // DeviceError naming `what` unless r is success; an error that the context does not survive poisons the device.
   void check(CUresult r, const char* what) const;
   Libraries& libraries() { return *libraries_; }
   bool busy() const;           // work is under way on the compute stream
   bool uploading() const;      // on the copy stream
   size_t driver_used() const;  // bytes that left the device's free memory since this device was opened
+
+  // Launches whose kernels are still being compiled wait in a queue, and behind them everything else that goes onto the
+  // stream; a kernel's arguments are read when it is launched. Whatever looks at the stream from outside drains it first.
+  bool must_wait(const CudaKernel& k);
+  void later(std::function<void()> fn, LaunchQueue::Keep keep = LaunchQueue::Keep::no);
+  // fn now, or behind what waits.
+  void in_order(std::function<void()> fn, LaunchQueue::Keep keep = LaunchQueue::Keep::no);
+  // A plan's body that takes its turn as a whole; it reads so many buffers and scalars, and none of the host's memory.
+  std::function<void(const Run&)> in_order(size_t buffers, size_t scalars, std::function<void(const Run&)> body);
+  void drain() const;
+  void settle();
+  void attach_faults(CUmodule m) { index_faults_.attach(m); }
+  struct Direct : LaunchQueue::Direct {
+    explicit Direct(const CudaDevice& d) : LaunchQueue::Direct(d.queue_) {}
+  };
+  static std::vector<CudaDevice*> opened();
 
   // While one lives, memory that disappears from the device and is not the allocator's counts as the libraries'.
   class Meter {
@@ -94,7 +120,13 @@ class CudaDevice final : public Device {
   std::string memory_report() const;
   void* pinned(size_t bytes);
   Staging& staging();
-  void wait() const;  // without a look at what kernels met
+  void wait() const;         // without a look at what kernels met
+  void wait_stream() const;  // for what is on it, not for what is still to go there
+  bool set_aside();
+  bool give_reserve() const;
+  size_t reserved() const;
+  bool catch_up();
+  void settled() const;
   Slot take_slot(size_t bytes, Loc where);
   void free_slot(const Slot& s);
   size_t outside_cache() const;  // memory of the device in use that is not the allocator's
@@ -113,10 +145,17 @@ class CudaDevice final : public Device {
   std::multimap<size_t, Slot> free_slots_;
   std::map<CudaDevice*, bool> peers_;  // whose memory this context may read
   CUevent peer_events_[2]{};
-  std::unordered_map<std::string, CUmodule> modules_;
-  std::unordered_map<std::string, Ref<Kernel>> kernels_;
+  std::unordered_map<std::string, std::shared_ptr<Module>> modules_;
+  std::unordered_map<std::string, Ref<CudaKernel>> kernels_;
+  std::vector<Ref<CudaKernel>> unloaded_;  // were asked for while they were compiled
+  mutable LaunchQueue queue_;
+  std::atomic<int> compiling_{0};
+  std::atomic<bool> unsettled_{false};  // there are any
+  std::atomic<bool> may_wait_{true};
+  mutable std::atomic<CUdeviceptr> reserve_{0};
+  static thread_local const std::string* launching_;  // the op whose plan this thread runs
   std::unique_ptr<Libraries> libraries_;
-  Faults faults_{*this};
+  IndexFaults index_faults_{*this};
   mutable std::mutex poison_mutex_;
   mutable std::string poison_;
   mutable std::atomic<bool> poisoned_{false};

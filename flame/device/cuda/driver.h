@@ -21,6 +21,7 @@ namespace flame::cuda {
   F(cuDeviceCanAccessPeer)        \
   F(cuDevicePrimaryCtxRetain)     \
   F(cuCtxSetCurrent)              \
+  F(cuCtxGetCurrent)              \
   F(cuCtxEnablePeerAccess)        \
   F(cuStreamCreate)               \
   F(cuStreamSynchronize)          \
@@ -53,7 +54,9 @@ namespace flame::cuda {
   F(cuModuleLoadData)             \
   F(cuModuleGetFunction)          \
   F(cuModuleGetGlobal)            \
+  F(cuFuncLoad)                   \
   F(cuFuncGetParamInfo)           \
+  F(cuFuncGetAttribute)           \
   F(cuFuncSetAttribute)           \
   F(cuLaunchKernel)
 

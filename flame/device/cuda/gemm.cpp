@@ -356,8 +356,9 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (!product->prepare()) return {};
   if (p.batch.rank() > 1) tuning_stats().pointer_batches += 1;
   if (has_epilogue(g)) tuning_stats().fused_products += 1;
-  return make_ref<Plan>(
-      "gemm", [product](const Run& r) { product->run(r); }, product->workspace());
+  const size_t buffers = 3 + (g.bias ? 1 : 0) + (g.slope != Activation::none ? 1 : 0) + (g.keep || g.sums ? 1 : 0);
+  return make_ref<Plan>("gemm", d.in_order(buffers, 0, [product](const Run& r) { product->run(r); }),
+                        product->workspace());
 }
 
 Ref<Plan> CudaDevice::gemm(const GemmDesc& g) {

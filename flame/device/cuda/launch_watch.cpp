@@ -19,23 +19,26 @@ void LaunchWatch::start(CUstream stream) {
 
 void LaunchWatch::launching(const std::string& op) {
   std::lock_guard lock(mutex_);
+  ++between_;
   auto& name = names_[++count_ % kept];
   const size_t n = std::min(op.size(), name.size() - 1);
   std::memcpy(name.data(), op.data(), n);
   name[n] = 0;
 }
 
+// A mark is of all launches noted so far, so it is sent when all of them are made.
 void LaunchWatch::launched() {
-  uint32_t at;
-  {
-    std::lock_guard lock(mutex_);
-    at = count_;
-  }
-  if (at % every != 0 || !mark_) return;
+  std::lock_guard lock(mutex_);
+  const uint32_t last = marks_[(next_mark_ + marks_.size() - 1) % marks_.size()];
+  if (--between_ > 0 || count_ - last < every || !mark_) return;
   CUstreamCaptureStatus capturing = CU_STREAM_CAPTURE_STATUS_NONE;
   if (driver().cuStreamIsCapturing(stream_, &capturing) != CUDA_SUCCESS || capturing != CU_STREAM_CAPTURE_STATUS_NONE)
     return;
-  driver().cuStreamWriteValue32(stream_, reinterpret_cast<CUdeviceptr>(mark_), at, CU_STREAM_WRITE_VALUE_DEFAULT);
+  if (driver().cuStreamWriteValue32(stream_, reinterpret_cast<CUdeviceptr>(mark_), count_,
+                                    CU_STREAM_WRITE_VALUE_DEFAULT) != CUDA_SUCCESS)
+    return;
+  marks_[next_mark_] = count_;
+  next_mark_ = (next_mark_ + 1) % marks_.size();
 }
 
 uint32_t LaunchWatch::count() {
@@ -52,7 +55,10 @@ std::string LaunchWatch::suspects() {
   uint32_t done = finished_;
   if (const uint32_t mark = mark_ ? *mark_ : 0; mark - done < 1u << 31) done = mark;  // the later of the two
   // Everything up to `done` ended well; had the next mark been reached, it would have been written.
-  const uint32_t last = mark_ ? std::min(count_, (done / every + 1) * every) : count_;
+  uint32_t last = count_;
+  const auto ahead = [done](uint32_t m) { return static_cast<int32_t>(m - done); };
+  for (const uint32_t m : marks_)
+    if (ahead(m) > 0 && ahead(m) < ahead(last)) last = m;
   std::vector<std::string> names;
   for (uint32_t i = last - std::min(last - done, kept - 1); i != last; ++i) {
     std::string name = fmt::format("'{}'", names_[(i + 1) % kept].data());

@@ -13,21 +13,33 @@ class LaunchWatch {
  public:
   // Of a stream whose context is current.
   void start(CUstream stream);
-  // Notes a launch that is about to be made.
-  void launching(const std::string& op);
-  // After it was made.
-  void launched();
+  // Lives while a launch is made.
+  class Noted {
+   public:
+    Noted(LaunchWatch& w, const std::string& op) : watch_(w) { w.launching(op); }
+    ~Noted() { watch_.launched(); }
+    Noted(const Noted&) = delete;
+    Noted& operator=(const Noted&) = delete;
+
+   private:
+    LaunchWatch& watch_;
+  };
   uint32_t count();              // launches noted so far
   void finished(uint32_t upto);  // the stream was waited for
   // "'a'" or "one of 'a', 'b'": what may have gone wrong if the stream has stopped.
   std::string suspects();
 
  private:
+  void launching(const std::string& op);
+  void launched();
   static constexpr uint32_t every = 8, kept = 64;
   CUstream stream_ = nullptr;
   volatile uint32_t* mark_ = nullptr;  // written by the device
   std::mutex mutex_;
   uint32_t count_ = 0, finished_ = 0;
+  uint32_t between_ = 0;              // threads that have noted a launch and not made it yet
+  std::array<uint32_t, 16> marks_{};  // the last ones sent behind launches
+  size_t next_mark_ = 0;
   std::array<std::array<char, 48>, kept> names_{};
 };
 

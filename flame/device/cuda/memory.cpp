@@ -58,8 +58,9 @@ void* Allocator::ask_driver(size_t bytes) {
 // Free segments leave before the cache outgrows what the peak allows.
 Allocator::Block* Allocator::grow(size_t bytes) {
   const size_t size = direct_ ? bytes : segment_for(bytes);
-  if (!direct_ && stats_.reserved + size > most_reserved(std::max(stats_.peak, stats_.allocated + bytes)))
-    release_free_segments();
+  if (!direct_ && stats_.reserved + size > most_reserved(std::max(stats_.peak, stats_.allocated + bytes)) &&
+      !release_free_segments())
+    return nullptr;
   void* p = ask_driver(size);
   if (!p) return nullptr;
   Block* whole = new Block{static_cast<char*>(p), size, true, direct_};
@@ -74,8 +75,7 @@ void* Allocator::allocate(size_t request, MemoryKind kind) {
   Block* b = direct_ ? nullptr : take(bytes);
   if (!b) b = grow(bytes);
   if (!b) {
-    release_free_segments();
-    b = grow(bytes);
+    if (release_free_segments()) b = grow(bytes);
     if (!b) return nullptr;
   }
   b->kind = kind;
@@ -124,8 +124,8 @@ void Allocator::deallocate(void* p) noexcept {
   pool.insert(b);
 }
 
-void Allocator::release_free_segments() {
-  wait_();
+bool Allocator::release_free_segments() {
+  if (!wait_()) return false;
   for (auto* pool : {&free_small_, &free_large_})
     for (auto it = pool->begin(); it != pool->end();) {
       Block* b = *it;
@@ -138,11 +138,12 @@ void Allocator::release_free_segments() {
       it = pool->erase(it);
       delete b;
     }
+  return true;
 }
 
-void Allocator::empty_cache() {
+bool Allocator::empty_cache() {
   std::lock_guard lock(mutex_);
-  release_free_segments();
+  return release_free_segments();
 }
 MemoryStats Allocator::stats() const {
   std::lock_guard lock(mutex_);

@@ -14,13 +14,15 @@ namespace flame::cuda {
 
 class Allocator {
  public:
-  // `from_driver` gives null where there is no memory; `wait` lets the device finish before segments are given back.
-  Allocator(std::function<void*(size_t)> from_driver, std::function<void(void*)> to_driver, std::function<void()> wait)
+  // `from_driver` gives null where there is no memory; `wait` lets the device finish before segments are given back, or says
+  // that they cannot be given back now, by false.
+  Allocator(std::function<void*(size_t)> from_driver, std::function<void(void*)> to_driver, std::function<bool()> wait)
       : from_driver_(std::move(from_driver)), to_driver_(std::move(to_driver)), wait_(std::move(wait)) {}
 
-  void* allocate(size_t bytes, MemoryKind kind);  // null after freeing the cache did not help either
+  void* allocate(size_t bytes,
+                 MemoryKind kind);  // null after freeing the cache did not help either, or cannot be done now
   void deallocate(void* p) noexcept;
-  void empty_cache();
+  bool empty_cache();  // false: not now
   MemoryStats stats() const;
   void reset_peak();
   size_t largest_free() const;
@@ -47,11 +49,11 @@ class Allocator {
   Block* split(Block* b, size_t bytes);
   void* ask_driver(size_t bytes);
   size_t& counter(MemoryKind k) { return by_kind_[static_cast<size_t>(k)]; }
-  void release_free_segments();
+  bool release_free_segments();
 
   std::function<void*(size_t)> from_driver_;
   std::function<void(void*)> to_driver_;
-  std::function<void()> wait_;
+  std::function<bool()> wait_;
   mutable std::mutex mutex_;
   std::set<Block*, BySize> free_small_, free_large_;
   std::map<void*, Block*> live_;

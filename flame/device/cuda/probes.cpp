@@ -49,6 +49,14 @@ extern "C" {
   *seconds = s.seconds;
 }
 
+// The most kernels that were compiled at one time so far.
+[[gnu::visibility("default")]] int flame_cuda_most_compiled_at_once() { return cuda::compiler_stats().most_at_once; }
+
+// Has a dry device compile beside the program and note launches in their order; null: at once again.
+[[gnu::visibility("default")]] void flame_cuda_dry_later(Device* d, std::vector<std::string>* launched) {
+  static_cast<cuda::DryDevice*>(d)->set_later(launched);
+}
+
 // Of the allocations asked of the driver from now, `count` fail, the `nth` first; gives how many have failed so far.
 [[gnu::visibility("default")]] int64_t flame_cuda_fail_driver(int64_t nth, int64_t count) {
   cuda::fail_driver_allocation(nth, count);
@@ -57,7 +65,7 @@ extern "C" {
 
 // One driver allocation a tensor, or the cache again.
 [[gnu::visibility("default")]] void flame_cuda_direct(Device* d, bool on) {
-  static_cast<cuda::CudaDevice*>(d)->memory().set_direct(on);
+  static_cast<cuda::CudaDevice*>(d)->set_direct(on);
 }
 
 struct flame_cuda_state {

@@ -27,13 +27,21 @@ CudaDevice::Staging& CudaDevice::staging() {
   if (!s.host) {
     if (!s.done) check(driver().cuEventCreate(&s.done, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     s.host = pinned(staging_bytes);
-  } else {
+  } else if (driver().cuEventQuery(s.done) != CUDA_SUCCESS) {
     check(driver().cuEventSynchronize(s.done), "copy");
   }
   return s;
 }
 
 void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
+  if (queue_.waiting() && !catch_up()) {
+    if (bytes <= staging_bytes)
+      return later([this, dst, copy = std::string(static_cast<const char*>(src), bytes)] {
+        copy_from_host(dst, copy.data(), copy.size());
+      });
+    drain();
+  }
+  const Direct direct(*this);  // work in the queue wants the lock too
   enter();
   std::lock_guard lock(copy_mutex_);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
@@ -45,25 +53,31 @@ void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
   }
 }
 void CudaDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
+  drain();
   enter();
   std::lock_guard lock(copy_mutex_);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
     const size_t n = std::min(staging_bytes, bytes - at);
     Staging& s = staging();
     check(driver().cuMemcpyDtoHAsync(s.host, address(src) + at, n, stream_), "copy to host");
-    synchronize();
+    wait_stream();
+    index_faults_.raise();
     std::memcpy(static_cast<char*>(dst) + at, s.host, n);
   }
 }
 void CudaDevice::copy_within(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
-  enter();
-  check(driver().cuMemcpyDtoDAsync(address(dst), address(src), bytes, stream_), "copy");
+  in_order([=, this] {
+    enter();
+    check(driver().cuMemcpyDtoDAsync(address(dst), address(src), bytes, stream_), "copy");
+  });
 }
 void CudaDevice::fill_bytes(void* dst, int byte, size_t bytes) {
   if (bytes == 0) return;
-  enter();
-  check(driver().cuMemsetD8Async(address(dst), static_cast<unsigned char>(byte), bytes, stream_), "fill");
+  in_order([=, this] {
+    enter();
+    check(driver().cuMemsetD8Async(address(dst), static_cast<unsigned char>(byte), bytes, stream_), "fill");
+  });
 }
 
 // On this device's stream, after what `from` has launched and before what it launches next. The driver goes by the
@@ -72,6 +86,8 @@ void CudaDevice::copy_from_device(void* dst, Device& from, const void* src, size
   auto* other = dynamic_cast<CudaDevice*>(&from);
   if (!other) return Device::copy_from_device(dst, from, src, bytes);
   if (bytes == 0) return;
+  drain();
+  other->drain();
   std::lock_guard lock(peer_mutex_);
   enter();
   if (!peers_.contains(other)) {
@@ -119,6 +135,7 @@ CudaDevice::Slot CudaDevice::take_slot(size_t bytes, Loc where) {
   }
   lock.unlock();
   staged_ = true;
+  drain();  // the memory may be that of tensors which launches in the queue still read
   Slot s{.bytes = bytes};
   try {
     s.device = memory_.allocate(s.bytes, MemoryKind::staging);
@@ -151,10 +168,14 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
   enter();
   const Slot s = take_slot(bytes, where);
   const auto release = [this, s] {
-    enter();
-    driver().cuEventRecord(s.consumed, stream_);
-    std::lock_guard lock(upload_mutex_);
-    free_slots_.emplace(s.bytes, s);
+    const auto give_back = [this, s] {
+      if (!try_enter()) return;  // the device is lost
+      driver().cuEventRecord(s.consumed, stream_);
+      std::lock_guard lock(upload_mutex_);
+      free_slots_.emplace(s.bytes, s);
+    };
+    if (queue_.size() > 0) later(give_back, LaunchQueue::Keep::even_after_errors);  // behind those that read it
+    else give_back();
   };
   Upload u;
   try {
@@ -163,7 +184,8 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
     free_slot(s);
     throw;
   }
-  check(driver().cuEventSynchronize(s.copied), "upload");  // of its last use, which is over long since
+  if (driver().cuEventQuery(s.copied) != CUDA_SUCCESS)  // of its last use, which is over long since
+    check(driver().cuEventSynchronize(s.copied), "upload");
   if (bytes) std::memcpy(s.pinned, src, bytes);
   {
     std::lock_guard lock(upload_mutex_);
@@ -173,13 +195,16 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
   }
   counters().uploads += 1;
   u.arrive = [this, copied = s.copied, keep = u.storage] {
-    enter();
-    check(driver().cuStreamWaitEvent(stream_, copied, 0), "cuStreamWaitEvent");
+    in_order([this, copied, keep] {
+      enter();
+      check(driver().cuStreamWaitEvent(stream_, copied, 0), "cuStreamWaitEvent");
+    });
   };
   return u;
 }
 
 void CudaDevice::empty_cache() {
+  drain();
   std::multimap<size_t, Slot> unused;
   {
     std::lock_guard lock(upload_mutex_);
@@ -190,7 +215,7 @@ void CudaDevice::empty_cache() {
     check(driver().cuStreamSynchronize(copy_stream_), "synchronize");
     for (const auto& [bytes, s] : unused) free_slot(s);
   }
-  memory_.empty_cache();
+  while (!memory_.empty_cache() && queue_.waiting()) drain();  // not from within what waited
 }
 
 }  // namespace flame::cuda

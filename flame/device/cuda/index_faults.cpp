@@ -1,15 +1,15 @@
 // Bad indices of kernels.
-#include "flame/device/cuda/faults.h"
+#include "flame/device/cuda/index_faults.h"
 
 #include <cstring>
 
 #include "flame/core/format.h"
 #include "flame/device/cuda/cuda_device.h"
-#include "flame/device/fault.h"
+#include "flame/device/out_of_range.h"
 
 namespace flame::cuda {
 
-void Faults::attach(CUmodule m) {
+void IndexFaults::attach(CUmodule m) {
   CUdeviceptr here = 0;
   size_t bytes = 0;
   if (driver().cuModuleGetGlobal(&here, &bytes, m, "flame_faults") != CUDA_SUCCESS) return;
@@ -21,18 +21,18 @@ void Faults::attach(CUmodule m) {
                     "allocation");
     device_.check(driver().cuMemAllocHost(&p, sizeof(Record)), "pinned memory");
     std::memset(p, 0, sizeof(Record));
-    device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.stream()), "fill");
+    device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.raw_stream()), "fill");
     sink_.record = static_cast<Record*>(p);
   }
-  device_.check(driver().cuMemcpyHtoDAsync(here, &sink_, sizeof sink_, device_.stream()), "copy from host");
+  device_.check(driver().cuMemcpyHtoDAsync(here, &sink_, sizeof sink_, device_.raw_stream()), "copy from host");
 }
 
-void Faults::raise() {
+void IndexFaults::raise() {
   std::lock_guard lock(mutex_);
   if (!sink_.record || !static_cast<volatile Record*>(sink_.record)->set) return;
   const Record r = *sink_.record;
   sink_.record->set = 0;
-  device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.stream()), "fill");
+  device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.raw_stream()), "fill");
   std::string what =
       r.axis < 0 ? fmt::format("{}: target {} is out of range for {} classes", r.op, r.index, r.size)
                  : fmt::format("{}: index {} is out of range for axis {} of size {}", r.op, r.index, r.axis, r.size);

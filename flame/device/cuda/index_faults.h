@@ -8,9 +8,9 @@ namespace flame::cuda {
 
 class CudaDevice;
 
-class Faults {
+class IndexFaults {
  public:
-  explicit Faults(CudaDevice& d) : device_(d) {}
+  explicit IndexFaults(CudaDevice& d) : device_(d) {}
   void attach(CUmodule m);  // tells a module that reports where to
   void raise();             // OutOfRange if a kernel that has finished met a bad index; then all is as before
 
