@@ -143,6 +143,16 @@ constexpr int64_t run = 256;
 inline bool whole_run(const Walk& w, const K* keys, int64_t first, K key) {
   return first % run == 0 && first + run <= w.entries && keys[first] == key && keys[first + run - 1] == key;
 }
+// How many of them follow each other from a whole run on.
+inline int64_t whole_runs(const Walk& w, const K* keys, int64_t first, K key) {
+  int64_t low = 1, high = (w.entries - first) / run + 1;  // so many are, so many are not
+  while (high - low > 1) {
+    const int64_t middle = (low + high) / 2;
+    if (keys[first + middle * run - 1] == key) low = middle;
+    else high = middle;
+  }
+  return low;
+}
 // [runs, slice]: what a run of entries comes to, if they all have one place.
 extern "C" __global__ void __launch_bounds__(256)
     index_runs(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, T* runs) {
@@ -172,8 +182,10 @@ extern "C" __global__ void __launch_bounds__(256)
   T e = out[p.big];
   for (int64_t i = first; i < w.entries && keys[i] == key;)
     if (whole_run(w, keys, i, key)) {
-      e = FLAME_COMBINE::of(e, runs[i / run * w.slice + element]);
-      i += run;
+      const int64_t end = i + run * whole_runs(w, keys, i, key);
+#pragma unroll 8
+      for (int64_t r = i / run; r < end / run; ++r) e = FLAME_COMBINE::of(e, runs[r * w.slice + element]);
+      i = end;
     } else {
       e = FLAME_COMBINE::of(e, value[small_of(w, static_cast<I>(entries[i])) + beside]);
       ++i;
