@@ -33,7 +33,11 @@ class CudaKernel final : public Kernel {
   CudaKernel(CudaDevice& d, std::string name, CUfunction f) : device_(d), name_(std::move(name)), function_(f) {
     size_t at = 0, size = 0;
     for (size_t i = 0; driver().cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) parameter_bytes_ = at + size;
+    int in_text = 0;
+    device_.check(driver().cuFuncGetAttribute(&in_text, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, f), name_.c_str());
+    most_shared_ = d.shared_of_block() - in_text;
   }
+  int most_shared() const override { return most_shared_; }
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
     constexpr int without_asking = 48 << 10;  // of shared memory
     if (g.shared > without_asking)
@@ -63,6 +67,7 @@ class CudaKernel final : public Kernel {
   const std::string name_;
   const CUfunction function_;
   size_t parameter_bytes_ = 0;
+  int most_shared_ = 0;
 };
 
 thread_local CUcontext entered = nullptr;
@@ -116,6 +121,8 @@ CudaDevice::CudaDevice(int ordinal)
   check(d.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle_), "cuDeviceGetAttribute");
   check(d.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle_), "cuDeviceGetAttribute");
   arch_ = 10 * major + minor;
+  check(d.cuDeviceGetAttribute(&shared_of_block_, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle_),
+        "cuDeviceGetAttribute");
   char text[128] = "";
   check(d.cuDeviceGetName(text, sizeof text, handle_), "cuDeviceGetName");
   gpu_name_ = text;

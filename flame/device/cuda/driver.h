@@ -53,6 +53,7 @@ namespace flame::cuda {
   F(cuModuleLoadData)             \
   F(cuModuleGetFunction)          \
   F(cuModuleGetGlobal)            \
+  F(cuFuncGetAttribute)           \
   F(cuFuncGetParamInfo)           \
   F(cuFuncSetAttribute)           \
   F(cuLaunchKernel)
