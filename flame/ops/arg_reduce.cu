@@ -13,10 +13,7 @@ struct Walk {
 };
 inline int64_t offset(int64_t i, int64_t rank, const int64_t* sizes, const int64_t* strides) {
   int64_t at = 0;
-  for (int64_t k = rank - 1; k >= 0; --k) {
-    at += i % sizes[k] * strides[k];
-    i /= sizes[k];
-  }
+  each_axis(i, rank, sizes, [&](int axis, int64_t k) { at += k * strides[axis]; });
   return at;
 }
 
