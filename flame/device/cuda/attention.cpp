@@ -190,7 +190,8 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
             Values values{{id_q, b[0]}, {id_k, b[1]}, {id_v, b[2]}, {id_out, b[3]}, {id_lse, b[4]}, {id_scale, &scale}};
             if (backward) values.insert({{id_g, b[5]}, {id_dq, b[6]}, {id_dk, b[7]}, {id_dv, b[8]}});
             std::lock_guard lock(dnn.mutex);
-            XX
+            if (!supported(*this, "cuDNN's attention", [&] { return graph->run(dnn.handle, values, r.workspace); }))
+              fail<DeviceError>(Loc::current(), "cuda: cuDNN's attention has a plan that it does not run");
           }),
       graph->workspace());
 }

@@ -96,6 +96,8 @@ CudaDevice::CudaDevice(int ordinal)
   check(d.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle_), "cuDeviceGetAttribute");
   check(d.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle_), "cuDeviceGetAttribute");
   arch_ = 10 * major + minor;
+  check(d.cuDeviceGetAttribute(&shared_of_block_, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle_),
+        "cuDeviceGetAttribute");
   char text[128] = "";
   check(d.cuDeviceGetName(text, sizeof text, handle_), "cuDeviceGetName");
   gpu_name_ = text;
