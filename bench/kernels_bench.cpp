@@ -1,5 +1,5 @@
-// Bandwidth of the memory-bound kernels on a GPU: `kernels_bench [NAME...]` prints a JSON line a workload with the ideal bytes
-// (each input once, each output once) and seconds a call of five batches. bench/kernels.py runs it in turn with PyTorch.
+// Kernels on a GPU: `kernels_bench [NAME...]` prints a JSON line a workload with its ideal bytes (each input once, each output
+// once) or its operations, and microseconds a call in three batches. bench/kernels.py runs it in turn with PyTorch.
 #include <flame/flame.h>
 
 #include <algorithm>
@@ -17,17 +17,19 @@ using Clock = std::chrono::steady_clock;
 namespace {
 
 using Call = std::function<void()>;
+using Tensors = std::vector<Tensor>;
 struct Workload {
-  const char* name;
-  double bytes;
+  std::string name;
+  double amount;               // bytes, or operations
   std::function<Call()> make;  // makes the inputs
+  bool operations = false;
 };
 
 Call forward(std::function<Tensor()> fn) {
   return [fn = std::move(fn)] { fn().data(); };
 }
 // Gradients of all inputs for a given incoming one; the forward pass is not timed.
-Call backward_of(const std::function<Tensor(const std::vector<Tensor>&)>& fn, std::vector<Tensor> inputs) {
+Call backward_of(const std::function<Tensor(const Tensors&)>& fn, Tensors inputs) {
   for (Tensor& x : inputs) x.requires_grad_();
   const Tensor y = fn(inputs), g = randn(y.shape(), {.dtype = y.dtype()});
   y.data();
@@ -36,15 +38,16 @@ Call backward_of(const std::function<Tensor(const std::vector<Tensor>&)>& fn, st
     for (const Tensor& d : grad({y}, inputs, {.grad_outputs = {g}, .retain_graph = true})) d.data();
   };
 }
+constexpr int64_t side = 16384, columns = 4096, vocabulary = 50304;
 Tensor normal(const Shape& s, DType t = DType::bf16) {
   Tensor x = randn(s, {.dtype = t});
   x.data();
   return x;
 }
 
-std::vector<Workload> workloads() {
-  std::vector<Workload> all;
-  constexpr int64_t side = 16384;
+using Workloads = std::vector<Workload>;
+
+void add_islands(Workloads& all) {
   constexpr double square = 4.0 * side * side;  // bytes
   const auto of_square = [&](const char* name, double bytes, Tensor (*fn)(const Tensor&)) {
     all.push_back({name, bytes, [fn] {
@@ -64,8 +67,10 @@ std::vector<Workload> workloads() {
                    const Tensor x = normal({side, side}, DType::f32), b = normal({side}, DType::f32);
                    return forward([=] { return gelu(x + b) * 0.5 + x; });
                  }});
+}
 
-  constexpr int64_t rows = 32768, columns = 4096;
+void add_rows(Workloads& all) {
+  constexpr int64_t rows = 32768;
   constexpr double matrix = 2.0 * rows * columns;  // bytes, bfloat16
   const auto of_matrix = [&](const char* name, double bytes, Tensor (*fn)(const Tensor&)) {
     all.push_back({name, bytes, [fn] { return forward([x = normal({rows, columns}), fn] { return fn(x); }); }});
@@ -75,10 +80,10 @@ std::vector<Workload> workloads() {
                      return backward_of([fn](const auto& in) { return fn(in[0]); }, {normal({rows, columns})});
                    }});
   };
-  const auto layer = [](const std::vector<Tensor>& in) { return layer_norm(in[0], {columns}, in[1], in[2]); };
-  const auto rms = [](const std::vector<Tensor>& in) { return rms_norm(in[0], {columns}, in[1]); };
+  const auto layer = [](const Tensors& in) { return layer_norm(in[0], {columns}, in[1], in[2]); };
+  const auto rms = [](const Tensors& in) { return rms_norm(in[0], {columns}, in[1]); };
   const auto inputs = [](bool bias) {
-    std::vector<Tensor> in{normal({rows, columns}), normal({columns})};
+    Tensors in{normal({rows, columns}), normal({columns})};
     if (bias) in.push_back(normal({columns}));
     return in;
   };
@@ -93,47 +98,54 @@ std::vector<Workload> workloads() {
   gradients_of_matrix("log_softmax_backward", [](const Tensor& x) { return log_softmax(x, -1); });
 
   const Shape pictures{16, 320, 128, 128}, batch{64, 256, 56, 56};
-  const auto group = [](const std::vector<Tensor>& in) { return group_norm(in[0], 32, in[1], in[2]); };
-  const auto in_channels = [](const Shape& s) {
-    return std::vector<Tensor>{normal(s), normal({s[1]}), normal({s[1]})};
-  };
+  const auto group = [](const Tensors& in) { return group_norm(in[0], 32, in[1], in[2]); };
+  const auto in_channels = [](const Shape& s) { return Tensors{normal(s), normal({s[1]}), normal({s[1]})}; };
   const double of_pictures = 2.0 * static_cast<double>(numel(pictures)),
                of_batch = 2.0 * static_cast<double>(numel(batch));
   all.push_back({"group_norm_forward", 2 * of_pictures,
                  [=] { return forward([=, in = in_channels(pictures)] { return group(in); }); }});
   all.push_back({"group_norm_backward", 3 * of_pictures, [=] { return backward_of(group, in_channels(pictures)); }});
-  const auto by_batch = [](const std::vector<Tensor>& in) {
+  const auto by_batch = [](const Tensors& in) {
     return batch_norm(in[0], State(), State(), in[1], in[2], {.training = true});
   };
   all.push_back({"batch_norm_forward", 2 * of_batch,
                  [=] { return forward([=, in = in_channels(batch)] { return by_batch(in); }); }});
   all.push_back({"batch_norm_backward", 3 * of_batch, [=] { return backward_of(by_batch, in_channels(batch)); }});
 
-  constexpr int64_t tokens = 16384, classes = 50304;
+  constexpr int64_t tokens = 16384, classes = vocabulary;
   all.push_back(
       {"cross_entropy", 4.0 * tokens * classes, [] {
          const Tensor logits = normal({tokens, classes}).requires_grad_(), target = randint(0, 50257, {tokens});
          target.data();
          return Call([=] { grad({cross_entropy(logits, target)}, {logits})[0].data(); });
        }});
-  all.push_back({"adamw", 28.0 * 124e6, [] {
-                   std::vector<Parameter> p;
-                   for (int i = 0; i < 100; ++i) {
-                     p.emplace_back(normal({1'240'000}, DType::f32));
-                     p.back().set_grad(normal({1'240'000}, DType::f32));
-                   }
-                   return Call([opt = std::make_shared<optim::AdamW>(p)] { opt->step({.keep_gradients = true}); });
-                 }});
-  all.push_back({"clip_grad_norm", 12.0 * 124e6, [] {
-                   std::vector<Parameter> p;
-                   for (int i = 0; i < 100; ++i) {
-                     p.emplace_back(normal({1'240'000}, DType::f32));
-                     p.back().set_grad(normal({1'240'000}, DType::f32));
-                   }
-                   return Call([p] { optim::clip_grad_norm(p, 1.0).data(); });
-                 }});
+}
 
-  constexpr int64_t vocabulary = 50304, width = 768, words = 32768;
+void add_optimizers(Workloads& all) {
+  constexpr double count = 124e6;
+  const auto parameters = [] {
+    std::vector<Parameter> p;
+    for (int i = 0; i < 100; ++i) {
+      p.emplace_back(normal({1'240'000}, DType::f32));
+      p.back().set_grad(normal({1'240'000}, DType::f32));
+    }
+    return p;
+  };
+  const auto step = [parameters](bool clips) {
+    const std::vector<Parameter> p = parameters();
+    return Call([p, clips, opt = std::make_shared<optim::AdamW>(p)] {
+      if (clips) optim::clip_grad_norm(p, 1.0);
+      opt->step({.keep_gradients = true});
+    });
+  };
+  all.push_back({"adamw", 28 * count, [=] { return step(false); }});
+  all.push_back({"adamw_clipped", 40 * count, [=] { return step(true); }});
+  all.push_back({"clip_grad_norm", 12 * count,
+                 [=] { return Call([p = parameters()] { optim::clip_grad_norm(p, 1.0).data(); }); }});
+}
+
+void add_indexing(Workloads& all) {
+  constexpr int64_t width = 768, words = 32768;
   const auto table = [] { return std::pair(normal({vocabulary, width}), randint(0, 50257, {words})); };
   all.push_back({"embedding_forward", 4.0 * words * width + 8.0 * words, [=] {
                    const auto [w, i] = table();
@@ -143,15 +155,118 @@ std::vector<Workload> workloads() {
                    const auto [w, i] = table();
                    return backward_of([i = i](const auto& in) { return embedding(in[0], i); }, {w});
                  }});
-  all.push_back({"gather", 16.0 * side * columns, [] {
-                   const Tensor x = normal({side, columns}, DType::f32), i = randint(0, columns, {side, columns});
-                   i.data();
-                   return forward([=] { return gather(x, 1, i); });
+  constexpr double elements = 1.0 * side * columns;
+  using Fn = Tensor (*)(const Tensor& x, const Tensor& y, const Tensor& index);
+  const auto of_index = [&](const char* name, double bytes, Fn fn) {
+    all.push_back({name, bytes * elements, [fn] {
+                     const Tensor x = normal({side, columns}, DType::f32), y = normal({side, columns}, DType::f32),
+                                  i = randint(0, columns, {side, columns});
+                     i.data();
+                     return forward([=] { return fn(x, y, i); });
+                   }});
+  };
+  of_index("gather", 16, [](auto& x, auto&, auto& i) { return gather(x, 1, i); });
+  of_index("scatter", 20, [](auto& x, auto& y, auto& i) { return scatter(x, 1, i, y); });
+  of_index("scatter_add", 20, [](auto& x, auto& y, auto& i) { return scatter_add(x, 1, i, y); });
+  of_index("cat", 16, [](auto& x, auto& y, auto&) { return cat({x, y}, 1); });
+  of_index("sort", 16, [](auto& x, auto&, auto&) { return sort(x).values; });
+  of_index("topk", 4 + 12 * 10.0 / columns, [](auto& x, auto&, auto&) { return topk(x, 10).values; });
+  of_index("cumsum", 8, [](auto& x, auto&, auto&) { return cumsum(x, 1); });
+  of_index("argmax", 4 + 8.0 / columns, [](auto& x, auto&, auto&) { return argmax(x, 1); });
+}
+
+void add_pictures(Workloads& all) {
+  const Shape pictures{64, 64, 112, 112};
+  const double bytes = 2.0 * static_cast<double>(numel(pictures));
+  const auto pool = [](const Tensors& in) { return max_pool2d(in[0], {.kernel = 3, .stride = 2, .padding = 1}); };
+  const auto mean = [](const Tensors& in) { return avg_pool2d(in[0], {.kernel = 2}); };
+  const auto of_pictures = [&](const char* name, double times, Tensor (*fn)(const Tensors&), bool back) {
+    all.push_back({name, times * bytes, [=] {
+                     const Tensors in{normal(pictures)};
+                     return back ? backward_of(fn, in) : forward([=] { return fn(in); });
+                   }});
+  };
+  of_pictures("max_pool_forward", 1.25, pool, false);
+  of_pictures("max_pool_backward", 2.25, pool, true);
+  of_pictures("avg_pool_forward", 1.25, mean, false);
+  of_pictures("avg_pool_backward", 1.25, mean, true);
+  of_pictures(
+      "pad", 1 + 114.0 * 114 / (112 * 112),
+      [](const Tensors& in) {
+        return pad(in[0], {1, 1, 1, 1});
+      },
+      false);
+}
+
+void add_random(Workloads& all) {
+  const auto drawn = [&](const char* name, double bytes, Tensor (*fn)()) {
+    all.push_back({name, bytes * side * side, [fn] { return forward(fn); }});
+  };
+  drawn("rand", 4, [] { return rand({side, side}); });
+  drawn("randn", 4, [] { return randn({side, side}); });
+  all.push_back({"dropout", 8.0 * side * side, [] {
+                   return forward([x = normal({side, side}, DType::f32)] { return dropout(x, 0.1); });
                  }});
-  all.push_back({"cat", 4 * 4.0 * side * columns, [] {
-                   const Tensor x = normal({side, columns}, DType::f32), y = normal({side, columns}, DType::f32);
-                   return forward([=] { return cat({x, y}, 1); });
-                 }});
+}
+
+// As in PyTorch's `allow_tf32`, products of float32 are rounded here.
+void add_products(Workloads& all) {
+  constexpr int64_t n = 8192;
+  for (const DType t : {DType::bf16, DType::f32})
+    all.push_back({t == DType::f32 ? "matmul_tf32" : "matmul_bf16", 2.0 * n * n * n,
+                   [t] {
+                     const Tensor a = normal({n, n}, t), b = normal({n, n}, t);
+                     return forward([=] { return matmul(a, b); });
+                   },
+                   true});
+  struct Heads {
+    const char* name;
+    int64_t batch, heads, length, width;
+    bool causal;
+  };
+  for (const Heads& h :
+       {Heads{"attention_d64", 4, 16, 4096, 64, false}, Heads{"attention_d128", 4, 16, 4096, 128, false},
+        Heads{"attention_d128_causal", 4, 16, 4096, 128, true}, Heads{"attention_l4608", 2, 24, 4608, 128, false},
+        Heads{"attention_l16384", 1, 16, 16384, 128, false}, Heads{"attention_gpt", 32, 12, 1024, 64, true}}) {
+    const auto fn = [h](const Tensors& in) {
+      return scaled_dot_product_attention(in[0], in[1], in[2], {.causal = h.causal});
+    };
+    const auto in = [h] {
+      const Shape s{h.batch, h.heads, h.length, h.width};
+      return Tensors{normal(s), normal(s), normal(s)};
+    };
+    const double forward_work =
+        4.0 * static_cast<double>(h.batch * h.heads * h.length * h.length * h.width) / (h.causal ? 2 : 1);
+    all.push_back({h.name + std::string("_forward"), forward_work,
+                   [=] { return forward([=, in = in()] { return fn(in); }); }, true});
+    all.push_back({h.name + std::string("_backward"), 2.5 * forward_work, [=] { return backward_of(fn, in()); }, true});
+  }
+  struct Layer {
+    const char* name;
+    int64_t batch, channels, side, kept, kernel;
+  };
+  for (const Layer& l : {Layer{"conv_64x56", 64, 64, 56, 64, 3}, Layer{"conv_256x56_1x1", 64, 256, 56, 64, 1},
+                         Layer{"conv_512x14", 64, 512, 14, 512, 3}, Layer{"conv_320x128", 8, 320, 128, 320, 3},
+                         Layer{"conv_640x64", 8, 640, 64, 640, 3}, Layer{"conv_1280x32", 8, 1280, 32, 1280, 3}}) {
+    const auto fn = [l](const Tensors& in) { return conv2d(in[0], in[1], {}, {.padding = l.kernel / 2}); };
+    const auto in = [l] {
+      const auto images = [](const Shape& s) {  // channels last
+        return normal({s[0], s[2], s[3], s[1]}).permute({0, 3, 1, 2});
+      };
+      return Tensors{images({l.batch, l.channels, l.side, l.side}), images({l.kept, l.channels, l.kernel, l.kernel})};
+    };
+    const double work =
+        2.0 * static_cast<double>(l.batch * l.side * l.side * l.kept * l.channels * l.kernel * l.kernel);
+    all.push_back(
+        {l.name + std::string("_forward"), work, [=] { return forward([=, in = in()] { return fn(in); }); }, true});
+    all.push_back({l.name + std::string("_backward"), 2 * work, [=] { return backward_of(fn, in()); }, true});
+  }
+}
+
+Workloads workloads() {
+  Workloads all;
+  for (const auto add : {add_islands, add_rows, add_optimizers, add_indexing, add_pictures, add_random, add_products})
+    add(all);
   return all;
 }
 
@@ -168,6 +283,7 @@ double seconds_of(const Call& fn, int64_t calls, Device& d) {
 int main(int argc, char** argv) try {
   Device& d = device("cuda:0");
   set_default_device(d);
+  set_matmul_precision("high");
   const std::vector<std::string> wanted(argv + 1, argv + argc);
   int status = 0;
   for (const Workload& w : workloads()) {
@@ -178,11 +294,12 @@ int main(int argc, char** argv) try {
       const Call fn = w.make();
       seconds_of(fn, 2, d);
       const double once = seconds_of(fn, 3, d);
-      const auto calls = static_cast<int64_t>(std::clamp(0.05 / once, 2.0, 200.0));
-      for (int i = 0; i < 5; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
-      std::printf("{\"workload\": \"%s\", \"bytes\": %.9g, \"microseconds\": [%s]}\n", w.name, w.bytes, line.c_str());
+      const auto calls = static_cast<int64_t>(std::clamp(0.04 / once, 2.0, 200.0));
+      for (int i = 0; i < 3; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
+      std::printf("{\"workload\": \"%s\", \"%s\": %.9g, \"microseconds\": [%s]}\n", w.name.c_str(),
+                  w.operations ? "operations" : "bytes", w.amount, line.c_str());
     } catch (const Error& e) {
-      std::fprintf(stderr, "%s: %s\n", w.name, e.what());
+      std::fprintf(stderr, "%s: %s\n", w.name.c_str(), e.what());
       status = 1;
     }
     std::fflush(stdout);

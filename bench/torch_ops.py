@@ -114,4 +114,5 @@ def main():
             print(json.dumps({"workload": name, "value": seconds_of(call) * 1e6}), flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -12,6 +12,7 @@
 
 #include "flame/device/device_scope.h"
 #include "flame/device/kernel.h"
+#include "tests/support/clipped_step.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
 
@@ -159,6 +160,29 @@ TEST(CudaDevice, SeveralThreadsCompute) {
   EXPECT_EQ(right, 200);
 }
 
+// Heavy libraries come with the first op that wants them: what a process maps after adding, and after a product.
+bool maps(const char* library) {
+  std::ifstream file("/proc/self/maps");
+  for (std::string line; std::getline(file, line);)
+    if (line.find(library) != std::string::npos) return true;
+  return false;
+}
+TEST(DISABLED_CudaMapsWorker, Run) {
+  FLAME_NEEDS_GPU(d);
+  const Tensor x = ones({64, 64}).to(d);
+  const double sum = (x + x).sum().item();
+  std::printf("sum %g cublas %d cudnn %d\n", sum, maps("libcublas"), maps("libcudnn"));
+  const double product = matmul(x, x).sum().item();
+  std::printf("product %g cublas %d cudnn %d\n", product, maps("libcublasLt"), maps("libcudnn"));
+}
+TEST(CudaPlugin, LibrariesComeOnFirstNeed) {
+  FLAME_NEEDS_GPU(d);
+  const Output out = run_worker("DISABLED_CudaMapsWorker.Run");
+  EXPECT_EQ(out.status, 0) << out.text;
+  EXPECT_NE(out.text.find("sum 8192 cublas 0 cudnn 0"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("product 262144 cublas 1 cudnn 0"), std::string::npos) << out.text;
+}
+
 // A training step without dropout: after a warm-up it allocates and compiles nothing.
 TEST(CudaDevice, AWarmStepAllocatesAndCompilesNothing) {
   FLAME_NEEDS_GPU(d);
@@ -254,6 +278,11 @@ TEST(CudaDevice, ClippingAgreesWithTheCpu) {
     optim::clip_grad_value(there, 0.01);
     for (size_t i = 0; i < here.size(); ++i) EXPECT_LT(error_of(there[i].grad(), here[i].grad()).units, 8) << p;
   }
+}
+
+TEST(CudaDevice, ClippingWithinTheStep) {
+  FLAME_NEEDS_GPU(d);
+  expect_clipped_steps(d);
 }
 
 TEST(CudaDevice, LongSortsAndPermutationsAreTheCpus) {

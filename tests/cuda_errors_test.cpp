@@ -54,6 +54,28 @@ TEST(CudaErrors, AreNamedAtTheNextWait) {
   EXPECT_NE(out.text.find("'planted_write'", later), std::string::npos) << "later ops repeat it: " << out.text;
   EXPECT_NE(out.text.find("| cpu 1"), std::string::npos) << out.text;
 }
+// A library that fails because of an earlier kernel gives that kernel's error, and no other reason.
+TEST(DISABLED_CudaErrorLibraryWorker, Run) {
+  FLAME_NEEDS_GPU(d);
+  const Tensor a = full({64, 64}, 2, DType::f32, d), x = full({1000}, 2, DType::f32, d);
+  matmul(a, a).to_vector<float>();
+  std::string what;
+  try {
+    launch_text(d, "planted_write", "extern \"C\" __global__ void planted_write(float* x) { x[1ll << 40] = 1; }", x);
+    for (int i = 0; i < 1000; ++i) matmul(a, a).data();
+    d.synchronize();
+  } catch (const DeviceError& e) { what = e.what(); }
+  std::printf("worker: %s\n", what.c_str());
+  std::fflush(stdout);
+  std::_Exit(0);
+}
+TEST(CudaErrors, OfALibraryNameTheLaunch) {
+  FLAME_NEEDS_GPU(d);
+  const Output out = run_worker("DISABLED_CudaErrorLibraryWorker.Run");
+  EXPECT_NE(out.text.find("'planted_write'"), std::string::npos) << out.text;
+  EXPECT_NE(out.text.find("cannot be used any more"), std::string::npos) << out.text;
+}
+
 TEST(CudaErrors, AreThrownAtTheOpWhenAskedFor) {
   FLAME_NEEDS_GPU(d);
   const Output out = run_worker("DISABLED_CudaErrorWorker.Run", "FLAME_SYNC=1");

@@ -227,6 +227,7 @@ TEST(CudaIndex, TenMillionElements) {
         return Tensors{cumsum(in[0].reshape({1000, -1}), 0)};
       },
       {x}, 8);
+  time("argmax, argmin", [](auto& in) { return Tensors{argmax(in[0]), argmin(in[0])}; }, {x});
   time("cummax", [](auto& in) { return Tensors{cummax(in[0], 0).indices}; }, {x});
   time("nonzero", [](auto& in) { return Tensors{nonzero(in[0] > 0)}; }, {x});
   time("masked_select", [](auto& in) { return Tensors{masked_select(in[0], in[0] > 0)}; }, {x});

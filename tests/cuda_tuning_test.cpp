@@ -36,19 +36,25 @@ class CudaTuning : public ::testing::Test {
 };
 
 struct Times {
-  std::vector<double> microseconds;
+  std::vector<double> microseconds;       // 0: there is no memory just now
+  std::vector<std::string> configs = {};  // "candidate number 0", ... if left out
   int asked = 0;
 };
 int choice(const char* library, const char* key, Times& t, bool forget = true) {
-  auto* tune = plugin_function<int(const char*, const char*, const char*, int, double (*)(int, void*), void*, bool)>(
-      "flame_cuda_tune");
+  auto* tune = plugin_function<int(const char*, const char*, const char*, const char* const*, int,
+                                   double (*)(int, void*), void*, bool)>("flame_cuda_tune");
   if (!tune) return -1;
+  for (size_t i = t.configs.size(); i < t.microseconds.size(); ++i)
+    t.configs.push_back("candidate number " + std::to_string(i));
+  std::vector<const char*> names;
+  for (const std::string& c : t.configs) names.push_back(c.c_str());
   const auto time = [](int i, void* p) {
     auto& times = *static_cast<Times*>(p);
     ++times.asked;
+    if (times.microseconds[static_cast<size_t>(i)] == 0) throw OutOfMemory("planted", Loc::current());
     return times.microseconds[static_cast<size_t>(i)];
   };
-  return tune(library, "a GPU", key, static_cast<int>(t.microseconds.size()), time, &t, forget);
+  return tune(library, "a GPU", key, names.data(), static_cast<int>(names.size()), time, &t, forget);
 }
 bool no_plugin() {
   std::string missing;
@@ -75,6 +81,63 @@ TEST_F(CudaTuning, TheFirstStaysUnlessAnotherIsClearlyFaster) {
   EXPECT_EQ(choice("library", "close", close), 0);
   EXPECT_EQ(choice("library", "failing", failing), 1);
   EXPECT_EQ(choice("library", "mixed", mixed), 2);
+}
+
+TEST_F(CudaTuning, AChoiceIsFoundByItsTextAndNotByItsPlace) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times t{{5, 3, 4}, {"a", "b", "c"}}, turned{{5, 5, 5}, {"b", "c", "a"}}, without{{9, 8}, {"a", "c"}};
+  EXPECT_EQ(choice("library", "key", t), 1);
+  EXPECT_EQ(choice("library", "key", turned), 0) << "the list came in another order";
+  EXPECT_EQ(turned.asked, 0);
+  EXPECT_EQ(choice("library", "key", without), 1) << "the choice is not among them";
+  EXPECT_EQ(without.asked, 2);
+}
+
+TEST_F(CudaTuning, WhereAllFailNothingIsKept) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times broken{{-1, -1}}, well{{5, 3}};
+  choice("library", "key", broken);
+  EXPECT_FALSE(fs::exists(folder_) && fs::directory_iterator(folder_) != fs::directory_iterator());
+  EXPECT_EQ(choice("library", "key", well), 1);
+  EXPECT_EQ(well.asked, 2);
+}
+
+TEST_F(CudaTuning, WhatIsOutOfMemoryNowIsNoChoice) {
+  if (no_plugin()) GTEST_SKIP() << "the CUDA plugin is not built here";
+  Times now{{5, 0, 4}}, later{{5, 3, 4}};
+  EXPECT_THROW(choice("library", "key", now), OutOfMemory);
+  EXPECT_FALSE(fs::exists(folder_) && fs::directory_iterator(folder_) != fs::directory_iterator());
+  EXPECT_EQ(choice("library", "key", later, false), 1);
+}
+
+// Statuses as the libraries' headers number them.
+TEST(CudaLibraries, FailuresGoThroughTheDevice) {
+  FLAME_NEEDS_GPU(d);
+  auto* call = plugin_function<int(Device*, bool, int, int, bool)>("flame_cuda_library_call");
+  const int blas_memory = 3, blas_unsupported = 15, blas_failed = 13;
+  const int dnn_memory = 4004, dnn_unsupported = 3002, dnn_failed = 5000;
+  for (const bool dnn : {false, true}) {
+    const int memory = dnn ? dnn_memory : blas_memory, unsupported = dnn ? dnn_unsupported : blas_unsupported,
+              failed = dnn ? dnn_failed : blas_failed;
+    EXPECT_EQ(call(&d, dnn, memory, 0, true), 1);
+    EXPECT_EQ(call(&d, dnn, memory, 1, true), 2) << "once more with the cache emptied";
+    EXPECT_EQ(call(&d, dnn, memory, 1, false), 2);
+    EXPECT_EQ(call(&d, dnn, unsupported, 9, false), -1);
+    EXPECT_EQ(call(&d, dnn, failed, 9, false), -1) << "the device is well";
+    for (const bool needed : {false, true}) try {
+        call(&d, dnn, memory, 9, needed);
+        ADD_FAILURE() << "no memory at all";
+      } catch (const OutOfMemory& e) {
+        for (const char* part : {"a planted call", "free of", "held from the driver"})
+          EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+      }
+    try {
+      call(&d, dnn, failed, 9, true);
+      ADD_FAILURE() << "failed";
+    } catch (const DeviceError& e) {
+      EXPECT_NE(std::string(e.what()).find("a planted call failed: CU"), std::string::npos) << e.what();
+    }
+  }
 }
 
 TEST_F(CudaTuning, DamagedFilesAreTimedAnewAndMissingFoldersAreNoError) {
@@ -151,7 +214,7 @@ TEST(DISABLED_CudaTuningWorker, Run) {
   const TuningCounts c = tuning_counts();
   std::printf("worker: keys %llu candidates %llu disk %llu fused %llu hash %llx\n",
               static_cast<unsigned long long>(c.keys), static_cast<unsigned long long>(c.candidates),
-              static_cast<unsigned long long>(c.from_disk), static_cast<unsigned long long>(c.fused_bias),
+              static_cast<unsigned long long>(c.from_disk), static_cast<unsigned long long>(c.fused_convolutions),
               static_cast<unsigned long long>(h));
 }
 struct Worker {
@@ -274,10 +337,10 @@ TEST(CudaConvolutions, BiasIsPartOfTheConvolution) {
     Generator g(3);
     const RandomOptions o{.dtype = t, .device = &cpu(), .generator = &g};
     const Tensor x = randn({8, 32, 16, 16}, o), w = randn({64, 32, 3, 3}, o), bias = randn({64}, o);
-    const uint64_t before = tuning_counts().fused_bias, launches = stats().launches;
+    const uint64_t before = tuning_counts().fused_convolutions, launches = stats().launches;
     const Tensor y = conv2d(x.to(d), w.to(d), bias.to(d), {.padding = 1});
     y.data();
-    const uint64_t made = stats().launches - launches, fused = tuning_counts().fused_bias - before;
+    const uint64_t made = stats().launches - launches, fused = tuning_counts().fused_convolutions - before;
     std::printf("%s: %llu launches, bias %s\n", std::string(name_of(t)).c_str(), static_cast<unsigned long long>(made),
                 fused ? "by cuDNN" : "by a kernel of ours");
     const Tensor want = conv2d(x.to(DType::f64), w.to(DType::f64), bias.to(DType::f64), {.padding = 1});

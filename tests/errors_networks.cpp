@@ -58,6 +58,33 @@ const AddErrors products([] {
     const Tensor b = full({2, 2}, true, DType::boolean);
     linear(b, b);
   });
+  expect_error<DTypeError>("linear", Mistake::dtype, "a floating dtype for an activation, got int64", [] {
+    linear(ints({2, 3}), ints({4, 3}), {}, {.activation = Activation::relu});
+  });
+
+  each_input("feed_forward", {f({2, 3}), f({4, 3}), f({5, 4}), f({4}), f({5})}, 3,
+             [](const Inputs& in) { feed_forward(in[0], in[1], in[3], in[2], in[4]); });
+  expect_error<ShapeError>("feed_forward", Mistake::shape, "x [..., 5]", [] {
+    feed_forward(f({2, 3}), f({4, 5}), {}, f({2, 4}), {});
+  });
+  expect_error<ShapeError>("feed_forward", Mistake::shape, "a second weight [out, 4]", [] {
+    feed_forward(f({2, 3}), f({4, 3}), {}, f({2, 5}), {});
+  });
+  expect_error<ShapeError>("feed_forward", Mistake::shape, "a bias of shape [4], got [3]", [] {
+    feed_forward(f({2, 3}), f({4, 3}), f({3}), f({2, 4}), {});
+  });
+  expect_error<ShapeError>("feed_forward", Mistake::shape, "a second bias of shape [2], got [4]", [] {
+    feed_forward(f({2, 3}), f({4, 3}), {}, f({2, 4}), f({4}));
+  });
+  expect_error<ShapeError>("feed_forward", Mistake::rank, "a weight of rank 2, got [3]", [] {
+    feed_forward(f({2, 3}), f({3}), {}, f({2, 4}), {});
+  });
+  expect_error<ShapeError>("feed_forward", Mistake::empty, "got [2, 0]", [] {
+    feed_forward(f({2, 0}), f({4, 3}), {}, f({2, 4}), {});
+  });
+  expect_error<DTypeError>("feed_forward", Mistake::dtype, "a floating dtype, got int64", [] {
+    feed_forward(ints({2, 3}), ints({4, 3}), {}, ints({2, 4}), {});
+  });
 });
 
 const AddErrors pictures([] {

@@ -53,7 +53,12 @@ const AddGoldenCalls calls([](GoldenCalls& f) {
   f["index_select"] = [](In in, O o) { return Out{index_select(in[0], o["axis"], in[1])}; };
 
   f["matmul"] = [](In in, O) { return Out{matmul(in[0], in[1])}; };
-  f["linear"] = [](In in, O) { return Out{linear(in[0], in[1], at(in, 2))}; };
+  f["linear"] = [](In in, O o) { return Out{linear(in[0], in[1], at(in, 2), {.activation = activation_of(o)})}; };
+  f["feed_forward"] = [](In in, O o) {
+    const bool biased = in.size() == 5;
+    const Tensor &w2 = in[biased ? 3 : 2], b1 = biased ? in[2] : Tensor(), b2 = biased ? in[4] : Tensor();
+    return Out{feed_forward(in[0], in[1], b1, w2, b2, {.activation = activation_of(o)})};
+  };
 
   f["softmax"] = [](In in, O o) { return Out{softmax(in[0], o["axis"].get<int64_t>())}; };
   f["log_softmax"] = [](In in, O o) { return Out{log_softmax(in[0], o["axis"].get<int64_t>())}; };

@@ -20,7 +20,8 @@ template <int axes>
 ConvOptions<axes> conv_options(O o) {
   ConvOptions<axes> c{.stride = each<axes>(o, "stride", 1),
                       .dilation = each<axes>(o, "dilation", 1),
-                      .groups = o.value("groups", int64_t{1})};
+                      .groups = o.value("groups", int64_t{1}),
+                      .activation = activation_of(o)};
   if (o.contains("padding") && o["padding"].is_string())
     c.padding = o["padding"] == "same" ? Padding::same : Padding::valid;
   else c.padding = each<axes>(o, "padding", 0);

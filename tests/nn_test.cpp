@@ -16,6 +16,8 @@
 #include "flame/nn/resize.h"
 #include "flame/nn/sequential.h"
 #include "flame/ops/create.h"
+#include "flame/ops/linear.h"
+#include "flame/ops/pointwise.h"
 #include "flame/ops/random.h"
 #include "trace_device.h"
 
@@ -389,6 +391,13 @@ TEST(Init, Functions) {
   EXPECT_EQ(half.dtype(), DType::bf16);
   EXPECT_EQ(message<ShapeError>([] { nn::xavier_uniform(Parameter(zeros({3}))); }),
             "init: fans need a weight of rank 2 or more, got shape [3]");
+}
+
+TEST(LinearLayer, ActivatesIfAsked) {
+  nn::Linear layer({.in = 3, .out = 4, .activation = Activation::gelu_tanh});
+  const Tensor x = randn({5, 3}), sum = linear(x, layer.weight.tensor(), layer.bias.tensor());
+  EXPECT_EQ(layer(x).to_vector<float>(), gelu_tanh(sum).to_vector<float>());
+  EXPECT_EQ(layer.kind(), "Linear(3, 4, gelu_tanh)");
 }
 
 }  // namespace

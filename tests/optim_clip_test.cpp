@@ -1,6 +1,7 @@
 // Clipping by any norm and by units against PyTorch, and gradients accumulated over micro-batches.
 #include <gtest/gtest.h>
 
+#include "tests/support/clipped_step.h"
 #include "tests/support/error.h"
 #include "tests/support/optim_cases.h"
 
@@ -57,6 +58,24 @@ TEST(ClipNorms, NaNReachesEveryNormAndNonFiniteIsRefused) {
               optim::clip_grad_norm({finite}, 1, {.norm_type = 0});
             }).find("clip_grad_norm: expected norm_type above 0, got 0"),
             std::string::npos);
+}
+
+TEST(ClipNorms, WithinTheStepTheBitsAreTheSame) {
+  expect_clipped_steps(cpu());
+  Parameter p(ones({2}));
+  optim::SGD sgd({p}, {.lr = 1});
+  EXPECT_FALSE(sgd.step({.max_norm = 1}).defined()) << "there was no gradient";
+  p.set_grad(full({2}, 3.0));
+  EXPECT_FALSE(sgd.step().defined());
+  const Tensor threes = full({2}, 3.0);
+  threes.data();
+  p.set_grad(threes);
+  const uint64_t launches = stats().launches;
+  EXPECT_NEAR(sgd.step({.max_norm = 1}).item(), std::sqrt(18.0), 1e-6);
+  EXPECT_EQ(stats().launches - launches, 2u) << "the norm, and the step";
+  EXPECT_NE(
+      message_of<ValueError>([&] { sgd.step({.max_norm = -1}); }).find("SGD: expected a max_norm of 0 or more, got -1"),
+      std::string::npos);
 }
 
 TEST(ClipAdaptive, GoldenNumbers) {

@@ -80,8 +80,7 @@ bool Run::train(const train::Interrupt& interrupt) {
   auto step = record([&](const Tensor& x, const Tensor& y) {
     Tensor loss = loss_of(net_, x, y);
     backward(loss);
-    optim::clip_grad_norm(net_.parameters(), 1);
-    optimizer_.step();
+    optimizer_.step({.max_norm = 1});  // clipped to a norm of 1
     return loss;
   });
   const int64_t characters = options_.batch * options_.context;

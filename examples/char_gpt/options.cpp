@@ -9,7 +9,7 @@ Options parse_options(int argc, char** argv) {
   const auto count = [&](const char* flag, int64_t& field, const char* text, int64_t most = 1000000000) {
     app.add_option(flag, field, text)->check(CLI::Range(int64_t{1}, most))->capture_default_str();
   };
-  add_device_flag(app, o.device);
+  add_device_flags(app, o.device, o.deterministic);
   app.add_option("--text", o.text, "a text file, plain or gzip'd (Debian package jargon-text)")->capture_default_str();
   count("--steps", o.steps, "training steps");
   count("--batch", o.batch, "windows a step", 100000);

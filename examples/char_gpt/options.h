@@ -8,6 +8,7 @@
 
 struct Options {
   std::string device = "auto";
+  bool deterministic = false;
   std::string text = "/usr/share/doc/jargon-text/jargon.txt.gz";
   uint32_t text_crc = 0;  // of what the text holds, set once it is read
   int64_t steps = 3000, batch = 32;

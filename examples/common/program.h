@@ -8,10 +8,11 @@
 
 #include "settings.h"
 
-// Sets device and threads by the options. With --resume also reads the checkpoint and takes over the run's settings.
+// Sets device, determinism and threads by the options. With --resume also reads the checkpoint and takes over the run's settings.
 template <class Options>
 std::optional<flame::io::Checkpoint> start(Options& options, const flame::train::RunFolder& folder) {
   flame::set_default_device(pick_device(options.device));
+  flame::set_deterministic(options.deterministic);
   std::optional<flame::io::Checkpoint> checkpoint;
   if (options.resume) {
     if (!folder.has_checkpoint())

@@ -6,7 +6,7 @@
 Options parse_options(int argc, char** argv) {
   Options o;
   CLI::App app{"Trains a convolutional network on Fashion-MNIST and leaves the results in a folder."};
-  add_device_flag(app, o.device);
+  add_device_flags(app, o.device, o.deterministic);
   app.add_option("--epochs", o.epochs, "passes over the training images")
       ->check(CLI::Range(1, 1000000))
       ->capture_default_str();

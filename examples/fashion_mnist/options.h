@@ -8,6 +8,7 @@
 
 struct Options {
   std::string device = "auto";
+  bool deterministic = false;
   int64_t epochs = 5, batch = 128;
   double lr = 4e-3;  // the peak of the one-cycle schedule
   uint64_t seed = 0;

@@ -110,6 +110,11 @@ uint64_t Key::hash() const {
   return h;
 }
 
+Meta kept_meta(Activation a, const Meta& c) {
+  if (a != Activation::relu) return contiguous_meta(c.dtype, c.shape);
+  return contiguous_meta(DType::u8, {c.shape[0], (c.shape[1] + 127) / 128 * 16});
+}
+
 struct PlanCache::Impl {
   struct Entry {
     std::string bytes;

@@ -91,12 +91,23 @@ struct Launch {
   std::span<const Word> scalars;
 };
 
+// What a product, a convolution or a layer passes its result through. gelu_tanh is gelu's short form, by tanh.
+enum class Activation : uint8_t { none, relu, gelu, gelu_tanh };
+
 // c[..., m, n] = a[..., m, k] @ b[..., k, n] (+ bias[n]); batch strides may be 0; a and b may be transposed by strides.
+// Buffers: a, b, (bias), (kept) -> c, (kept), (sums). The last four fields are for devices that fuse(), and for matrices.
 struct GemmDesc {
   Meta a, b, c;
-  bool bias = false;  // buffers: a, b, (bias), then c
-  bool tf32 = false;  // float32 operands may be rounded to 10 bits of mantissa
+  bool bias = false;
+  bool tf32 = false;                         // float32 operands may be rounded to 10 bits of mantissa
+  Activation activation = Activation::none;  // relu or gelu_tanh of the sum with the bias
+  bool keep = false;                         // and what its slope is taken at is written: see kept_meta
+  Activation slope = Activation::none;       // c is multiplied by this activation's slope at what was kept
+  bool sums = false;                         // the sums of a's rows, [m], are written
 };
+// What is kept of a contiguous [m, n]: for gelu_tanh the numbers that it was taken of, for relu a bit each, set where they
+// are positive, 8 in a byte from the lowest on, rows of a multiple of 16 bytes.
+Meta kept_meta(Activation a, const Meta& c);
 
 // Convolution over one to three axes. x: [N, C, H, W], w: [O, C / groups, R, S], y: [N, O, H', W'], or with one or three
 // axes in the place of two. Buffers: forward (x, w, bias?) -> y; backward_data (dy, w) -> dx; backward_weight (x, dy) -> dw.
@@ -106,6 +117,7 @@ struct ConvDesc {
   Dims stride, padding, padding_after, dilation;  // one number an axis; padding_after may be negative
   int64_t groups = 1;
   bool bias = false;
+  Activation activation = Activation::none;  // relu, of a forward pass, on devices that fuse()
 };
 
 // Attention without mask and dropout: q [B, H, L, E], k [B, K, S, E], v [B, K, S, D] with K dividing H; lse [B, H, L] is
@@ -211,6 +223,7 @@ class Device {
   // Library services: prepared once, launched like any plan.
   virtual Ref<Plan> gemm(const GemmDesc& d) = 0;
   virtual Ref<Plan> conv(const ConvDesc& d) = 0;
+  virtual bool fuses() const { return false; }          // activations, slopes and sums into products and convolutions
   virtual Ref<Plan> attention(const AttentionDesc& d);  // null where no library has a plan for it
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.

@@ -60,6 +60,8 @@ class KernelArguments {
 class Kernel : public RefCounted {
  public:
   virtual void launch(const Grid& g, std::span<const std::byte> arguments) const = 0;
+  // Bytes of dynamic shared memory that a launch may ask for; every GPU gives a block 99 KB in all.
+  virtual int most_shared() const { return 96 << 10; }
   template <class... T>
   void operator()(const Grid& g, const T&... arguments) const {
     KernelArguments all;

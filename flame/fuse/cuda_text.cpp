@@ -7,6 +7,13 @@ namespace flame {
 namespace {
 using namespace cuda_text;
 
+// Whether each pack of a row's elements meets neighbours in this leaf, or one element.
+bool along_rows(const Dims& dims, const LeafDesc& l, int64_t width) {
+  const int last = dims.rank() - 1;
+  if (last < 1 || dims[last] % width != 0 || l.strides[last] < 0 || l.strides[last] > 1) return false;
+  if (l.strides[last] == 0) return true;
+  return std::all_of(l.strides.begin(), l.strides.end() - 1, [&](int64_t s) { return s % width == 0; });
+}
 bool crosses(const LeafDesc& l, int axis) { return l.strides[axis] == 1 && std::abs(l.strides.back()) > 1; }
 
 class Writer : Rows {
@@ -52,15 +59,22 @@ class Writer : Rows {
   }
   std::string vector_kernel() {
     const std::string n = number("n", product(p_.dims, 0, rank_));
-    std::string packs, in_pack, alone, both, stores;
+    std::string packs, in_pack, alone, both, places, stores;
     for (size_t k = 0; k < p_.leaves.size(); ++k) {
       const LeafDesc& l = p_.leaves[k];
       if (constant(l.strides)) {
         both += load(int(k), "0", "  ");
         continue;
       }
-      packs += fmt::format("    const auto x{0} = *reinterpret_cast<const Pack<{1}, {2}>*>(a.p{0} + at);\n", k,
-                           in_memory(l.dtype), width_);
+      const bool rows = !flat(p_.dims, l.strides);
+      const std::string where = rows ? leaf_offset(int(k), 0, rank_) : "at";
+      if (rows) places = coordinates("static_cast<I>(at)", 0, rank_, "  ");
+      if (rows && l.strides[rank_ - 1] == 0) {
+        packs += load(int(k), where, "    ");
+        continue;
+      }
+      packs += fmt::format("    const auto x{0} = *reinterpret_cast<const Pack<{1}, {2}>*>(a.p{0} + ({3}));\n", k,
+                           in_memory(l.dtype), width_, where);
       in_pack += fmt::format("      const {} l{} = widen(x{}.v[j]);\n", computed(l.dtype), k, k);
       alone += load(int(k), "at", "      ");
     }
@@ -76,12 +90,16 @@ class Writer : Rows {
         out_alone += fmt::format("      a.q{}[at] = {};\n", o, v);
         stores += fmt::format("    *reinterpret_cast<Pack<{0}, {1}>*>(a.q{2} + at) = y{2};\n", in_memory(t), width_, o);
       }
+    const std::string rest =  // where rows are whole packs, nothing is left
+        places.empty()
+            ? fmt::format("else {{\n    for (; at < n; ++at) {{\n{}{}{}    }}\n  }}\n", alone, nodes_text, out_alone)
+            : "\n";
     return head("island") +
            fmt::format(
-               "  int64_t at = global_thread() * {0};\n  const int64_t n = a.n;\n  if (at >= n) return;\n{1}"
+               "  int64_t at = global_thread() * {0};\n  const int64_t n = a.n;\n  if (at >= n) return;\n{1}{7}"
                "  if (at + {0} <= n) {{\n{2}#pragma unroll\n    for (int j = 0; j < {0}; ++j) {{\n{3}{4}{5}    }}\n{6}"
-               "  }} else {{\n    for (; at < n; ++at) {{\n{7}{4}{8}    }}\n  }}\n}}\n",
-               width_, both, packs, in_pack, nodes_text, out_pack, stores, alone, out_alone);
+               "  }} {8}}}\n",
+               width_, both, packs, in_pack, nodes_text, out_pack, stores, places, rest);
   }
   // Some leaves run along `axis` where the outputs run along the last: their elements go by tiles of 32 by 32 through
   // shared memory, so that both sides are whole lines.
@@ -315,15 +333,16 @@ int cuda_vector_width(const Program& p) {
   for (const NodeDesc& n : p.nodes)
     if (n.kind == NodeDesc::Kind::iota && !constant(n.iota_strides)) return 1;
   for (const LeafDesc& l : p.leaves) {
-    if (constant(l.strides)) continue;
-    if (!flat(p.dims, l.strides)) return 1;
-    largest = std::max(largest, size_of(l.dtype));
+    if (!constant(l.strides)) largest = std::max(largest, size_of(l.dtype));
   }
   for (const OutputDesc& o : p.outputs) {
     if (!flat(p.dims, o.strides)) return 1;
     largest = std::max(largest, size_of(o.dtype));
   }
-  return static_cast<int>(std::clamp<size_t>(16 / largest, 2, 8));
+  const auto width = static_cast<int>(std::clamp<size_t>(16 / largest, 2, 8));
+  for (const LeafDesc& l : p.leaves)
+    if (!constant(l.strides) && !flat(p.dims, l.strides) && !along_rows(p.dims, l, width)) return 1;
+  return width;
 }
 
 int cuda_tile_axis(const Program& p) {

@@ -250,6 +250,17 @@ T read(const T* p) {
   else return std::bit_cast<T>(__ldg(reinterpret_cast<const uint64_t*>(p)));
 }
 
+// Calls fn(axis, coordinate) for a row-major number below the product of the sizes, from the last axis to the first.
+template <class I, class F>
+void each_axis(I number, int64_t rank, const int64_t* sizes, F fn) {
+  for (int i = static_cast<int>(rank) - 1; i > 0; --i) {
+    const I n = static_cast<I>(sizes[i]), q = number / n;
+    fn(i, static_cast<int64_t>(number - q * n));
+    number = q;
+  }
+  if (rank > 0) fn(0, static_cast<int64_t>(number));
+}
+
 inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 }  // namespace flame

@@ -99,14 +99,14 @@ std::vector<Tensor> MultiheadAttention::project(const Tensor& query, const Tenso
   const Tensor bias = tensor_or_none(in_proj_bias);
   const bool self = query.value_ref() == key.value_ref() && key.value_ref() == value.value_ref();
   if (in_proj_weight.defined() && self)
-    return parts(linear(query, in_proj_weight.tensor(), bias, loc), 3, -1, false, loc);
+    return parts(linear(query, in_proj_weight.tensor(), bias, {}, loc), 3, -1, false, loc);
   const std::vector<Tensor> weights =
       in_proj_weight.defined()
           ? parts(in_proj_weight.tensor(), 3, 0, false, loc)
           : std::vector<Tensor>{q_proj_weight.tensor(), k_proj_weight.tensor(), v_proj_weight.tensor()};
   const std::vector<Tensor> biases = bias.defined() ? parts(bias, 3, 0, false, loc) : std::vector<Tensor>(3);
-  return {linear(query, weights[0], biases[0], loc), linear(key, weights[1], biases[1], loc),
-          linear(value, weights[2], biases[2], loc)};
+  return {linear(query, weights[0], biases[0], {}, loc), linear(key, weights[1], biases[1], {}, loc),
+          linear(value, weights[2], biases[2], {}, loc)};
 }
 
 // x [N, heads, S, d] with the keys or values that the options add.

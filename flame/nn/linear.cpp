@@ -28,11 +28,13 @@ Linear::Linear(Module* parent, std::string name, const Options& o, Loc loc)
       bias(*this, "bias", o.bias ? draw({o.out}, o, loc) : Tensor{}, loc) {}
 
 Tensor Linear::forward(const Tensor& x, Loc loc) {
-  return linear(x, weight.tensor(), bias.defined() ? bias.tensor() : Tensor{}, loc);
+  return linear(x, weight.tensor(), bias.defined() ? bias.tensor() : Tensor{}, {.activation = options.activation}, loc);
 }
 
 std::string Linear::kind() const {
-  return fmt::format("Linear({}, {}{})", options.in, options.out, options.bias ? "" : ", no bias");
+  constexpr const char* activations[] = {"", ", relu", ", gelu", ", gelu_tanh"};
+  return fmt::format("Linear({}, {}{}{})", options.in, options.out, options.bias ? "" : ", no bias",
+                     activations[static_cast<int>(options.activation)]);
 }
 
 }  // namespace flame::nn

@@ -1,4 +1,4 @@
-// Linear: y = x W^T + b over the last axis.
+// Linear: y = x W^T + b over the last axis, and an activation of it if one is asked for.
 #pragma once
 #include "flame/nn/module.h"
 
@@ -8,6 +8,7 @@ struct LinearOptions {
   int64_t in, out;
   bool bias = true;
   DType dtype = DType::f32;
+  Activation activation = Activation::none;
 };
 
 // weight [out, in] and bias [out], both uniform on +-1 / sqrt(in), as in PyTorch. x: [..., in] -> [..., out].

@@ -60,7 +60,7 @@ Recurrent::Recurrent(Cell cell, Module* parent, std::string name, const Options&
 
 // from_input: W_ih x + b_ih of this step, [N, gates * hidden].
 Recurrent::Running Recurrent::step(const Direction& d, const Tensor& from_input, const Running& before, Loc loc) const {
-  const Tensor from_state = linear(before.h, d.weight_hh->tensor(), or_none(d.bias_hh), loc);
+  const Tensor from_state = linear(before.h, d.weight_hh->tensor(), or_none(d.bias_hh), {}, loc);
   switch (cell_) {
     case Cell::rnn: return {tanh(add(from_input, from_state, loc), loc), {}};
     case Cell::gru: {
@@ -75,12 +75,12 @@ Recurrent::Running Recurrent::step(const Direction& d, const Tensor& from_input,
   const Tensor c =
       add(mul(sigmoid(gate[1], loc), before.c, loc), mul(sigmoid(gate[0], loc), tanh(gate[2], loc), loc), loc);
   const Tensor h = mul(sigmoid(gate[3], loc), tanh(c, loc), loc);
-  return {d.weight_hr ? linear(h, d.weight_hr->tensor(), {}, loc) : h, c};
+  return {d.weight_hr ? linear(h, d.weight_hr->tensor(), {}, {}, loc) : h, c};
 }
 
 // x: [T, N, in] -> [T, N, out]; `state` moves to after the last step.
 Tensor Recurrent::run(const Direction& d, const Tensor& x, bool reverse, Running& state, Loc loc) const {
-  const Tensor all = linear(x, d.weight_ih->tensor(), or_none(d.bias_ih), loc);
+  const Tensor all = linear(x, d.weight_ih->tensor(), or_none(d.bias_ih), {}, loc);
   const std::vector<Tensor> inputs = parts(all, x.shape()[0], 0, true, loc);
   std::vector<Tensor> out(inputs.size());
   for (size_t i = 0; i < inputs.size(); ++i) {

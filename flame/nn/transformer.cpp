@@ -25,7 +25,8 @@ TransformerEncoderLayer::TransformerEncoderLayer(Module* parent, std::string nam
                  .batch_first = o.batch_first,
                  .dtype = o.dtype},
                 loc),
-      linear1(*this, "linear1", {.in = o.width, .out = o.hidden, .bias = o.bias, .dtype = o.dtype}, loc),
+      linear1(*this, "linear1",
+              {.in = o.width, .out = o.hidden, .bias = o.bias, .dtype = o.dtype, .activation = o.activation}, loc),
       linear2(*this, "linear2", {.in = o.hidden, .out = o.width, .bias = o.bias, .dtype = o.dtype}, loc),
       norm1(*this, "norm1", {.normalized = {o.width}, .eps = o.eps, .bias = o.bias, .dtype = o.dtype}, loc),
       norm2(*this, "norm2", {.normalized = {o.width}, .eps = o.eps, .bias = o.bias, .dtype = o.dtype}, loc) {}
@@ -38,8 +39,7 @@ Tensor TransformerEncoderLayer::attended(const Tensor& x, const EncoderCall& cal
   return dropped(self_attn(x, x, x, inner, loc), loc);
 }
 Tensor TransformerEncoderLayer::fed_forward(const Tensor& x, Loc loc) {
-  const Tensor h = linear1(x, loc);
-  return dropped(linear2(dropped(options.activation == Activation::relu ? relu(h, loc) : gelu(h, loc), loc), loc), loc);
+  return dropped(linear2(dropped(linear1(x, loc), loc), loc), loc);
 }
 
 Tensor TransformerEncoderLayer::forward(const Tensor& x, const EncoderCall& call, Loc loc) {

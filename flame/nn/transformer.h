@@ -5,7 +5,8 @@
 
 namespace flame::nn {
 
-enum class Activation : uint8_t { relu, gelu };
+using flame::Activation;
+
 struct TransformerEncoderLayerOptions {
   int64_t width, heads;
   int64_t hidden = 2048;  // of the feed-forward part

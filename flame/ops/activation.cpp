@@ -16,6 +16,16 @@ Tensor gelu(const Tensor& x, Approximate approximate, Loc loc) {
   return approximate == Approximate::tanh ? gelu_tanh(x, loc) : gelu(x, loc);
 }
 
+Tensor activate(const Tensor& x, Activation activation, Loc loc) {
+  switch (activation) {
+    case Activation::none: return x;
+    case Activation::relu: return relu(x, loc);
+    case Activation::gelu: return gelu(x, loc);
+    case Activation::gelu_tanh: return gelu_tanh(x, loc);
+  }
+  fail<ValueError>(loc, "activate: expected an Activation, got {}", static_cast<int>(activation));
+}
+
 Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
   if (o.beta == 0) fail<ValueError>(loc, "softplus: expected a beta other than 0, got 0");
   check_defined("softplus", x, loc);

@@ -16,6 +16,9 @@ inline Tensor hardtanh(const Tensor& x, Loc loc = Loc::current()) { return hardt
 enum class Approximate : uint8_t { none, tanh };
 Tensor gelu(const Tensor& x, Approximate approximate, Loc loc = Loc::current());
 
+// By name; none gives x itself.
+Tensor activate(const Tensor& x, Activation activation, Loc loc = Loc::current());
+
 struct SoftplusOptions {
   double beta = 1.0;
   double threshold = 20.0;  // above x beta = threshold the result is x, as in PyTorch

@@ -108,10 +108,23 @@ class ArgReduce final : public Op {
       (reduced ? w.along : w.kept)[rank] = in[0].shape[i];
       (reduced ? w.along_strides : w.kept_strides)[rank++] = in[0].strides[i];
     }
+    constexpr int64_t warps = 16384, least = 1024,
+                      best_bytes = 16;  // in flight; elements of a part; as in arg_reduce.cu
+    const int64_t each = std::max(least, w.count / std::max<int64_t>(1, warps / w.rows) + 1);
+    const int64_t parts = (w.count + each - 1) / each;
+    const auto kernel = [&](const char* entry) {
+      return device_kernel(d, "ops/arg_reduce.cu", entry, in[0].dtype,
+                           {greatest_ ? "-DFLAME_GREATEST=1" : "-DFLAME_GREATEST=0"});
+    };
+    Ref<Kernel> join;
+    if (parts > 1) join = kernel("arg_join");
     return make_ref<Plan>(
-        name_, [k = device_kernel(d, "ops/arg_reduce.cu", "arg_extreme", in[0].dtype,
-                                  {greatest_ ? "-DFLAME_GREATEST=1" : "-DFLAME_GREATEST=0"}),
-                w](const Run& r) { (*k)({.blocks = blocks_for(w.rows, 8)}, w, r.buffers[0], r.buffers[1]); });
+        name_,
+        [k = kernel("arg_extreme"), join, w, parts, each](const Run& r) {
+          (*k)({.blocks = blocks_for(w.rows * parts, 8)}, w, r.buffers[0], r.workspace, r.buffers[1], parts, each);
+          if (join) (*join)({.blocks = blocks_for(w.rows, 8)}, r.workspace, r.buffers[1], w.rows, parts);
+        },
+        parts > 1 ? static_cast<size_t>(w.rows * parts * best_bytes) : 0);
   }
 
  private:

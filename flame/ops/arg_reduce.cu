@@ -1,4 +1,5 @@
-// The place of the extreme element along any axes, the first of equals; a NaN beats all but an earlier one. A warp a row.
+// The place of the extreme element along any axes, the first of equals; a NaN beats all but an earlier one. A warp a row, or a
+// part of a long one; the parts are joined by another warp.
 // FLAME_T: the dtype. FLAME_GREATEST: 1 for the largest.
 #include "flame/fuse/device.cuh"
 
@@ -12,10 +13,7 @@ struct Walk {
 };
 inline int64_t offset(int64_t i, int64_t rank, const int64_t* sizes, const int64_t* strides) {
   int64_t at = 0;
-  for (int64_t k = rank - 1; k >= 0; --k) {
-    at += i % sizes[k] * strides[k];
-    i /= sizes[k];
-  }
+  each_axis(i, rank, sizes, [&](int axis, int64_t k) { at += k * strides[axis]; });
   return at;
 }
 
@@ -37,17 +35,40 @@ V from_lane(V v, int by) {
   else return __shfl_down_sync(0xffffffffu, v, by);
 }
 
+inline Best join_lanes(Best best) {
+  for (int by = 16; by > 0; by /= 2) best = join(best, {from_lane(best.value, by), from_lane(best.place, by)});
+  return best;
+}
+
+// best: [rows, parts], each of so many elements; with one part a row, out is written at once.
 extern "C" __global__ void __launch_bounds__(256)
-    arg_extreme(const __grid_constant__ Walk w, const T* x, int64_t* out) {
-  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
+    arg_extreme(const __grid_constant__ Walk w, const T* x, Best* parts_best, int64_t* out, int64_t parts,
+                int64_t each) {
+  const int64_t warp = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32, row = warp / parts, part = warp % parts;
   const int lane = threadIdx.x % 32;
   if (row >= w.rows) return;
   const T* from = x + offset(row, w.kept_rank, w.kept, w.kept_strides);
+  const int64_t end = part * each + each < w.count ? part * each + each : w.count;
   Best best{A(), -1};
-  for (int64_t i = lane; i < w.count; i += 32)
-    best = join(best, {widen(from[offset(i, w.along_rank, w.along, w.along_strides)]), i});
-  for (int by = 16; by > 0; by /= 2) best = join(best, {from_lane(best.value, by), from_lane(best.place, by)});
-  if (lane == 0) out[row] = best.place;
+  if (w.along_rank == 1) {
+    for (int64_t i = part * each + lane; i < end; i += 32) best = join(best, {widen(from[i * w.along_strides[0]]), i});
+  } else {
+    for (int64_t i = part * each + lane; i < end; i += 32)
+      best = join(best, {widen(from[offset(i, w.along_rank, w.along, w.along_strides)]), i});
+  }
+  best = join_lanes(best);
+  if (lane != 0) return;
+  if (parts == 1) out[row] = best.place;
+  else parts_best[warp] = best;
+}
+extern "C" __global__ void __launch_bounds__(256)
+    arg_join(const Best* parts_best, int64_t* out, int64_t rows, int64_t parts) {
+  const int64_t row = static_cast<int64_t>(blockIdx.x) * 8 + threadIdx.x / 32;
+  if (row >= rows) return;
+  Best best{A(), -1};
+  for (int64_t i = threadIdx.x % 32; i < parts; i += 32) best = join(best, parts_best[row * parts + i]);
+  best = join_lanes(best);
+  if (threadIdx.x % 32 == 0) out[row] = best.place;
 }
 
 }  // namespace flame

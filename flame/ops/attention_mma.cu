@@ -3,7 +3,7 @@
 // FLAME_WIDTH: columns of the rows, a multiple of 32, zeros beyond; FLAME_PASS: 0 forward, 1 backward to the queries,
 // 2 backward to keys and values.
 #include "flame/fuse/tensor_cores.cuh"
-#include "flame/ops/attention.cuh"
+#include "flame/ops/attention_dropout.cuh"
 
 namespace flame {
 
@@ -108,72 +108,69 @@ inline void store(const Sums& sum, const float (&by)[parts][2], T* out, int64_t 
     }
 }
 
-// One word of dropout, for lengths that blocks of four do not divide.
-__noinline__ uint32_t word_of(const Problem& p, int64_t row, int64_t j) {
-  const uint64_t at = static_cast<uint64_t>(row * p.keys + j);
-  const PhiloxBlock w = philox(p.seed, at / 4, p.call);
-  const uint32_t k = at % 4;
-  return k == 0 ? w[0] : k == 1 ? w[1] : k == 2 ? w[2] : w[3];
-}
-inline void to_factors(const Problem& p, const uint32_t (&w)[4], float (&k)[4]) {
-#pragma unroll
-  for (int e = 0; e < 4; ++e) k[e] = w[e] < p.threshold ? static_cast<float>(p.factor) : 0.0f;
-}
-// Factors of dropout where rows are queries: of `row` and 8 further (among all [B, H, L]), keys j and j + 1. Two lanes share
-// the blocks of both rows; each makes one.
-inline void factors_of_rows(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
-  uint32_t w[4];
-  if (p.keys % 4 == 0) {
-    const bool odd = threadIdx.x % 2;
-    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>((row + (odd ? 8 : 0)) * p.keys + j) / 4, p.call);
-    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[2], 1), y = __shfl_xor_sync(~0u, odd ? b[1] : b[3], 1);
-    w[0] = odd ? x : b[0];
-    w[1] = odd ? y : b[1];
-    w[2] = odd ? b[2] : x;
-    w[3] = odd ? b[3] : y;
-  } else {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e / 2 * 8, j + e % 2);
+inline const T* rows_of_warp(const T* x) { return x + threadIdx.x / 32 * parts * 16 * pitch; }
+// fetch(tile, buffer) and work(tile, buffer) for tiles in turn, the next one on its way while one is worked on.
+template <class Fetch, class Work>
+void in_turn(int64_t tiles, const Fetch& fetch, const Work& work) {
+  if (tiles > 0) fetch(int64_t{0}, 0);
+  int which = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile, which ^= 1) {
+    if (tile + 1 < tiles) {
+      fetch(tile + 1, which ^ 1);
+      wait<1>();
+    } else {
+      wait<0>();
+    }
+    __syncthreads();
+    work(tile, which);
+    __syncthreads();
   }
-  to_factors(p, w, k);
+  wait<0>();
 }
-// The same where rows are keys: of queries `row` and the next, keys j and j + 8. Four lanes share four blocks, each makes one,
-// and the words are transposed among them.
-inline void factors_of_columns(const Problem& p, int64_t row, int64_t j, float (&k)[4]) {
-  uint32_t w[4];
-  if (p.keys % 4 == 0) {
-    const int place = threadIdx.x / 4 % 4;
-    const int64_t at = (row + place % 2) * p.keys + j + place / 2 * 8;
-    const PhiloxBlock b = philox(p.seed, static_cast<uint64_t>(at) / 4, p.call);
-    const bool odd = place % 2, high = place / 2;
-    const uint32_t x = __shfl_xor_sync(~0u, odd ? b[0] : b[1], 4), y = __shfl_xor_sync(~0u, odd ? b[2] : b[3], 4);
-    const uint32_t c[4] = {odd ? x : b[0], odd ? b[1] : x, odd ? y : b[2], odd ? b[3] : y};
-    const uint32_t u = __shfl_xor_sync(~0u, high ? c[0] : c[2], 8), v = __shfl_xor_sync(~0u, high ? c[1] : c[3], 8);
-    w[0] = high ? u : c[0];
-    w[1] = high ? v : c[1];
-    w[2] = high ? c[2] : u;
-    w[3] = high ? c[3] : v;
-  } else {
-#pragma unroll
-    for (int e = 0; e < 4; ++e) w[e] = word_of(p, row + e % 2, j + e / 2 * 8);
+
+#if FLAME_PASS < 2
+// A block's queries and what they look at.
+struct Queries {
+  const Problem& p;
+  const Place at;
+  const int64_t row0;  // the first of the head's rows
+  const T *keys, *values;
+  const Mask* mask;
+  Queries(const Problem& p, const T* k, const T* v, const Mask* m)
+      : p(p), at(p.heads, p.queries, own, p.causal), row0((at.batch * p.heads + at.head) * p.queries) {
+    const int64_t shared = at.head / (p.heads / p.shared);
+    keys = matrix(k, p.k, at.batch, shared);
+    values = matrix(v, p.v, at.batch, shared);
+    mask = with_mask ? matrix(m, p.mask, at.batch, at.head) : m;
   }
-  to_factors(p, w, k);
-}
+  // work(first key, keys, values, whether scores need a look at mask or ends)
+  template <class Work>
+  void over_keys(T* buffers, const Work& work) const {
+    const int64_t end = p.causal ? lesser(p.keys, at.first + own) : p.keys;
+    const auto fetch = [&](int64_t tile, int which) {
+      T* to = buffers + 2 * which * step * pitch;
+      load<step>(to, keys, p.k[2], tile * step, p.keys, p.width);
+      load<step>(to + step * pitch, values, p.v[2], tile * step, p.keys, p.depth);
+      commit();
+    };
+    in_turn((end + step - 1) / step, fetch, [&](int64_t tile, int which) {
+      const int64_t first = tile * step;
+      const T* from = buffers + 2 * which * step * pitch;
+      work(first, from, from + step * pitch,
+           with_mask || first + step > p.keys || (p.causal && first + step > at.first));
+    });
+  }
+};
+#endif
 
 #if FLAME_PASS == 0
 extern "C" __global__ void __launch_bounds__(threads)
     forward(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const Mask* mask, T* out, A* lse) {
-  const Place at(p.heads, p.queries, own, p.causal);
-  const int64_t shared = at.head / (p.heads / p.shared), row0 = (at.batch * p.heads + at.head) * p.queries;
-  const T *keys = matrix(k, p.k, at.batch, shared), *values = matrix(v, p.v, at.batch, shared);
-  const Mask* own_mask = with_mask ? matrix(mask, p.mask, at.batch, at.head) : mask;
+  const Queries of(p, k, v, mask);
+  const Place& at = of.at;
+  const int64_t row0 = of.row0;
   T* x = reinterpret_cast<T*>(memory);
   T* buffers = x + own * pitch;
-  const auto fetch = [&](int64_t first, int which) {
-    load<step>(buffers + 2 * which * step * pitch, keys, p.k[2], first, p.keys, p.width);
-    load<step>(buffers + (2 * which + 1) * step * pitch, values, p.v[2], first, p.keys, p.depth);
-    commit();
-  };
   Sums sum;
   clear(sum);
   float top[parts][2], total[parts][2];
@@ -183,21 +180,10 @@ extern "C" __global__ void __launch_bounds__(threads)
     total[h][0] = total[h][1] = 0;
   }
   const float scale = static_cast<float>(p.scale);
-  const int64_t end = p.causal ? lesser(p.keys, at.first + own) : p.keys;
   load<own>(x, matrix(q, p.q, at.batch, at.head), p.q[2], at.first, p.queries, p.width);
-  fetch(0, 0);
-  int which = 0;
-  for (int64_t first = 0; first < end; first += step, which ^= 1) {
-    if (first + step < end) {
-      fetch(first + step, which ^ 1);
-      wait<1>();
-    } else {
-      wait<0>();
-    }
-    __syncthreads();
+  of.over_keys(buffers, [&](int64_t first, const T* keys, const T* values, bool edge) {
     Scores s;
-    products(x + threadIdx.x / 32 * parts * 16 * pitch, buffers + 2 * which * step * pitch, s);
-    const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
+    products(rows_of_warp(x), keys, s);
 #pragma unroll
     for (int h = 0; h < parts; ++h) {
       float most[2] = {top[h][0], top[h][1]}, factor[2], base[2];
@@ -206,7 +192,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           float& x = s[h][t][e];
-          x = edge ? score(p, own_mask, x, at.first + row_of(h, e), first + column_of(t, e)) : x * scale;
+          x = edge ? score(p, of.mask, x, at.first + row_of(h, e), first + column_of(t, e)) : x * scale;
           most[e / 2] = fmaxf(most[e / 2], x);
         }
 #pragma unroll
@@ -235,9 +221,8 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll
         for (int e = 0; e < 4; ++e) sum[h][u][e] *= factor[e / 2];
     }
-    accumulate(s, buffers + (2 * which + 1) * step * pitch, sum);
-    __syncthreads();
-  }
+    accumulate(s, values, sum);
+  });
 #pragma unroll
   for (int h = 0; h < parts; ++h)
 #pragma unroll
@@ -273,16 +258,10 @@ extern "C" __global__ void __launch_bounds__(256)
 extern "C" __global__ void __launch_bounds__(threads)
     backward_queries(const __grid_constant__ Problem p, const T* q, const T* k, const T* v, const T* g, const A* lse,
                      const A* dots, const Mask* mask, T* dq) {
-  const Place at(p.heads, p.queries, own, p.causal);
-  const int64_t shared = at.head / (p.heads / p.shared), row0 = (at.batch * p.heads + at.head) * p.queries;
-  const T *keys = matrix(k, p.k, at.batch, shared), *values = matrix(v, p.v, at.batch, shared);
-  const Mask* own_mask = with_mask ? matrix(mask, p.mask, at.batch, at.head) : mask;
+  const Queries of(p, k, v, mask);
+  const Place& at = of.at;
+  const int64_t row0 = of.row0;
   T *x = reinterpret_cast<T*>(memory), *seeds = x + own * pitch, *buffers = seeds + own * pitch;
-  const auto fetch = [&](int64_t first, int which) {
-    load<step>(buffers + 2 * which * step * pitch, keys, p.k[2], first, p.keys, p.width);
-    load<step>(buffers + (2 * which + 1) * step * pitch, values, p.v[2], first, p.keys, p.depth);
-    commit();
-  };
   Sums sum;
   clear(sum);
   float own_lse[parts][2], dot[parts][2], by[parts][2];
@@ -296,23 +275,12 @@ extern "C" __global__ void __launch_bounds__(threads)
       dot[h][k] = i < p.queries ? dots[row0 + i] : 0;
       by[h][k] = scale;
     }
-  const int64_t end = p.causal ? lesser(p.keys, at.first + own) : p.keys;
   load<own>(x, matrix(q, p.q, at.batch, at.head), p.q[2], at.first, p.queries, p.width);
   load<own>(seeds, matrix(g, p.g, at.batch, at.head), p.g[2], at.first, p.queries, p.depth);
-  fetch(0, 0);
-  int which = 0;
-  for (int64_t first = 0; first < end; first += step, which ^= 1) {
-    if (first + step < end) {
-      fetch(first + step, which ^ 1);
-      wait<1>();
-    } else {
-      wait<0>();
-    }
-    __syncthreads();
+  of.over_keys(buffers, [&](int64_t first, const T* keys, const T* values, bool edge) {
     Scores s, dp;
-    products(x + threadIdx.x / 32 * parts * 16 * pitch, buffers + 2 * which * step * pitch, s);
-    products(seeds + threadIdx.x / 32 * parts * 16 * pitch, buffers + (2 * which + 1) * step * pitch, dp);
-    const bool edge = with_mask || first + step > p.keys || (p.causal && first + step > at.first);
+    products(rows_of_warp(x), keys, s);
+    products(rows_of_warp(seeds), values, dp);
 #pragma unroll
     for (int h = 0; h < parts; ++h)
 #pragma unroll
@@ -321,12 +289,11 @@ extern "C" __global__ void __launch_bounds__(threads)
         if constexpr (with_dropout) factors_of_rows(p, row0 + at.first + row_of(h, 0), first + column_of(t, 0), keep);
 #pragma unroll
         for (int e = 0; e < 4; ++e)
-          weigh(p, edge, own_mask, scale, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
+          weigh(p, edge, of.mask, scale, at.first + row_of(h, e), first + column_of(t, e), own_lse[h][e / 2],
                 dot[h][e / 2], keep[e], s[h][t][e], dp[h][t][e]);
       }
-    accumulate(dp, buffers + 2 * which * step * pitch, sum);
-    __syncthreads();
-  }
+    accumulate(dp, keys, sum);
+  });
   store(sum, by, matrix(dq, p.dq, at.batch, at.head), p.dq[2], at.first, p.queries, p.width);
 }
 #else
@@ -362,23 +329,14 @@ extern "C" __global__ void __launch_bounds__(threads)
   load<own>(x, matrix(k, p.k, at.batch, at.head), p.k[2], at.first, p.keys, p.width);
   load<own>(values, matrix(v, p.v, at.batch, at.head), p.v[2], at.first, p.keys, p.depth);
   const int64_t count = tiles * group;
-  if (count > 0) fetch(0, 0);
-  int which = 0;
-  for (int64_t tile = 0; tile < count; ++tile, which ^= 1) {
-    if (tile + 1 < count) {
-      fetch(tile + 1, which ^ 1);
-      wait<1>();
-    } else {
-      wait<0>();
-    }
-    __syncthreads();
+  in_turn(count, fetch, [&](int64_t tile, int which) {
     const int64_t head = head_of(tile), first = first_of(tile), row0 = (at.batch * p.heads + head) * p.queries;
     const Mask* own_mask = with_mask ? matrix(mask, p.mask, at.batch, head) : mask;
     const T *queries = buffers + 2 * which * step * pitch, *seeds = queries + step * pitch;
     const float *own_lse = numbers + 2 * which * step, *dot = own_lse + step;
     Scores s, dp;
-    products(x + threadIdx.x / 32 * parts * 16 * pitch, queries, s);
-    products(values + threadIdx.x / 32 * parts * 16 * pitch, seeds, dp);
+    products(rows_of_warp(x), queries, s);
+    products(rows_of_warp(values), seeds, dp);
     const bool edge = with_mask || first + step > p.queries || (p.causal && first < at.first + own);
 #pragma unroll
     for (int h = 0; h < parts; ++h)
@@ -396,9 +354,7 @@ extern "C" __global__ void __launch_bounds__(threads)
       }
     accumulate(s, seeds, to_values);
     accumulate(dp, queries, to_keys);
-    __syncthreads();
-  }
-  wait<0>();
+  });
   float by[parts][2], one[parts][2];
 #pragma unroll
   for (int h = 0; h < parts; ++h) {

@@ -5,6 +5,7 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 
@@ -45,8 +46,9 @@ class Conv : public Op {
   }
 
  protected:
-  Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false) const {
-    return d.conv({pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias});
+  Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
+                 Activation activation = Activation::none) const {
+    return d.conv({pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation});
   }
   const ConvAttributes a_;
 
@@ -54,7 +56,8 @@ class Conv : public Op {
   const char* name_;
 };
 
-Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc);
+Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc,
+               Activation activation = Activation::none);
 Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, const Tensor& dy, const Tensor& w,
                      Loc loc);
 Tensor backward_weight(const ConvAttributes& a, const Shape& w, const Tensor& x, const Tensor& dy, Loc loc);
@@ -69,17 +72,22 @@ Axes but_channels(int axes) {
 // (x, w, bias or left out) -> y
 class ConvForward final : public Conv {
  public:
-  ConvForward(const ConvAttributes& a, const Shape& y, bool bias)
-      : Conv(forward_names[a.axes()], a), y_(y), bias_(bias) {}
+  ConvForward(const ConvAttributes& a, const Shape& y, bool bias, Activation activation)
+      : Conv(forward_names[a.axes()], a), y_(y), bias_(bias), activation_(activation) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), y_)}; }
   Layout layout(int i, const Meta&) const override { return i == 0 ? Layout::channels_last : Layout::contiguous; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3);
+    return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
+  }
+  void key(Key& k) const override {
+    Conv::key(k);
+    k << activation_;
   }
   bool saves_input(int i) const override { return i != 2; }
+  bool saves_output(int) const override { return activation_ == Activation::relu; }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
-    const Tensor g = v.grad(0);
+    const Tensor g = activation_ == Activation::relu ? where(v.output(0) <= 0, 0, v.grad(0)) : v.grad(0);
     // First: it joins the island that makes g.
     if (bias_ && v.needs(2)) v.give(2, g.sum(but_channels(a_.axes()), false, loc));
     if (v.needs(0)) v.give(0, backward_data(data_names[a_.axes()], a_, v.input_meta(0).shape, g, v.input(1), loc));
@@ -89,6 +97,7 @@ class ConvForward final : public Conv {
  private:
   Shape y_;
   bool bias_;
+  Activation activation_;
 };
 
 // (dy, w) -> dx
@@ -133,9 +142,10 @@ class ConvBackwardWeight final : public Conv {
   Shape w_;
 };
 
-Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc) {
-  if (!bias.defined()) return dispatch(make_ref<ConvForward>(a, y, false), {x, w}, loc);
-  return dispatch(make_ref<ConvForward>(a, y, true), {x, w, bias}, loc);
+Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc,
+               Activation activation) {
+  const Ref<Op> op = make_ref<ConvForward>(a, y, bias.defined(), activation);
+  return bias.defined() ? dispatch(op, {x, w, bias}, loc) : dispatch(op, {x, w}, loc);
 }
 Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, const Tensor& dy, const Tensor& w,
                      Loc loc) {
@@ -230,7 +240,10 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const Tensor& bias, co
   const Shape y = output_shape(c, a);
   c.check_bias(weight.shape()[0]);
   const DType t = c.dtype();
-  return c.as_given(forward(a, y, c.batched_x(t), weight.to(t, loc), bias.defined() ? bias.to(t, loc) : Tensor(), loc));
+  const bool fused = o.activation == Activation::relu && x.device().fuses();
+  const Tensor out = forward(a, y, c.batched_x(t), weight.to(t, loc), bias.defined() ? bias.to(t, loc) : Tensor(), loc,
+                             fused ? o.activation : Activation::none);
+  return c.as_given(fused ? out : activate(out, o.activation, loc));
 }
 
 // The shape whose convolution has the shape of x. Also works out the padding behind it.

@@ -26,6 +26,7 @@ struct ConvOptions {
   ConvPadding<axes> padding = 0;
   PerAxis<axes> dilation = 1;
   int64_t groups = 1;
+  Activation activation = Activation::none;  // of the result; relu is part of the convolution on a GPU
 };
 using Conv1dOptions = ConvOptions<1>;
 using Conv2dOptions = ConvOptions<2>;

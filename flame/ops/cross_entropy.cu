@@ -15,12 +15,13 @@ struct Loss {
   int64_t rows, classes, ignored;
   double kept, share;  // 1 - smoothing, smoothing / classes
 };
-// e^(x - a - b). What 16-bit logits round away need not be computed.
+// e^(x - a - b), x - a first, since a multiple of either may leave the range. What 16-bit logits round away need not be
+// computed.
 inline C exponential(C x, C a, C b) {
   if constexpr (sizeof(T) == 2) {
     constexpr float log2e = 1.44269504088896340736f;
     float y;
-    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(::fmaf(static_cast<float>(x), log2e, -static_cast<float>(a + b) * log2e)));
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(::fmaf(static_cast<float>(x - a), log2e, -static_cast<float>(b) * log2e)));
     return y;
   } else {
     return vec_exp((x - a) - b);
@@ -53,7 +54,7 @@ void walk(const T* x, int64_t n, bool by_packs, const F& fn) {
   }
 }
 
-// Exponentials summed relative to the largest number so far.
+// Exponentials summed relative to the largest number so far, and the logits, each times the share of its smoothed label.
 struct Sum {
   C top, sum, plain;
   static C finite(C x) { return x == -std::numeric_limits<C>::infinity() ? C(0) : x; }
@@ -75,6 +76,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   if (row >= l.rows) return;  // whole warps
   x += row * l.classes;
   Sum s{-std::numeric_limits<C>::infinity(), 0, 0};
+  [[maybe_unused]] const C share = static_cast<C>(l.share);
   walk(x, l.classes, true, [&](int64_t, int count, const C* v) {
     C high = s.top;
     for (int j = 0; j < count; ++j) high = v[j] > high ? v[j] : high;  // a NaN reaches the sum
@@ -82,7 +84,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
     C sum = s.top == high ? s.sum : s.sum * exponential(s.top, from, 0);
     for (int j = 0; j < count; ++j) {
       sum += exponential(v[j], from, 0);
-      if (FLAME_SMOOTH) s.plain += v[j];
+      if (FLAME_SMOOTH) s.plain = std::fma(v[j], share, s.plain);
     }
     s.sum = sum;
     s.top = high;
@@ -97,14 +99,14 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   }
   if (threadIdx.x % threads != 0) return;
   const int64_t t = target[row];
-  const C log_sum = vec_log(s.sum), n = static_cast<C>(l.classes);
+  const C log_sum = vec_log(s.sum);
   C own = 0;
   if (t != l.ignored) {
     const bool known = t >= 0 && t < l.classes;
     own = known ? log_sum - (widen(x[t]) - s.top) : std::numeric_limits<C>::quiet_NaN();
     if (FLAME_SMOOTH) {
-      const C spread = log_sum * n - (s.plain - s.top * n);
-      own = own * static_cast<C>(l.kept) + spread * static_cast<C>(l.share);
+      const C smoothing = static_cast<C>(l.share * static_cast<double>(l.classes));
+      own = own * static_cast<C>(l.kept) + (log_sum * smoothing - (s.plain - s.top * smoothing));
     }
   }
   loss[row] = own;

@@ -21,16 +21,6 @@ struct Walk {
 struct Place {
   int64_t big, small, key;  // key -1: a bad index
 };
-// Calls fn(axis, coordinate) from the last axis to the first.
-template <class F>
-void each_axis(I number, int64_t rank, const int64_t* sizes, F fn) {
-  for (int i = static_cast<int>(rank) - 1; i > 0; --i) {
-    const I n = static_cast<I>(sizes[i]), q = number / n;
-    fn(i, static_cast<int64_t>(number - q * n));
-    number = q;
-  }
-  if (rank > 0) fn(0, static_cast<int64_t>(number));
-}
 inline int64_t small_of(const Walk& w, I b) {
   int64_t small = 0;
   each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) { small += k * w.small_at[i]; });

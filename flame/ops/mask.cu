@@ -51,12 +51,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   uint32_t all;
   int64_t to = starts[blockIdx.x] + sum_before<threads>(static_cast<uint32_t>(__popc(own)), all);
   for (uint32_t left = own; left; left &= left - 1, ++to) {
-    int64_t rest = first + __ffs(left) - 1;
-    for (int64_t d = s.rank - 1; d > 0; --d) {
-      out[to * s.rank + d] = rest % s.shape[d];
-      rest /= s.shape[d];
-    }
-    if (s.rank > 0) out[to * s.rank] = rest;
+    each_axis(first + __ffs(left) - 1, s.rank, s.shape, [&](int d, int64_t k) { out[to * s.rank + d] = k; });
   }
 }
 

@@ -20,12 +20,8 @@ struct Targets {
 };
 extern "C" __global__ void __launch_bounds__(256)
     class_range(const __grid_constant__ Targets t, const int64_t* target) {
-  int64_t at = global_thread();
-  if (at >= t.count) return;
-  for (int64_t i = t.rank - 1; i >= 0; --i) {
-    target += at % t.shape[i] * t.strides[i];
-    at /= t.shape[i];
-  }
+  if (global_thread() >= t.count) return;
+  each_axis(global_thread(), t.rank, t.shape, [&](int i, int64_t k) { target += k * t.strides[i]; });
   if ((*target < 0 || *target >= t.classes) && *target != t.ignored) report_bad_index(t.op, *target, -1, t.classes);
 }
 

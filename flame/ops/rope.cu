@@ -14,18 +14,14 @@ struct Rows {
 extern "C" __global__ void __launch_bounds__(256)
     rope(const __grid_constant__ Rows r, const T* x, const A* cos, const A* sin, T* y) {
   const int64_t work = r.pairs + r.features - 2 * r.pairs;
-  int64_t at = global_thread();
-  if (at >= r.count * work) return;
-  const int64_t i = at % work;
-  at /= work;
-  for (int64_t k = r.rank - 1; k >= 0; --k) {
-    const int64_t n = at % r.shape[k];
-    at /= r.shape[k];
+  if (global_thread() >= r.count * work) return;
+  const int64_t i = global_thread() % work;
+  each_axis(global_thread() / work, r.rank, r.shape, [&](int k, int64_t n) {
     x += n * r.x[k];
     cos += n * r.cos[k];
     sin += n * r.sin[k];
     y += n * r.y[k];
-  }
+  });
   if (i >= r.pairs) {
     const int64_t f = 2 * r.pairs + (i - r.pairs);
     y[f * r.y_step] = x[f * r.x_step];

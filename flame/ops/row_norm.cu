@@ -31,8 +31,7 @@ inline void normalize(const Norm& n, const Part& p, const X (&v)[per], const W* 
     weights_of(n, w, first, e, p.span, 1, by);
     weights_of(n, b, first, e, p.span, 0, plus);
     X out;
-    for (int j = 0; j < pack; ++j)
-      out.v[j] = convert<T>(std::fma((widen(v[k].v[j]) - mean) * scale, by[j], plus[j]));
+    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v[k].v[j]) - mean) * scale, by[j], plus[j]));
     store(y + place(n, p.row, e), out);
   });
 }
@@ -129,7 +128,8 @@ struct Running {
 };
 
 extern "C" __global__ void __launch_bounds__(threads)
-    forward_long(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars, int held) {
+    forward_long(const __grid_constant__ Norm n, const T* x, const W* w, const W* b, T* y, C* means, C* vars,
+                 int held) {
   X* cache = reinterpret_cast<X*>(room);
   const int64_t row = blockIdx.x, first_w = first_weight(n, row);
   const int packs = static_cast<int>(n.length / pack), own = threadIdx.x;
@@ -139,16 +139,19 @@ extern "C" __global__ void __launch_bounds__(threads)
   Running all;
 #pragma unroll
   for (int i = 0; i < per; ++i)
-    if (i < steps) first[i] = pack_at<X>(x + at(i));
+    if (i < steps) first[i] = pack_at<X, true>(x + at(i));
 #pragma unroll
   for (int i = 0; i < per; ++i)
     if (i < steps) all.add(i, first[i]);
+  const int kept = per + held < steps ? per + held : steps;  // on the way, then what the caches may keep
 #pragma unroll 4
-  for (int i = per; i < steps; ++i) {
-    const X v = pack_at<X>(x + at(i));
-    if (i - per < held) cache[(i - per) * threads + own] = v;
+  for (int i = per; i < kept; ++i) {
+    const X v = pack_at<X, true>(x + at(i));
+    cache[(i - per) * threads + own] = v;
     all.add(i, v);
   }
+#pragma unroll 4
+  for (int i = kept; i < steps; ++i) all.add(i, pack_at<X>(x + at(i)));
   const C count = static_cast<C>(steps) * pack;
   C sum[1] = {all.mean * count};
   totals(sum);
@@ -173,15 +176,12 @@ extern "C" __global__ void __launch_bounds__(threads)
     }
     X out;
     for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v.v[j]) - mean) * scale, by[j], plus[j]));
-    store(y + at(i), out);
+    store_once(y + at(i), out);
   };
 #pragma unroll 4
-  for (int i = steps - 1; i >= per; --i) {
-    X v;
-    if (i - per < held) v = cache[(i - per) * threads + own];
-    else v = pack_at<X>(x + at(i));
-    finish(i, v);
-  }
+  for (int i = steps - 1; i >= kept; --i) finish(i, pack_at<X, true>(x + at(i)));
+#pragma unroll 4
+  for (int i = kept - 1; i >= per; --i) finish(i, cache[(i - per) * threads + own]);
 #pragma unroll
   for (int i = 0; i < per; ++i)
     if (i < steps) finish(i, first[i]);

@@ -12,7 +12,8 @@ using T = FLAME_T;
 using W = FLAME_W;
 using C = computed<T>;
 constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
-constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED, pieces = FLAME_PIECES;
+constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED,
+               pieces = FLAME_PIECES;
 constexpr int elements_a_chunk = threads * per * pack;
 using X = Pack<T, pack>;
 
@@ -28,10 +29,12 @@ inline int64_t place(const Norm& n, int64_t row, int e) {
   const uint32_t at = static_cast<uint32_t>(e), size = static_cast<uint32_t>(n.piece);
   return base + at / size * n.piece_stride + at % size;
 }
-// A pack by one access, or element by element: the order of all sums is the same.
-template <class P, class U>
+// A pack by one access, or element by element: the order of all sums is the same. `once`: the caches need not keep it.
+template <class P, bool once = false, class U>
 P pack_at(const U* x) {
-  if constexpr (aligned && sizeof(P) == 16) return std::bit_cast<P>(__ldg(reinterpret_cast<const uint4*>(x)));
+  if constexpr (aligned && sizeof(P) == 16)
+    return std::bit_cast<P>(once ? __ldcs(reinterpret_cast<const uint4*>(x))
+                                 : __ldg(reinterpret_cast<const uint4*>(x)));
   else if constexpr (aligned) return *reinterpret_cast<const P*>(x);
   P out;
   for (int j = 0; j < pack; ++j) out.v[j] = x[j];
@@ -41,6 +44,10 @@ inline void store(T* to, const X& x) {
   if constexpr (aligned) *reinterpret_cast<X*>(to) = x;
   else
     for (int j = 0; j < pack; ++j) to[j] = x.v[j];
+}
+inline void store_once(T* to, const X& x) {
+  if constexpr (aligned && sizeof(X) == 16) __stcs(reinterpret_cast<uint4*>(to), std::bit_cast<uint4>(x));
+  else store(to, x);
 }
 inline int64_t first_weight(const Norm& n, int64_t row) {
   if (n.period == 1) return 0;

@@ -203,8 +203,16 @@ extern "C" __global__ void __launch_bounds__(threads)
   C* parts = reinterpret_cast<C*>(cached_g + held * threads);  // [2][segments][warps]
   const int64_t row = blockIdx.x;
   const int packs = static_cast<int>(n.length / pack), own = threadIdx.x, lane = own % 32, segments = n.per_row;
-  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
+  const int steps = packs > own ? (packs - own + threads - 1) / threads : 0, turns = (packs + threads - 1) / threads;
   constexpr int warps = threads / 32;
+  const auto at = [&](int i) { return place(n, row, (i * threads + own) * pack); };
+  X first_x[per], first_g[per];
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+    if (i < steps) {
+      first_x[i] = pack_at<X, true>(x + at(i));
+      first_g[i] = pack_at<X, true>(g + at(i));
+    }
   for (int i = own; i < 2 * segments * warps; i += threads) parts[i] = 0;
   __syncthreads();
   const Row r = row_of(n, row, means, vars);
@@ -226,51 +234,63 @@ extern "C" __global__ void __launch_bounds__(threads)
     }
     plain = along = 0;
   };
-  const int turns = (packs + threads - 1) / threads;
-#pragma unroll 2
-  for (int i = 0; i < turns; ++i) {
-    const int at = i * threads + own;
-    const int e = at * pack, of_warp = e - lane * pack;
-    const int now = segments > 1 && of_warp < n.length
-                        ? static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment))
-                        : segment;
-    if (now != segment) {  // for the whole warp
-      leave();
-      segment = now;
-    }
-    if (i >= steps) continue;
-    const int64_t where = place(n, row, e);
-    const X vx = pack_at<X>(x + where), vg = pack_at<X>(g + where);
-    if (i < held) {
-      cached_x[at] = vx;
-      cached_g[at] = vg;
-    }
+  const auto enter = [&](int i) {  // the segment of step i, for the whole warp
+    const int of_warp = (i * threads + own - lane) * pack;
+    if (segments <= 1 || of_warp >= n.length) return;
+    const int now = static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment));
+    if (now != segment) leave();
+    segment = now;
+  };
+  const auto add = [&](const X& vx, const X& vg) {
     C a, b;
     pack_sums(r, vx, vg, a, b);
     plain += a;
     along += b;
+  };
+#pragma unroll
+  for (int i = 0; i < per; ++i) {
+    enter(i);
+    if (i < steps) add(first_x[i], first_g[i]);
+  }
+  const int kept = per + held < turns ? per + held : turns;
+#pragma unroll 2
+  for (int i = per; i < kept; ++i) {
+    enter(i);
+    if (i >= steps) continue;
+    const X vx = pack_at<X, true>(x + at(i)), vg = pack_at<X, true>(g + at(i));
+    cached_x[(i - per) * threads + own] = vx;
+    cached_g[(i - per) * threads + own] = vg;
+    add(vx, vg);
+  }
+#pragma unroll 2
+  for (int i = kept; i < turns; ++i) {
+    enter(i);
+    if (i < steps) add(pack_at<X>(x + at(i)), pack_at<X>(g + at(i)));
   }
   leave();
   totals(sum);
   const C part = static_cast<C>(n.part), by_x = -(sum[1] * part) * r.scale * r.scale;
   const C middle = rms ? C(0) : sum[0] * part;
   const Single single(n, w, nullptr, r.first);
-#pragma unroll 2
-  for (int i = steps - 1; i >= 0; --i) {
-    const int at = i * threads + own;
-    const int e = at * pack;
-    const int64_t where = place(n, row, e);
-    const X vx = i < held ? cached_x[at] : pack_at<X>(x + where), vg = i < held ? cached_g[at] : pack_at<X>(g + where);
+  const auto finish = [&](int i, const X& vx, const X& vg) {
     C by[pack];
     for (int j = 0; j < pack; ++j) by[j] = single.by;
-    if (segments > 1) weights_of(n, w, r.first, e, 0, 1, by);
+    if (segments > 1) weights_of(n, w, r.first, (i * threads + own) * pack, 0, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
       const C own_g = (widen(vg.v[j]) * by[j] - middle) * r.scale;
       out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, own_g));
     }
-    store(dx + where, out);
-  }
+    store_once(dx + at(i), out);
+  };
+#pragma unroll 2
+  for (int i = steps - 1; i >= kept; --i) finish(i, pack_at<X, true>(x + at(i)), pack_at<X, true>(g + at(i)));
+#pragma unroll 2
+  for (int i = (kept < steps ? kept : steps) - 1; i >= per; --i)
+    finish(i, cached_x[(i - per) * threads + own], cached_g[(i - per) * threads + own]);
+#pragma unroll
+  for (int i = 0; i < per; ++i)
+    if (i < steps) finish(i, first_x[i], first_g[i]);
   for (int k = own; k < 2 * segments; k += threads) {  // `totals` has let every warp's parts arrive
     C total = 0;
     for (int i = 0; i < warps; ++i) total += parts[k * warps + i];

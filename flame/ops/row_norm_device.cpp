@@ -12,11 +12,11 @@
 namespace flame {
 namespace {
 
-constexpr int64_t a_thread = 16, longest = 1024 * a_thread;      // elements; of a row that stays in registers
-constexpr int64_t least_span = 64;                               // elements with one weight, in a longer row
-constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;  // bytes; of rows that a block takes whole
-constexpr int64_t long_room = 96 << 10;  // bytes of shared memory, which every GPU gives a block
-constexpr int64_t running_blocks = 264;  // that add up columns of weights' gradients
+constexpr int64_t a_thread = 16, longest = 1024 * a_thread;              // elements; of a row that stays in registers
+constexpr int64_t least_span = 64;                                       // elements with one weight, in a longer row
+constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;          // bytes; of rows that a block takes whole
+constexpr int long_threads = 512, long_forward = 14, long_backward = 6;  // of its block; packs in a thread's registers
+constexpr int64_t running_blocks = 264;                                  // that add up columns of weights' gradients
 
 // Packs of a row whose sums fit shared memory.
 int64_t shared_packs(DType t) { return t == DType::f64 ? 2048 : 4096; }
@@ -71,22 +71,22 @@ struct Form {
     rows = threads == 32 && !chunked ? 4 : 1;
     whole = chunked && n.rows >= least_long_rows && n.length * static_cast<int64_t>(size_of(t)) <= longest_long &&
             (n.per_row <= 1 || (n.segment % (32 * pack) == 0 && n.per_row <= 64));
-    if (whole) {
-      threads = 1024;
-      per = 4;  // in registers
-    }
+    if (whole) threads = long_threads;
     n.chunks = blocks_for(n.span, int64_t{threads} * per * pack);
   }
-  // Shared memory of a long row's block: a backward's partial sums, then the packs a thread holds of `tensors` tensors.
+  // Shared memory of a long row's block: a backward's partial sums, then the packs a thread holds of `tensors` tensors, as
+  // many as the GPU has room for, since no order depends on it.
   int64_t parts(DType t, int tensors) const {
     return tensors > 1 ? 2 * n.per_row * threads / 32 * static_cast<int64_t>(size_of(compute_dtype_of(t))) : 0;
   }
-  int held(DType t, int tensors) const {
-    return static_cast<int>((long_room - parts(t, tensors)) / (int64_t{threads} * 16 * tensors));
-  }
-  Grid over_long_rows(DType t, int tensors) const {
-    const int64_t bytes = held(t, tensors) * int64_t{tensors} * threads * 16 + parts(t, tensors);
-    return {.blocks = n.rows, .threads = threads, .shared = static_cast<int>(bytes)};
+  struct LongRows {
+    Grid grid;
+    int held;
+  };
+  LongRows over_long_rows(const Kernel& k, DType t, int tensors) const {
+    const int64_t step = int64_t{threads} * 16 * tensors, held = (k.most_shared() - parts(t, tensors)) / step;
+    const int64_t bytes = held * step + parts(t, tensors);
+    return {{.blocks = n.rows, .threads = threads, .shared = static_cast<int>(bytes)}, static_cast<int>(held)};
   }
   Grid over_rows() const { return {.blocks = blocks_for(n.rows, rows), .threads = threads * rows}; }
   Grid over_chunks() const { return {.blocks = n.rows * n.spans * n.chunks, .threads = threads}; }
@@ -95,10 +95,11 @@ struct Form {
   }
   Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned) const {
     const bool forward = std::string_view(entry).starts_with("forward");
+    const int in_registers = !whole ? per : forward ? long_forward : long_backward;
     return device_kernel(
         d, forward ? "ops/row_norm.cu" : "ops/row_norm_backward.cu", entry, t,
         {fmt::format("-DFLAME_W={}", device_type(w)), fmt::format("-DFLAME_PACK={}", pack),
-         fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", per),
+         fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", in_registers),
          fmt::format("-DFLAME_ROWS={}", rows), fmt::format("-DFLAME_EACH={}", int{each}),
          fmt::format("-DFLAME_RMS={}", int{rms}), fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
          fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}), fmt::format("-DFLAME_ALIGNED={}", int{aligned})});
@@ -139,8 +140,9 @@ Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool we
   const auto make = [&d, n, f, t, w, weight, bias, out, buffer](bool aligned) -> Body {
     if (f.whole)
       return [=, k = f.kernel(d, "forward_long", t, w, n.rms, aligned)](const Run& r) {
-        (*k)(f.over_long_rows(t, 1), f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight),
-             r.buffers[out], r.buffers[out + 1], r.buffers[out + 2], f.held(t, 1));
+        const auto [grid, held] = f.over_long_rows(*k, t, 1);
+        (*k)(grid, f.n, r.buffers[0], buffer(r, weight, 1), buffer(r, bias, size_t{1} + weight), r.buffers[out],
+             r.buffers[out + 1], r.buffers[out + 2], held);
       };
     if (!f.chunked)
       return [=, k = f.kernel(d, "forward", t, w, n.rms, aligned)](const Run& r) {
@@ -169,7 +171,8 @@ Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w
     if (f.whole)
       return [=, rows = kernel("backward_long"), join = kernel("join_segments")](const Run& r) {
         void* const* b = r.buffers;
-        (*rows)(f.over_long_rows(t, 2), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, f.held(t, 2));
+        const auto [grid, held] = f.over_long_rows(*rows, t, 2);
+        (*rows)(grid, f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, held);
         if (weights) (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
       };
     if (f.chunked)

@@ -18,11 +18,9 @@ struct At {
 inline At line_of(const Lines& l, int64_t i) {
   At at;
   for (int t = 0; t < 3; ++t) at.k[t] = l.start[t];
-  for (int64_t d = l.rank - 1; d >= 0; --d) {
-    const int64_t where = i % l.shape[d];
-    i /= l.shape[d];
+  each_axis(i, l.rank, l.shape, [&](int d, int64_t where) {
     for (int t = 0; t < 3; ++t) at.k[t] += where * l.strides[t][d];
-  }
+  });
   return at;
 }
 inline void advance(const Lines& l, At& at, int64_t by = 1) {

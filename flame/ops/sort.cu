@@ -90,12 +90,10 @@ struct Rows {
 };
 inline void row_at(const Rows& r, int64_t row, int64_t& x, int64_t& y) {
   x = y = 0;
-  for (int64_t i = r.rank - 1; i >= 0; --i) {
-    const int64_t k = row % r.shape[i];
-    row /= r.shape[i];
+  each_axis(row, r.rank, r.shape, [&](int i, int64_t k) {
     x += k * r.x[i];
     y += k * r.y[i];
-  }
+  });
 }
 
 extern "C" __global__ void __launch_bounds__(256)

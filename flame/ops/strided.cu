@@ -12,15 +12,11 @@ struct Walk {
 
 extern "C" __global__ void __launch_bounds__(256) copy(const __grid_constant__ Walk w, const T* from, T* to) {
   if (global_thread() >= w.count) return;
-  FLAME_I at = static_cast<FLAME_I>(global_thread());
-  for (int i = static_cast<int>(w.rank) - 1; i > 0; --i) {
-    const FLAME_I size = static_cast<FLAME_I>(w.shape[i]), rest = at / size;
-    const int64_t k = at - rest * size;
-    at = rest;
+  each_axis(static_cast<FLAME_I>(global_thread()), w.rank, w.shape, [&](int i, int64_t k) {
     to += k * w.to[i];
     from += k * w.from[i];
-  }
-  to[w.rank > 0 ? at * w.to[0] : 0] = from[w.rank > 0 ? at * w.from[0] : 0];
+  });
+  *to = *from;
 }
 
 }  // namespace flame

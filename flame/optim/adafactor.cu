@@ -27,10 +27,7 @@ struct Item {
   int64_t place(int64_t at) const {  // of the row-major element `at`
     if (dense) return at;
     int64_t out = 0;
-    for (int64_t i = rank - 1; i >= 0; --i) {
-      out += at % shape[i] * strides[i];
-      at /= shape[i];
-    }
+    each_axis(at, rank, shape, [&](int i, int64_t k) { out += k * strides[i]; });
     return out;
   }
 };

@@ -29,8 +29,8 @@ void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int6
   cast_kernel(DType::f32, t)(stage, nullptr, nullptr, y, n);
 }
 
-Gradients gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc) {
-  Gradients out;
+GradientsOf gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc) {
+  GradientsOf out;
   for (const Parameter& p : parameters)
     if (const Tensor g = p.grad(); g.defined()) {
       if (!is_float(g.dtype())) fail<DTypeError>(loc, "{}: expected floating gradients, got {}", who, g.dtype());
@@ -92,18 +92,14 @@ Meta same_meta(const Tensor& t) {
 }
 Layout dense_layout(const Meta& m) { return is_dense(m.shape, m.strides) ? Layout::any : Layout::contiguous; }
 
-// The gradients, then max_norm as a scalar, to the norm and the scaled gradients.
-class ClipNorm : public Op {
+// The gradients, with max_norm as a scalar, to their norm and the factor that clips them (float64).
+class GradNorm : public Op {
  public:
-  ClipNorm(double limit, double p) : limit_(limit), p_(p) {}
+  GradNorm(double limit, double p) : limit_(limit), p_(p) {}
   const char* name() const override { return "clip_grad_norm"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    std::vector<Meta> out(1, contiguous_meta(DType::f32, {}));
-    for (const Tensor& t : in) {
-      if (t.dtype() == DType::f64) out[0].dtype = DType::f64;
-      out.push_back(same_meta(t));
-    }
-    return out;
+    const bool wide = std::ranges::any_of(in, [](const Tensor& t) { return t.dtype() == DType::f64; });
+    return {contiguous_meta(wide ? DType::f64 : DType::f32, {}), contiguous_meta(DType::f64, {})};
   }
   Layout layout(int, const Meta& m) const override { return dense_layout(m); }
   std::vector<Word> scalars() const override { return {word(limit_), word(p_)}; }
@@ -115,7 +111,7 @@ class ClipNorm : public Op {
         name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); }, workspace);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_clip_plan(name(), in, out[0].dtype, d);
+    return device_norm_plan(name(), in, out[0].dtype, d);
   }
 
  private:
@@ -124,16 +120,38 @@ class ClipNorm : public Op {
     double* sums = static_cast<double*>(run.workspace);
     each_item(w.chunks, w.total, [&](const Chunk& c) { sums[&c - w.chunks.data()] = part_of_norm(w, c, run, p); });
     const double norm = norm_of(sums, w.chunks.size(), p), wanted = run.scalars[0].f / (norm + 1e-6);
-    const double factor = wanted > 1 ? 1 : wanted;  // NaN stays
     void* const* out = run.buffers + w.dtypes.size();
     if (norm_dtype == DType::f64) *static_cast<double*>(out[0]) = norm;
     else *static_cast<float*>(out[0]) = static_cast<float>(norm);
-    each_item(w.chunks, w.total, [&](const Chunk& c) {
-      scale_chunk(ClipKernels::best().scale, w.dtypes[c.tensor], run.buffers[c.tensor], out[1 + c.tensor], c.begin,
-                  c.count, factor);
-    });
+    *static_cast<double*>(out[1]) = wanted > 1 ? 1 : wanted;  // NaN stays
   }
   const double limit_, p_;
+};
+
+// The gradients and the factor to the scaled gradients.
+class ClipScale : public Op {
+ public:
+  const char* name() const override { return "clip_grad_norm"; }
+  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
+    std::vector<Meta> out;
+    for (const Tensor& t : in.first(in.size() - 1)) out.push_back(same_meta(t));
+    return out;
+  }
+  Layout layout(int, const Meta& m) const override { return dense_layout(m); }
+  bool differentiable() const override { return false; }
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return make_ref<Plan>(name(), [w = split(in.first(in.size() - 1))](const Run& run) {
+      const size_t n = w.dtypes.size();
+      const double factor = *static_cast<const double*>(run.buffers[n]);
+      each_item(w.chunks, w.total, [&](const Chunk& c) {
+        scale_chunk(ClipKernels::best().scale, w.dtypes[c.tensor], run.buffers[c.tensor], run.buffers[n + 1 + c.tensor],
+                    c.begin, c.count, factor);
+      });
+    });
+  }
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return device_scale_plan(name(), in.first(in.size() - 1), true, d);
+  }
 };
 
 class ClipValue : public Op {
@@ -157,7 +175,7 @@ class ClipValue : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return device_clip_plan(name(), in, {}, d);
+    return device_scale_plan(name(), in, false, d);
   }
 
  private:
@@ -170,25 +188,36 @@ void check_limit(const char* who, double limit, Loc loc) {
 
 }  // namespace
 
+NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc) {
+  check_limit("clip_grad_norm", max_norm, loc);
+  const std::vector<Tensor> out = dispatch_multi(make_ref<GradNorm>(max_norm, norm_type), gradients, loc);
+  return {out[0], out[1]};
+}
+std::vector<Tensor> scaled(std::vector<Tensor> gradients, const Tensor& factor, Loc loc) {
+  gradients.push_back(factor);
+  return dispatch_multi(make_ref<ClipScale>(), gradients, loc);
+}
+
 Tensor clip_grad_norm(const std::vector<Parameter>& parameters, double max_norm, const ClipNormOptions& o, Loc loc) {
   NoGrad guard;
   check_limit("clip_grad_norm", max_norm, loc);
   if (!(o.norm_type > 0)) fail<ValueError>(loc, "clip_grad_norm: expected norm_type above 0, got {}", o.norm_type);
-  const Gradients g = gradients_of("clip_grad_norm", parameters, loc);
+  const GradientsOf g = gradients_of("clip_grad_norm", parameters, loc);
   if (g.tensors.empty())
     return zeros({}, DType::f32, parameters.empty() ? default_device() : parameters[0].device(), loc);
-  const std::vector<Tensor> out = dispatch_multi(make_ref<ClipNorm>(max_norm, o.norm_type), g.tensors, loc);
+  const NormAndFactor found = grad_norm(g.tensors, max_norm, o.norm_type, loc);
   if (o.error_if_nonfinite)
-    if (const double norm = out[0].item(loc); !std::isfinite(norm))
+    if (const double norm = found.norm.item(loc); !std::isfinite(norm))
       fail<ValueError>(loc, "clip_grad_norm: expected a finite norm of the gradients, got {}", norm);
-  for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i + 1], loc);
-  return out[0];
+  const std::vector<Tensor> out = scaled(g.tensors, found.factor, loc);
+  for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i], loc);
+  return found.norm;
 }
 
 void clip_grad_value(const std::vector<Parameter>& parameters, double max_value, Loc loc) {
   NoGrad guard;
   check_limit("clip_grad_value", max_value, loc);
-  const Gradients g = gradients_of("clip_grad_value", parameters, loc);
+  const GradientsOf g = gradients_of("clip_grad_value", parameters, loc);
   if (g.tensors.empty()) return;
   const std::vector<Tensor> out = dispatch_multi(make_ref<ClipValue>(max_value), g.tensors, loc);
   for (size_t i = 0; i < g.owners.size(); ++i) g.owners[i]->set_grad(out[i], loc);

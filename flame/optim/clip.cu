@@ -82,9 +82,9 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-// The norm, and behind the sums the factor.
+// The norm and the factor.
 extern "C" __global__ void __launch_bounds__(256)
-    norm_join(double* sums, int64_t chunks, double p, double limit, void* out, int64_t wide) {
+    norm_join(const double* sums, int64_t chunks, double p, double limit, void* out, int64_t wide, double* factor) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < chunks; i += 256) sum = joined(sum, sums[i], p);
   const double total = reduce(sum, p);
@@ -95,7 +95,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (wide) *static_cast<double*>(out) = norm;
   else *static_cast<float*>(out) = static_cast<float>(norm);
   const double wanted = limit / (norm + 1e-6);
-  sums[chunks] = wanted > 1 ? 1 : wanted;  // NaN stays
+  *factor = wanted > 1 ? 1 : wanted;  // NaN stays
 }
 
 template <class F>

@@ -83,7 +83,7 @@ void clip_grad_adaptive(const std::vector<Parameter>& parameters, const ClipAdap
   if (!(o.clip_factor > 0))
     fail<ValueError>(loc, "clip_grad_adaptive: expected clip_factor above 0, got {}", o.clip_factor);
   if (!(o.eps >= 0)) fail<ValueError>(loc, "clip_grad_adaptive: expected eps of 0 or more, got {}", o.eps);
-  Gradients g = gradients_of("clip_grad_adaptive", parameters, loc);
+  GradientsOf g = gradients_of("clip_grad_adaptive", parameters, loc);
   if (g.tensors.empty()) return;
   for (const Parameter* p : g.owners) g.tensors.push_back(p->tensor().detach());
   const std::vector<Tensor> out = dispatch_multi(make_ref<ClipAdaptive>(o), g.tensors, loc);

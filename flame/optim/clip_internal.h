@@ -1,6 +1,5 @@
 // Internal: what the ops that clip gradients share: loops over chunks of many tensors, and their kernels.
 #pragma once
-#include <optional>
 #include <vector>
 
 #include "flame/optim/update_internal.h"
@@ -25,16 +24,25 @@ const void* staged(void* buffer, DType t, int64_t begin, int64_t n, float* stage
 // out = kernel(in, number), n elements from `begin` of each.
 void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int64_t begin, int64_t n, double number);
 
-// The plans of the two on a device that takes kernels from text. With a norm's dtype: by norm, else by value.
-Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d);
+// The same on a device that takes kernels from text. Buffers: the gradients, then the norm and the factor (float64);
+// the gradients, if by_factor the factor, then the scaled or (by scalars[0]) limited ones.
+Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, Device& d);
+Ref<Plan> device_scale_plan(const char* name, std::span<const Meta> gradients, bool by_factor, Device& d);
 // Of adaptive clipping: `in` are the gradients, then their parameters.
 Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, Device& d);
 
-struct Gradients {
+struct GradientsOf {
   std::vector<const Parameter*> owners;
   std::vector<Tensor> tensors;
 };
 // Those there are; DTypeError unless floating.
-Gradients gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc);
+GradientsOf gradients_of(const char* who, const std::vector<Parameter>& parameters, Loc loc);
+
+// The p-norm of all gradients and the factor min(1, max_norm / (norm + 1e-6)), float64; and the gradients scaled by it.
+struct NormAndFactor {
+  Tensor norm, factor;
+};
+NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc);
+std::vector<Tensor> scaled(std::vector<Tensor> gradients, const Tensor& factor, Loc loc);
 
 }  // namespace flame::optim

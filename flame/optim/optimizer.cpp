@@ -11,6 +11,7 @@
 #include "flame/device/recorder.h"
 #include "flame/device/settle.h"
 #include "flame/ops/create.h"
+#include "flame/optim/clip_internal.h"
 #include "flame/optim/optimizer_internal.h"
 #include "flame/tensor/internal.h"
 
@@ -106,10 +107,10 @@ void Core::undo_step(const std::vector<size_t>& present) {
   steps -= 1;
 }
 
-const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
+const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, bool clipped) {
   constexpr size_t most = 16;
-  const auto it =
-      std::find_if(plans.begin(), plans.end(), [&](const CachedPlan& p) { return p.signature == signature; });
+  const auto it = std::find_if(plans.begin(), plans.end(),
+                               [&](const CachedPlan& p) { return p.clipped == clipped && p.signature == signature; });
   if (it != plans.end()) {
     std::rotate(plans.begin(), it, it + 1);
     return plans.front();
@@ -126,8 +127,10 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature) {
                        p.strides, static_cast<int>(s.kinds.size()), i});
   }
   if (plans.size() == most) plans.pop_back();
+  Device& d = slots[0].parameter.device();
   plans.insert(plans.begin(),
-               {signature, std::move(present), rule.plan(rule.name, tensors, slots[0].parameter.device())});
+               {signature, clipped, std::move(present),
+                rule.plan ? rule.plan(rule.name, tensors, d) : update_plan(rule.name, tensors, d, clipped)});
   counters().plans_prepared += 1;
   return plans.front();
 }
@@ -162,7 +165,7 @@ Gradients gather(const Core& c, Loc loc) {
 }
 
 // Reads are taken after every state is parted: a gradient may have shared a parameter's bytes.
-void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) {
+void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, const Tensor& factor, Loc loc) {
   std::vector<const Value*> targets;
   for (const size_t i : *plan.present) {
     Slot& s = c.slots[i];
@@ -172,6 +175,7 @@ void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, Loc loc) 
   }
   std::vector<Buffer> reads, writes;
   for (const Ref<Value>& v : g.values) reads.push_back(v->buffer());
+  if (factor.defined() && plan.clipped) reads.push_back(factor.value().buffer());
   for (const Value* v : targets) writes.push_back(v->buffer());
   const Word block[] = {word(static_cast<const void*>(c.blocks.get()))};
   c.prepare_step(*plan.present);
@@ -204,19 +208,33 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
 
 }  // namespace
 
-void Optimizer::step(const StepOptions& o, Loc loc) {
+Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   Core& c = *core_;
+  if (!(o.max_norm >= 0))
+    fail<ValueError>(loc, "{}: expected a max_norm of 0 or more, got {}", c.rule.name, o.max_norm);
   NoGrad guard;
-  const Gradients g = gather(c, loc);
-  const Core::CachedPlan& plan = c.plan_for(g.signature);
+  Gradients g = gather(c, loc);
+  NormAndFactor clip;
+  const bool clips = o.max_norm > 0 && !g.values.empty();
+  if (clips) {
+    std::vector<Tensor> gradients(g.values.begin(), g.values.end());
+    clip = grad_norm(gradients, o.max_norm, 2, loc);
+    materialize(clip.factor.value());
+    if (c.rule.plan) {  // its plan takes them scaled
+      gradients = scaled(std::move(gradients), clip.factor, loc);
+      for (size_t i = 0; i < gradients.size(); ++i) g.values[i] = gradients[i].value_ref();
+    }
+  }
+  const Core::CachedPlan& plan = c.plan_for(g.signature, clips && !c.rule.plan);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   note_flush("an optimizer step");
   flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
   settle_launches();
-  launch(c, plan, g, loc);
+  launch(c, plan, g, clip.factor, loc);
   if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
+  return clip.norm;
 }
 
 void Optimizer::zero_grad() const {

@@ -19,6 +19,8 @@ struct ParameterGroup {
 
 struct StepOptions {
   bool keep_gradients = false;
+  // Above 0: clips as clip_grad_norm(parameters, max_norm) before, without writing scaled gradients; the bits are the same.
+  double max_norm = 0;
 };
 
 struct Rule;   // an algorithm, see optimizer_internal.h
@@ -35,8 +37,9 @@ class Optimizer {
   ~Optimizer();
 
   // Updates every parameter that has a gradient, in one launch, and drops the gradients. The others keep their values
-  // and their own step count. Should it throw (OutOfMemory, a gradient that does not fit), nothing has changed.
-  void step(const StepOptions& o = {}, Loc loc = Loc::current());
+  // and their own step count. Should it throw (OutOfMemory, a gradient that does not fit), nothing has changed. Gives the
+  // gradients' norm if it clips (0-d, as clip_grad_norm's), else nothing.
+  Tensor step(const StepOptions& o = {}, Loc loc = Loc::current());
   void zero_grad() const;
 
   // Step n (from 0) runs at schedule.at(n), for all groups or one. A momentum that the schedule moves reaches groups with a

@@ -42,7 +42,8 @@ struct Rule {
   UpdateFn (*kernel)(const Hyper&, DType compute);                      // null if the plan has its own
   void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);  // step counts from 1
   void (*check)(const char* name, const Hyper&, Loc loc);
-  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) = update_plan;
+  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors,
+                    Device& d) = nullptr;  // null: update_plan
 };
 
 // What the options of an optimizer stand for: `static constexpr Rule rule` and `static Hyper hyper(const Options&)`.
@@ -82,9 +83,10 @@ struct Slot {
 };
 
 struct Core {
-  // A plan is good for one set of parameters with gradients, and the gradients' dtypes.
+  // A plan is good for one set of parameters with gradients, the gradients' dtypes, and for clipped or given ones.
   struct CachedPlan {
     std::vector<uint64_t> signature;
+    bool clipped;
     std::shared_ptr<const std::vector<size_t>> present;
     Ref<Plan> plan;
   };
@@ -102,7 +104,7 @@ struct Core {
   void make_moments(Slot& s, Loc loc);
   void prepare_step(const std::vector<size_t>& present);  // counts the step and fills the blocks
   void undo_step(const std::vector<size_t>& present);
-  const CachedPlan& plan_for(const std::vector<uint64_t>& signature);
+  const CachedPlan& plan_for(const std::vector<uint64_t>& signature, bool clipped);
 };
 
 }  // namespace flame::optim

@@ -2,6 +2,7 @@
 #include "flame/optim/update_internal.h"
 
 #include "flame/fuse/kernels.h"
+#include "flame/optim/clip_internal.h"
 
 namespace flame::optim {
 namespace {
@@ -13,8 +14,9 @@ struct Placed : UpdateTensor {
   size_t gradient_buffer, parameter_buffer;
 };
 
-// Elements [begin, end) of one tensor; parameters and gradients of another dtype than the moments go through `stage`.
-void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
+// Elements [begin, end) of one tensor, its gradient times *factor unless null; parameters and gradients of another dtype than
+// the moments go through `stage`.
+void update(const Placed& t, const Run& run, int64_t begin, int64_t end, const double* factor) {
   const UpdateArguments& a = static_cast<const UpdateArguments*>(run.scalars[0].p)[t.block];
   const DType compute = compute_dtype(t.parameter);
   void* p = run.buffers[t.parameter_buffer];
@@ -25,16 +27,21 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
       moments[k] = element(run.buffers[t.parameter_buffer + 1 + k], compute, i);
     return moments.data();
   };
-  if (t.parameter == compute && t.gradient == compute)
+  if (t.parameter == compute && t.gradient == compute && !factor)
     return t.kernel(a, element(p, compute, begin), element(g, compute, begin), moments_at(begin), end - begin);
 
   const BlockFn load_p = cast_kernel(t.parameter, compute), load_g = cast_kernel(t.gradient, compute);
   const BlockFn store_p = cast_kernel(compute, t.parameter);
-  alignas(64) double p_stage[stage], g_stage[stage];
+  alignas(64) double p_stage[stage], g_stage[stage], scaled[stage];
   for (int64_t i = begin; i < end; i += stage) {
     const int64_t n = std::min(stage, end - i);
     load_p(element(p, t.parameter, i), nullptr, nullptr, p_stage, n);
-    load_g(element(g, t.gradient, i), nullptr, nullptr, g_stage, n);
+    void* from = element(g, t.gradient, i);
+    if (factor) {
+      scale_chunk(ClipKernels::best().scale, t.gradient, from, scaled, 0, n, *factor);
+      from = scaled;
+    }
+    load_g(from, nullptr, nullptr, g_stage, n);
     t.kernel(a, p_stage, g_stage, moments_at(i), n);
     store_p(p_stage, nullptr, nullptr, element(p, t.parameter, i), n);
   }
@@ -42,12 +49,13 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end) {
 
 }  // namespace
 
-Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
-  if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d);
+Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped) {
+  if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d, clipped);
   std::vector<Placed> placed;
   std::vector<int64_t> starts;  // of each tensor among all elements
   int64_t total = 0;
-  size_t buffer = tensors.size();
+  const size_t factor_at = tensors.size();
+  size_t buffer = factor_at + (clipped ? 1 : 0);
   for (const UpdateTensor& t : tensors) {
     const int64_t n = numel(t.shape);
     if (n > 0) {
@@ -57,13 +65,16 @@ Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors
     total += n;
     buffer += 1 + static_cast<size_t>(t.moments);
   }
-  return make_ref<Plan>(name, [placed = std::move(placed), starts = std::move(starts), total](const Run& run) {
-    parallel_for(total, grain, [&](int64_t begin, int64_t end) {
-      size_t i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;
-      for (; i < placed.size() && starts[i] < end; ++i)
-        update(placed[i], run, std::max<int64_t>(begin - starts[i], 0), std::min(end - starts[i], placed[i].numel));
-    });
-  });
+  return make_ref<Plan>(
+      name, [placed = std::move(placed), starts = std::move(starts), total, clipped, factor_at](const Run& run) {
+        const double* factor = clipped ? static_cast<const double*>(run.buffers[factor_at]) : nullptr;
+        parallel_for(total, grain, [&](int64_t begin, int64_t end) {
+          size_t i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;
+          for (; i < placed.size() && starts[i] < end; ++i)
+            update(placed[i], run, std::max<int64_t>(begin - starts[i], 0), std::min(end - starts[i], placed[i].numel),
+                   factor);
+        });
+      });
 }
 
 }  // namespace flame::optim

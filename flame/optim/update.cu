@@ -132,7 +132,14 @@ struct average {
   }
 };
 
-extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__ Items all) {
+// As clipping scales a gradient before the step.
+inline G scaled(G g, double factor) {
+  const auto v = widen(g);
+  return convert<G>(v * static_cast<decltype(v + v)>(factor));
+}
+
+// factor: of every gradient, or null.
+extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__ Items all, const double* factor) {
   int64_t low = 0, high = all.count - 1;  // the last item that begins at or before this block
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;
@@ -151,7 +158,7 @@ extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x; i < begin + elements_a_block; i += 256) {
     if (i >= t.count) break;
-    const C x = widen(t.p[i]), given = widen(t.g[i]);
+    const C x = widen(t.p[i]), given = widen(factor ? scaled(t.g[i], *factor) : t.g[i]);
     constexpr bool plain = std::is_same_v<FLAME_RULE, average>;  // no sign, no decay
     const C g = plain ? given : n.k[0] * given + n.k[2] * x;
     t.p[i] = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));

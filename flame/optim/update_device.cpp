@@ -62,7 +62,8 @@ struct Family {
 };
 
 template <size_t n>
-void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_t last, const Run& run) {
+void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_t last, const Run& run,
+            const void* factor) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table<Item, n> table;
   int64_t at = 0;
@@ -74,15 +75,15 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
     std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
     at += blocks_for(t.count, elements_a_block);
   }
-  k({.blocks = at}, table);
+  k({.blocks = at}, table, factor);
 }
 
 }  // namespace
 
-Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped) {
   const std::string text(device_text("optim/update.cu"));
   std::map<std::string, Family> families;
-  size_t buffer = tensors.size();
+  size_t buffer = tensors.size() + (clipped ? 1 : 0);
   for (const UpdateTensor& t : tensors) {
     const char* rule = rule_of(t.kernel);
     if (!rule) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t.parameter, d.name());
@@ -108,12 +109,13 @@ Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& 
   std::vector<Family> all;
   all.reserve(families.size());
   for (auto& [key, f] : families) all.push_back(std::move(f));
-  return make_ref<Plan>(name, [all = std::move(all)](const Run& run) {
+  return make_ref<Plan>(name, [all = std::move(all), clipped, count = tensors.size()](const Run& run) {
+    const void* factor = clipped ? run.buffers[count] : nullptr;
     for (const Family& f : all) {
       const size_t n = f.tensors.size();
-      if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run);
+      if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run, factor);
       else
-        for (size_t i = 0; i < n; i += most) launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run);
+        for (size_t i = 0; i < n; i += most) launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run, factor);
     }
   });
 }
@@ -130,50 +132,75 @@ constexpr size_t clip_items = 256;
 
 }  // namespace
 
-Ref<Plan> device_clip_plan(const char* name, std::span<const Meta> gradients, std::optional<DType> norm, Device& d) {
-  const std::string text(device_text("optim/clip.cu"));
-  const auto kernel = [&](const char* entry) { return d.kernel({name, text, entry, {"--fmad=false"}}); };
-  const Ref<Kernel> parts = kernel("norm_parts"), join = kernel("norm_join"), scale = kernel("scale"),
-                    clamp = kernel("clamp");
-  struct Tensor {
-    int64_t count;
-    DType dtype;
-  };
-  std::vector<Tensor> tensors;
-  int64_t chunks = 0;
-  for (const Meta& m : gradients) {
-    tensors.push_back({numel(m.shape), m.dtype});
-    chunks += (tensors.back().count + clip_chunk - 1) / clip_chunk;
+namespace {
+
+// The tensors to clip, in as many tables as they need: launch(grid, table, chunks before).
+class ClipTables {
+ public:
+  explicit ClipTables(std::span<const Meta> gradients) {
+    for (const Meta& m : gradients) {
+      tensors_.push_back({numel(m.shape), static_cast<int64_t>(m.dtype)});
+      chunks_ += (tensors_.back().count + clip_chunk - 1) / clip_chunk;
+    }
   }
-  // The sum of each chunk, then the factor.
-  const size_t workspace = (static_cast<size_t>(chunks) + 1) * sizeof(double);
+  int64_t chunks() const { return chunks_; }
+  size_t size() const { return tensors_.size(); }
+  // out: the first buffer that is written, or null.
+  template <class F>
+  void each(void* const* in, void* const* out, const F& launch) const {
+    int64_t before = 0;
+    for (size_t first = 0; first < tensors_.size(); first += clip_items) {
+      Table<ClipItem, clip_items> table;
+      int64_t at = 0;
+      for (size_t i = first; i < std::min(first + clip_items, tensors_.size()); ++i) {
+        if (tensors_[i].count == 0) continue;
+        table.item[table.count++] = {in[i], out ? out[i] : nullptr, tensors_[i].count, at, tensors_[i].dtype};
+        at += blocks_for(tensors_[i].count, clip_chunk);
+      }
+      if (at > 0) launch(Grid{.blocks = at}, table, before);
+      before += at;
+    }
+  }
+
+ private:
+  struct One {
+    int64_t count, dtype;
+  };
+  std::vector<One> tensors_;
+  int64_t chunks_ = 0;
+};
+Ref<Kernel> clip_kernel(const char* name, const char* entry, Device& d) {
+  return d.kernel({name, std::string(device_text("optim/clip.cu")), entry, {"--fmad=false"}});
+}
+
+}  // namespace
+
+Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, Device& d) {
+  ClipTables tables(gradients);
+  const size_t workspace = static_cast<size_t>(std::max<int64_t>(tables.chunks(), 1)) * sizeof(double);
   return make_ref<Plan>(
       name,
-      [=, tensors = std::move(tensors)](const Run& run) {
+      [parts = clip_kernel(name, "norm_parts", d), join = clip_kernel(name, "norm_join", d), tables = std::move(tables),
+       wide = int64_t{norm == DType::f64}](const Run& run) {
         double* sums = static_cast<double*>(run.workspace);
-        const auto each = [&](auto&& launch) {
-          int64_t before = 0;
-          for (size_t first = 0; first < tensors.size(); first += clip_items) {
-            Table<ClipItem, clip_items> table;
-            int64_t at = 0;
-            for (size_t i = first; i < std::min(first + clip_items, tensors.size()); ++i) {
-              if (tensors[i].count == 0) continue;
-              table.item[table.count++] = {run.buffers[i], run.buffers[tensors.size() + (norm ? 1 : 0) + i],
-                                           tensors[i].count, at, static_cast<int64_t>(tensors[i].dtype)};
-              at += blocks_for(tensors[i].count, clip_chunk);
-            }
-            if (at > 0) launch(Grid{.blocks = at}, table, before);
-            before += at;
-          }
-        };
-        if (!norm)
-          return each([&](const Grid& g, const auto& table, int64_t) { (*clamp)(g, table, run.scalars[0].f); });
         const double p = run.scalars[1].f;
-        each([&](const Grid& g, const auto& table, int64_t before) { (*parts)(g, table, sums + before, p); });
-        (*join)({}, sums, chunks, p, run.scalars[0].f, run.buffers[tensors.size()], int64_t{*norm == DType::f64});
-        each([&](const Grid& g, const auto& table, int64_t) { (*scale)(g, table, sums + chunks); });
+        tables.each(run.buffers, nullptr,
+                    [&](const Grid& g, const auto& table, int64_t before) { (*parts)(g, table, sums + before, p); });
+        void* const* out = run.buffers + tables.size();
+        (*join)({}, sums, tables.chunks(), p, run.scalars[0].f, out[0], wide, out[1]);
       },
-      norm ? workspace : 0);
+      workspace);
+}
+
+Ref<Plan> device_scale_plan(const char* name, std::span<const Meta> gradients, bool by_factor, Device& d) {
+  return make_ref<Plan>(name, [kernel = clip_kernel(name, by_factor ? "scale" : "clamp", d),
+                               tables = ClipTables(gradients), by_factor](const Run& run) {
+    const size_t n = tables.size();
+    tables.each(run.buffers, run.buffers + n + (by_factor ? 1 : 0), [&](const Grid& g, const auto& table, int64_t) {
+      if (by_factor) (*kernel)(g, table, run.buffers[n]);
+      else (*kernel)(g, table, run.scalars[0].f);
+    });
+  });
 }
 
 Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, Device& d) {
@@ -183,8 +210,6 @@ Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, 
     void* out;
     int64_t size, chunks, count, first, g_dtype, p_dtype;
   };
-  const std::string text(device_text("optim/clip.cu"));
-  const auto kernel = [&](const char* entry) { return d.kernel({name, text, entry, {"--fmad=false"}}); };
   const size_t tensors = in.size() / 2;
   std::vector<Pair> pairs;
   int64_t most_chunks = 1;
@@ -202,7 +227,8 @@ Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, 
   }
   return make_ref<Plan>(
       name,
-      [squares = kernel("unit_squares"), scale = kernel("unit_scale"), pairs = std::move(pairs)](const Run& run) {
+      [squares = clip_kernel(name, "unit_squares", d), scale = clip_kernel(name, "unit_scale", d),
+       pairs = std::move(pairs)](const Run& run) {
         const size_t tensors = pairs.size();
         for (size_t first = 0; first < tensors; first += clip_items) {
           Table<Pair, clip_items> table;

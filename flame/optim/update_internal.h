@@ -48,10 +48,10 @@ struct UpdateTensor {
   int moments;
   size_t block;  // index of its UpdateArguments
 };
-// Buffers: all gradients; then for each tensor the parameter and its moments. scalars[0]: address of the first block.
-Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d);
-Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors,
-                             Device& d);  // by kernels from text
+// Buffers: all gradients; if clipped a factor of them all (float64); then for each tensor the parameter and its moments.
+// scalars[0]: address of the first block. The second by kernels from text.
+Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped = false);
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped);
 
 inline constexpr int64_t grain = 32768;  // elements worth a thread
 

@@ -43,7 +43,8 @@ inline DeviceLook look(Device& d) {
 }
 
 struct TuningCounts {
-  uint64_t keys = 0, candidates = 0, from_disk = 0, fused_bias = 0, pointer_batches = 0;
+  uint64_t keys = 0, candidates = 0, from_disk = 0, fused_convolutions = 0, pointer_batches = 0, fused_products = 0,
+           unordered = 0, aligned_copies = 0;
 };
 inline TuningCounts tuning_counts() {
   TuningCounts c;

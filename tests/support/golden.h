@@ -43,6 +43,13 @@ inline Dims dims_of(const Json& j) {
   for (const Json& x : j) d.push_back(x.get<int64_t>());
   return d;
 }
+inline Activation activation_of(const Json& options) {
+  const std::string name = options.value("activation", "none");
+  return name == "relu"        ? Activation::relu
+         : name == "gelu"      ? Activation::gelu
+         : name == "gelu_tanh" ? Activation::gelu_tanh
+                               : Activation::none;
+}
 inline DType dtype_named(const std::string& name) {
   for (DType t : all_dtypes)
     if (flame::name_of(t) == name) return t;

@@ -13,6 +13,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/cuda/library.h"
+#include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/library_handles.h"
 
 namespace cudnn_frontend {
@@ -57,18 +58,19 @@ class Graph {
     if (a.backward) backward(a, q, k, v, scale);
     else forward(a, q, k, v, scale);
   }
-  // False where cuDNN has no plan for it.
-  bool build(cudnnHandle_t handle) {
+  // The first error of building it.
+  fe::error_t build(cudnnHandle_t handle) {
     try {
-      return graph_.validate().is_good() && graph_.build_operation_graph(handle).is_good() &&
-             graph_.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}).is_good() &&
-             graph_.check_support().is_good() && graph_.build_plans().is_good();
-    } catch (const std::exception&) { return false; }  // cudnn-frontend's, of libraries that it cannot open
+      if (auto e = graph_.validate(); e.is_bad()) return e;
+      if (auto e = graph_.build_operation_graph(handle); e.is_bad()) return e;
+      if (auto e = graph_.create_execution_plans({fe::HeurMode_t::A, fe::HeurMode_t::FALLBACK}); e.is_bad()) return e;
+      if (auto e = graph_.check_support(); e.is_bad()) return e;
+      return graph_.build_plans();
+    } catch (const std::exception& e) { return {fe::error_code_t::CUDNN_BACKEND_API_FAILED, e.what()}; }
   }
   size_t workspace() const { return static_cast<size_t>(std::max<int64_t>(0, graph_.get_workspace_size())); }
-  void run(cudnnHandle_t handle, Values& values, void* workspace) const {
-    if (auto e = graph_.execute(handle, values, workspace); e.is_bad())
-      fail<DeviceError>(Loc::current(), "cuda: cuDNN's attention failed: {}", e.get_message());
+  fe::error_t run(cudnnHandle_t handle, Values& values, void* workspace) const {
+    return graph_.execute(handle, values, workspace);
   }
 
  private:
@@ -119,6 +121,33 @@ class Graph {
   mutable fe::graph::Graph graph_;
 };
 
+// cudnn-frontend tells the library's status in words alone.
+Verdict verdict_of(fe::error_t e) {
+  const std::string text = e.get_message();
+  const auto says = [&](const char* part) { return text.find(part) != std::string::npos; };
+  if (e.is_good()) return Verdict::done;
+  if (says("ALLOCATION_FAILED") || says("ALLOC_FAILED")) return Verdict::no_memory;
+  if (e.get_code() == fe::error_code_t::GRAPH_NOT_SUPPORTED || says("NOT_SUPPORTED")) return Verdict::unsupported;
+  const bool broken = says("INTERNAL_ERROR") || says("EXECUTION_FAILED") || says("NOT_INITIALIZED");
+  const bool no_plan = e.get_code() == fe::error_code_t::HEURISTIC_QUERY_FAILED ||
+                       e.get_code() == fe::error_code_t::GRAPH_EXECUTION_PLAN_CREATION_FAILED;
+  return no_plan && !broken ? Verdict::unsupported : Verdict::failed;
+}
+// True if it worked, false if cuDNN does not support it; else throws. Once more with the cache emptied without memory.
+template <class Fn>
+bool supported(CudaDevice& d, const char* what, Fn&& fn) {
+  fe::error_t e = fn();
+  if (verdict_of(e) == Verdict::no_memory && !d.capturing()) {
+    d.empty_cache();
+    e = fn();
+  }
+  const Verdict v = verdict_of(e);
+  if (v == Verdict::done) return true;
+  if (v == Verdict::unsupported) return false;
+  raise_device_error(d, v, what);
+  fail<DeviceError>(Loc::current(), "cuda: {} failed: {}", what, e.get_message());
+}
+
 // What cudnn-frontend opens by itself must have been found by our rules before.
 bool ready() {
   static const bool found = [] {
@@ -143,8 +172,12 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
   Libraries::Dnn& dnn = libraries().dnn();
   if (!ready()) return {};
   std::lock_guard lock(dnn.mutex);
-  const auto graph = std::make_shared<Graph>(a);
-  if (!graph->build(dnn.handle)) return {};
+  std::shared_ptr<Graph> graph;
+  const auto build = [&] {
+    graph = std::make_shared<Graph>(a);
+    return graph->build(dnn.handle);
+  };
+  if (!supported(*this, "cuDNN's attention", build)) return {};
   return make_ref<Plan>(
       a.backward ? "attention_backward" : "attention",
       in_order(
@@ -157,7 +190,8 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
             Values values{{id_q, b[0]}, {id_k, b[1]}, {id_v, b[2]}, {id_out, b[3]}, {id_lse, b[4]}, {id_scale, &scale}};
             if (backward) values.insert({{id_g, b[5]}, {id_dq, b[6]}, {id_dk, b[7]}, {id_dv, b[8]}});
             std::lock_guard lock(dnn.mutex);
-            graph->run(dnn.handle, values, r.workspace);
+            if (!supported(*this, "cuDNN's attention", [&] { return graph->run(dnn.handle, values, r.workspace); }))
+              fail<DeviceError>(Loc::current(), "cuda: cuDNN's attention has a plan that it does not run");
           }),
       graph->workspace());
 }

@@ -1,5 +1,6 @@
 // Convolutions by cuDNN, channels-last; several engines are timed on the operands of a plan's first run, and the choice stays
-// on disk. What cuDNN has no engine for is left to the own kernels. Filters are turned to channels-last in the workspace.
+// on disk. What cuDNN has no engine for is left to the own kernels. Filters are turned to channels-last in the workspace,
+// and buffers that do not start at a multiple of 16 bytes are copied to one.
 #include <algorithm>
 #include <array>
 #include <memory>
@@ -40,28 +41,61 @@ bool for_library(const ConvDesc& c) {
 }
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
+bool finished(const ConvDesc& c) { return c.bias || c.activation != Activation::none; }
+size_t bytes_of(const Meta& m) { return static_cast<size_t>(numel(m.shape)) * size_of(m.dtype); }
 
-// [outer][a][b] to [outer][b][a], and the bias of a channels-last tensor.
+// [outer][a][b] to [outer][b][a], and the bias and activation of a channels-last tensor.
 struct Helpers {
-  Ref<Kernel> swap, bias;
+  Ref<Kernel> swap, finish;
   int64_t outer, channels, taps;
   Helpers(Device& d, const ConvDesc& c)
       : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
-    const std::string type = std::string("-DFLAME_T=") + device_type(c.x.dtype),
-                      text(device_text("device/cuda/filter.cu"));
-    swap = d.kernel({"conv filter", text, "swap_last", {type}});
-    if (c.bias) bias = d.kernel({"conv bias", text, "add_bias", {type, "--fmad=false"}});
+    swap = d.kernel({"conv filter",
+                     std::string(device_text("device/cuda/filter.cu")),
+                     "swap_last",
+                     {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
+    if (finished(c)) finish = conv_finish_kernel(d, c.x.dtype, c.bias, c.activation);
   }
   bool turns() const { return channels > 1 && taps > 1; }
   int64_t count() const { return outer * channels * taps; }
 };
 
+// A plan's buffers, those that are not aligned replaced by copies while a launch needs them. The last one is written.
+class Aligned {
+ public:
+  Aligned(CudaDevice& d, const Run& r, std::span<const Meta> metas) : device_(d) {
+    for (size_t i = 0; i < metas.size(); ++i) {
+      buffers_[i] = r.buffers[i];
+      if (aligned(r.buffers[i])) continue;
+      const size_t bytes = bytes_of(metas[i]);
+      const Storage& copy = *copies_.emplace_back(make_ref<Storage>(d, bytes, Loc::current(), MemoryKind::workspace));
+      buffers_[i] = copy.data();
+      if (i + 1 == metas.size()) result_ = r.buffers[i], result_bytes_ = bytes;
+      else d.copy_within(copy.data(), r.buffers[i], bytes);
+      tuning_stats().aligned_copies += 1;
+    }
+    last_ = buffers_[metas.size() - 1];
+  }
+  Run run(const Run& r) const { return {buffers_.data(), r.scalars, r.workspace}; }
+  void finish() {
+    if (result_) device_.copy_within(result_, last_, result_bytes_);
+  }
+
+ private:
+  CudaDevice& device_;
+  std::array<void*, 4> buffers_{};
+  std::vector<Ref<Storage>> copies_;  // their memory is used again by launches behind this one
+  void *result_ = nullptr, *last_ = nullptr;
+  size_t result_bytes_ = 0;
+};
+
 TuningKey key_of(const CudaDevice& d, const DnnFunctions& f, const ConvDesc& c) {
   constexpr const char* passes[] = {"forward", "backward_data", "backward_weight"};
   return {fmt::format("cuDNN {}", f.cudnnGetVersion()), fmt::format("{} sm_{}", d.gpu_name(), d.arch()),
-          fmt::format("conv {} {}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
-                      passes[static_cast<int>(c.pass)], c.x.dtype, c.bias ? " bias" : "", c.x.shape, c.w.shape,
-                      c.y.shape, c.stride, c.padding, c.dilation, c.groups)};
+          fmt::format("conv {} {}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
+                      passes[static_cast<int>(c.pass)], c.x.dtype, c.bias ? " bias" : "",
+                      c.activation == Activation::relu ? " relu" : "", c.x.shape, c.w.shape, c.y.shape, c.stride,
+                      c.padding, c.dilation, c.groups)};
 }
 
 // A convolution with the engines that may compute it.
@@ -72,27 +106,30 @@ class Convolution {
         dnn_(d.libraries().dnn()),
         desc_(c),
         helpers_(d, c),
-        own_(own_conv(d, c)),
         key_(key_of(d, dnn_.f, c)),
-        filter_bytes_(helpers_.turns() ? static_cast<size_t>(helpers_.count()) * size_of(c.x.dtype) : 0),
-        y_count_(numel(c.y.shape)) {}
+        filter_bytes_(helpers_.turns() ? bytes_of(c.w) : 0),
+        y_count_(numel(c.y.shape)) {
+    metas_ = {c.x, c.w, c.y};
+    if (c.pass == Pass::backward_data) std::swap(metas_[0], metas_[2]);
+    if (c.pass == Pass::backward_weight) std::swap(metas_[1], metas_[2]);
+    if (c.bias) metas_.insert(metas_.begin() + 2, contiguous_meta(c.x.dtype, {c.y.shape[1]}));
+  }
   bool prepare();  // false: cuDNN has no engine
-  const std::string& op() const { return own_->op; }
-  size_t workspace() const { return std::max(filter_at_ + filter_bytes_, own_->workspace); }
+  size_t workspace() const { return filter_at_ + filter_bytes_; }
   void run(const Run& r);
 
  private:
-  void go(const Execution& e, const Run& r) const;
-  void choose(const Run& r);
+  bool go(const Execution& e, const Run& r, bool trying) const;
+  void choose_among(const Run& r);
 
   CudaDevice& device_;
   Libraries::Dnn& dnn_;
   const ConvDesc desc_;
   const Helpers helpers_;
-  const Ref<Plan> own_;
   const TuningKey key_;
   const size_t filter_bytes_;
   const int64_t y_count_;
+  std::vector<Meta> metas_;  // of the buffers
   size_t filter_at_ = 0;
   std::vector<Execution> candidates_;
   size_t chosen_ = 0;
@@ -104,7 +141,7 @@ bool Convolution::prepare() {
   std::lock_guard lock(dnn_.mutex);
   const ConvGraph plain(dnn_, desc_, false);
   std::unique_ptr<ConvGraph> fused;
-  if (desc_.bias) fused = std::make_unique<ConvGraph>(dnn_, desc_, true);
+  if (finished(desc_)) fused = std::make_unique<ConvGraph>(dnn_, desc_, true);
   if (!deterministic())
     if (const auto known = find_tuned(key_)) {
       const std::string& config = known->candidates[known->chosen].config;
@@ -125,7 +162,8 @@ bool Convolution::prepare() {
   return !candidates_.empty();
 }
 
-void Convolution::go(const Execution& e, const Run& r) const {
+// False, if `trying`, where the engine breaks.
+bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   const Helpers& h = helpers_;
   void* turned = h.turns() ? static_cast<char*>(r.workspace) + filter_at_ : nullptr;
   const Grid grid{.blocks = blocks_for(h.count(), 256)};
@@ -135,59 +173,60 @@ void Convolution::go(const Execution& e, const Run& r) const {
   if (desc_.pass != Pass::backward_weight && turned) (*h.swap)(grid, w, turned, h.outer, h.channels, h.taps);
   const std::array<void*, 4> pointers{x, turned ? turned : w, y, desc_.bias ? r.buffers[2] : nullptr};
   constexpr std::array<int64_t, 4> ids{id_x, id_w, id_y, id_bias};
-  const int64_t count = e.fused ? 4 : 3;
-  Descriptor pack(dnn_.f, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
+  const int64_t count = e.fused && desc_.bias ? 4 : 3;
+  Descriptor pack(dnn_, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, pointers.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_WORKSPACE, CUDNN_TYPE_VOID_PTR, 1, &r.workspace);
   pack.finalize("a cuDNN variant pack");
-  {
+  const auto execute = [&] {
     std::lock_guard lock(dnn_.mutex);
-    check(dnn_.f, dnn_.f.cudnnBackendExecute(dnn_.handle, e.plan.raw(), pack.raw()), "cudnnBackendExecute");
-  }
+    return dnn_.f.cudnnBackendExecute(dnn_.handle, e.plan.raw(), pack.raw());
+  };
+  if (!trying) must(device_, "cudnnBackendExecute", execute);
+  else if (!works(device_, "cudnnBackendExecute", execute)) return false;
   if (desc_.pass == Pass::backward_weight && turned) (*h.swap)(grid, turned, w, h.outer, h.taps, h.channels);
-  if (desc_.bias && !e.fused)
-    (*h.bias)({.blocks = blocks_for(y_count_, 256)}, r.buffers[2], y, y_count_, desc_.y.shape[1]);
+  if (h.finish && !e.fused)
+    (*h.finish)({.blocks = blocks_for(y_count_, 256)}, desc_.bias ? r.buffers[2] : nullptr, y, y_count_,
+                desc_.y.shape[1]);
+  return true;
 }
 
 // Every candidate writes all of the result, so the operands at hand serve.
-void Convolution::choose(const Run& r) {
+void Convolution::choose_among(const Run& r) {
   std::vector<std::string> configs;
   configs.reserve(candidates_.size());
   for (const Execution& e : candidates_) configs.push_back(e.config);
   double best = -1;
   const auto time = [&](size_t i) {
-    try {
-      return time_on(
-          device_, [&] { go(candidates_[i], r); }, best);
-    } catch (const OutOfMemory&) { throw; } catch (const DeviceError&) {
-      device_.synchronize();  // throws if the device is lost
-      return -1.0;
-    }
+    if (!go(candidates_[i], r, true)) return -1.0;
+    return time_on(
+        device_, [&] { go(candidates_[i], r, false); }, best);
   };
-  const std::optional<Tuned> known = find_tuned(key_);  // by another plan meanwhile
-  const Tuned t = known && known->candidates.size() == configs.size() ? *known : tune(key_, configs, time);
-  chosen_ = t.chosen;
+  chosen_ = choose(key_, configs, time);
   decided_ = true;
 }
 
-void Convolution::run(const Run& r) {
-  for (int i = 0; i < (desc_.bias ? 4 : 3); ++i)
-    if (!aligned(r.buffers[i])) return own_->body(r);
-  std::lock_guard lock(mutex_);
-  std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
-  if (!used_) meter.emplace(device_);
-  if (!decided_ && !device_.capturing()) choose(r);
-  go(candidates_[chosen_], r);
-  used_ = true;
-  if (candidates_[chosen_].fused) tuning_stats().fused_bias += 1;
+void Convolution::run(const Run& given) {
+  Aligned buffers(device_, given, metas_);
+  const Run r = buffers.run(given);
+  {
+    std::lock_guard lock(mutex_);
+    std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
+    if (!used_) meter.emplace(device_);
+    if (!decided_ && !device_.capturing()) choose_among(r);
+    go(candidates_[chosen_], r, false);
+    used_ = true;
+    if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
+  }
+  buffers.finish();
 }
 
 }  // namespace
 
-Libraries::Dnn::Dnn(CudaDevice& d) {
-  check(f, f.cudnnCreate(&handle), "cudnnCreate");
-  check(f, f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())), "cudnnSetStream");
+Libraries::Dnn::Dnn(CudaDevice& d) : device(d) {
+  must(d, "cudnnCreate", [&] { return f.cudnnCreate(&handle); });
+  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())); });
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
@@ -199,8 +238,9 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
   const CudaDevice::Meter meter(d);
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};
-  return make_ref<Plan>(conv->op(), d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); }),
-                        conv->workspace());
+  constexpr const char* names[] = {"conv forward", "conv backward_data", "conv backward_weight"};
+  return make_ref<Plan>(names[static_cast<int>(c.pass)],
+                        d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); }), conv->workspace());
 }
 
 Ref<Plan> CudaDevice::conv(const ConvDesc& c) {

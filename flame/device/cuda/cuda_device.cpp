@@ -96,6 +96,8 @@ CudaDevice::CudaDevice(int ordinal)
   check(d.cuDeviceGetAttribute(&major, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, handle_), "cuDeviceGetAttribute");
   check(d.cuDeviceGetAttribute(&minor, CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, handle_), "cuDeviceGetAttribute");
   arch_ = 10 * major + minor;
+  check(d.cuDeviceGetAttribute(&shared_of_block_, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle_),
+        "cuDeviceGetAttribute");
   char text[128] = "";
   check(d.cuDeviceGetName(text, sizeof text, handle_), "cuDeviceGetName");
   gpu_name_ = text;
@@ -244,16 +246,20 @@ void* CudaDevice::allocate(size_t bytes, Loc where) {
 }
 void CudaDevice::deallocate(void* p, size_t) noexcept { memory_.deallocate(p); }
 
-void CudaDevice::refuse(size_t bytes, Loc where) const {
+std::string CudaDevice::memory_report() const {
   size_t free = 0, total = 0;
   enter();
   driver().cuMemGetInfo(&free, &total);
   const MemoryStats s = memory_.stats();
-  fail<OutOfMemory>(where,
-                    "out of memory on {}: requested {} bytes; {} free of {}, {} used by tensors, {} held from the "
-                    "driver{}, largest free block {}",
-                    name(), bytes, free, total, s.allocated, s.reserved,
-                    s.limit ? fmt::format(" of the {} allowed", s.limit) : "", memory_.largest_free());
+  return fmt::format("{} free of {}, {} used by tensors, {} held from the driver{}, largest free block {}", free, total,
+                     s.allocated, s.reserved, s.limit ? fmt::format(" of the {} allowed", s.limit) : "",
+                     memory_.largest_free());
+}
+void CudaDevice::refuse(size_t bytes, Loc where) const {
+  fail<OutOfMemory>(where, "out of memory on {}: requested {} bytes; {}", name(), bytes, memory_report());
+}
+void CudaDevice::refuse(const char* what) const {
+  fail<OutOfMemory>(Loc::current(), "out of memory on {}: {} found none; {}", name(), what, memory_report());
 }
 
 }  // namespace flame::cuda

@@ -46,6 +46,7 @@ class CudaDevice final : public Device {
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
   Ref<Plan> attention(const AttentionDesc& d) override;
+  bool fuses() const override { return true; }
 
   CUstream stream() const {  // with all on it that was launched
     drain();
@@ -53,6 +54,7 @@ class CudaDevice final : public Device {
   }
   CUstream raw_stream() const { return stream_; }
   int arch() const { return arch_; }
+  int shared_of_block() const { return shared_of_block_; }  // bytes of shared memory, at most
   const std::string& gpu_name() const { return gpu_name_; }
   bool capturing() const;
   Allocator& memory() { return memory_; }
@@ -60,6 +62,8 @@ class CudaDevice final : public Device {
   void set_direct(bool on);
   // fn, which takes memory of the driver's; once more with what was set aside, and with the cache emptied, if there was none.
   CUresult with_room(const std::function<CUresult()>& fn);
+  // OutOfMemory with the report, for memory that a library wanted.
+  [[noreturn]] void refuse(const char* what) const;
   void enter() const;  // makes the context this thread's
   bool try_enter() const noexcept;
   // DeviceError naming `what` unless r is success; an error that the context does not survive poisons the device.
@@ -114,6 +118,7 @@ class CudaDevice final : public Device {
     CUevent copied = nullptr, consumed = nullptr;
   };
   [[noreturn]] void refuse(size_t bytes, Loc where) const;
+  std::string memory_report() const;
   void* pinned(size_t bytes);
   Staging& staging();
   void wait() const;         // without a look at what kernels met
@@ -130,7 +135,7 @@ class CudaDevice final : public Device {
   CUdevice handle_ = 0;
   CUcontext context_ = nullptr;
   CUstream stream_ = nullptr, copy_stream_ = nullptr;
-  int arch_ = 0;
+  int arch_ = 0, shared_of_block_ = 0;
   std::string gpu_name_;
   size_t free_at_start_ = 0;
   bool sync_ = false;  // FLAME_SYNC=1: wait after every launch, so that an error shows at its op

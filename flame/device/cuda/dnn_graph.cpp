@@ -6,23 +6,9 @@
 #include <charconv>
 
 #include "flame/core/format.h"
+#include "flame/device/cuda/tuning.h"
 
 namespace flame::cuda {
-
-void check(const DnnFunctions& f, cudnnStatus_t s, const char* what) {
-  if (s == CUDNN_STATUS_SUCCESS) return;
-  if (s == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ||
-      s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED)
-    fail<OutOfMemory>(Loc::current(), "cuda: {}: {}", what, f.cudnnGetErrorString(s));
-  fail<DeviceError>(Loc::current(), "cuda: {} failed: {}", what, f.cudnnGetErrorString(s));
-}
-bool Descriptor::try_finalize() {
-  const cudnnStatus_t s = f_->cudnnBackendFinalize(d_);
-  if (s == CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED ||
-      s == CUDNN_STATUS_INTERNAL_ERROR_HOST_ALLOCATION_FAILED)
-    check(*f_, s, "cudnnBackendFinalize");
-  return s == CUDNN_STATUS_SUCCESS;
-}
 
 namespace {
 
@@ -58,9 +44,9 @@ cudnnDataType_t data_type(DType t) {
                            : CUDNN_DATA_BFLOAT16;
 }
 
-Descriptor tensor(const DnnFunctions& f, Id id, const Meta& m, cudnnDataType_t t, bool in_memory = true) {
+Descriptor tensor(Libraries::Dnn& dnn, Id id, const Meta& m, cudnnDataType_t t, bool in_memory = true) {
   const Packed p(m);
-  Descriptor d(f, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
+  Descriptor d(dnn, CUDNN_BACKEND_TENSOR_DESCRIPTOR);
   d.set(CUDNN_ATTR_TENSOR_DATA_TYPE, CUDNN_TYPE_DATA_TYPE, 1, &t);
   d.numbers(CUDNN_ATTR_TENSOR_DIMENSIONS, p.sizes);
   d.numbers(CUDNN_ATTR_TENSOR_STRIDES, p.strides);
@@ -89,8 +75,11 @@ constexpr Names names[] = {
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_CONV_DESC, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_X,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
-bool allowed(const DnnFunctions& f, cudnnBackendDescriptor_t config, DType t) {
-  Descriptor engine(f, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+
+// Engines whose numbers may be used: none that rounds operands, and none that sums in another order each time.
+bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
+  const DnnFunctions& f = dnn.f;
+  Descriptor engine(dnn, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t e = engine.raw();
   int64_t count = 0;
   if (f.cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &e) !=
@@ -100,18 +89,24 @@ bool allowed(const DnnFunctions& f, cudnnBackendDescriptor_t config, DType t) {
   if (f.cudnnBackendGetAttribute(e, CUDNN_ATTR_ENGINE_NUMERICAL_NOTE, CUDNN_TYPE_NUMERICAL_NOTE, notes.size(), &count,
                                  notes.data()) != CUDNN_STATUS_SUCCESS)
     return false;
-  return std::none_of(notes.begin(), notes.begin() + count, [t](cudnnBackendNumericalNote_t n) {
+  const auto last = notes.begin() + count;
+  if (std::find(notes.begin(), last, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC) != last) {
+    tuning_stats().unordered += 1;
+    return false;
+  }
+  return std::none_of(notes.begin(), last, [t](cudnnBackendNumericalNote_t n) {
     switch (n) {
       case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP: return false;
       case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return t == DType::f32;  // TF32
-      default: return true;  // reduced precision, FFT, Winograd, or another result each time
+      default: return true;                                           // reduced precision, FFT, Winograd
     }
   });
 }
 
 // "e 12 k 3:1 k 5:0": the engine and its knobs.
-std::string engine_text(const DnnFunctions& f, cudnnBackendDescriptor_t config) {
-  Descriptor engine(f, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+std::string engine_text(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config) {
+  const DnnFunctions& f = dnn.f;
+  Descriptor engine(dnn, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t e = engine.raw();
   int64_t count = 0, index = -1;
   f.cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_ENGINE, CUDNN_TYPE_BACKEND_DESCRIPTOR, 1, &count, &e);
@@ -121,7 +116,7 @@ std::string engine_text(const DnnFunctions& f, cudnnBackendDescriptor_t config) 
   std::vector<cudnnBackendDescriptor_t> raw;
   raw.reserve(CUDNN_KNOB_TYPE_COUNTS);
   for (int i = 0; i < CUDNN_KNOB_TYPE_COUNTS; ++i)
-    raw.push_back(choices.emplace_back(f, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR).raw());
+    raw.push_back(choices.emplace_back(dnn, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR).raw());
   int64_t knobs = 0;
   if (f.cudnnBackendGetAttribute(config, CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR,
                                  static_cast<int64_t>(raw.size()), &knobs, raw.data()) != CUDNN_STATUS_SUCCESS)
@@ -152,8 +147,8 @@ std::vector<int64_t> numbers_of(std::string_view text) {
   return out;
 }
 
-Descriptor convolution(const DnnFunctions& f, const ConvDesc& c) {
-  Descriptor conv(f, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
+Descriptor convolution(Libraries::Dnn& dnn, const ConvDesc& c) {
+  Descriptor conv(dnn, CUDNN_BACKEND_CONVOLUTION_DESCRIPTOR);
   const cudnnDataType_t compute = c.x.dtype == DType::f64 ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const cudnnConvolutionMode_t mode = CUDNN_CROSS_CORRELATION;
   const std::vector<int64_t> stride = along(c.stride, 1), padding = along(c.padding, 0),
@@ -166,72 +161,84 @@ Descriptor convolution(const DnnFunctions& f, const ConvDesc& c) {
   conv.numbers(CUDNN_ATTR_CONVOLUTION_PRE_PADDINGS, padding);
   conv.numbers(CUDNN_ATTR_CONVOLUTION_POST_PADDINGS, padding);
   conv.finalize("a cuDNN convolution");
-
   return conv;
 }
 
 }  // namespace
 
+// y = x + b, or relu(x) without b.
+Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b,
+                                 const Descriptor& y) {
+  const cudnnPointwiseMode_t mode = b ? CUDNN_POINTWISE_ADD : CUDNN_POINTWISE_RELU_FWD;
+  Descriptor& what = parts_.emplace_back(dnn_, CUDNN_BACKEND_POINTWISE_DESCRIPTOR);
+  what.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &mode);
+  what.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute);
+  what.finalize("a cuDNN pointwise operation");
+  Descriptor& op = parts_.emplace_back(dnn_, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR);
+  op.link(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, what);
+  op.link(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, x);
+  if (b) op.link(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, *b);
+  op.link(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
+  return op;
+}
+
 ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(dnn), dtype_(c.x.dtype), fused_(fused) {
-  const DnnFunctions& f = dnn.f;
   const bool wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
-  parts_.reserve(10);
-  const Descriptor &x = keep(tensor(f, id_x, c.x, type)), &w = keep(tensor(f, id_w, c.w, type)),
-                   &y = keep(tensor(f, id_y, c.y, type)), &conv = keep(convolution(f, c));
+  parts_.reserve(16);  // references into it stay
+  const bool bias = fused && c.bias, relu = fused && c.activation == Activation::relu;
+  const Descriptor &x = keep(tensor(dnn, id_x, c.x, type)), &w = keep(tensor(dnn, id_w, c.w, type)),
+                   &y = keep(tensor(dnn, id_y, c.y, type)), &conv = keep(convolution(dnn, c));
+  const auto between = [&](Id id) -> const Descriptor& { return keep(tensor(dnn, id, c.y, compute, false)); };
+  const Descriptor &sum = bias || relu ? between(id_sum) : y, &before = bias && relu ? between(id_before) : y;
   const Names& n = names[static_cast<int>(c.pass)];
-  Descriptor& op = keep(Descriptor(f, n.type));
+  Descriptor& op = keep(Descriptor(dnn, n.type));
   op.link(n.conv, conv);
   op.link(n.x, x);
   op.link(n.w, w);
-  const Descriptor* made = &y;
-  if (fused) made = &keep(tensor(f, id_sum, c.y, compute, false));
-  op.link(n.y, *made);
+  op.link(n.y, sum);
   const double one = 1, zero = 0;
   const float one32 = 1, zero32 = 0;
   const cudnnBackendAttributeType_t number = wide ? CUDNN_TYPE_DOUBLE : CUDNN_TYPE_FLOAT;
   op.set(n.alpha, number, 1, wide ? static_cast<const void*>(&one) : &one32);
   op.set(n.beta, number, 1, wide ? static_cast<const void*>(&zero) : &zero32);
+  std::vector<cudnnBackendDescriptor_t> ops{op.raw()};
   if (!op.try_finalize()) return;
-  std::array<cudnnBackendDescriptor_t, 2> ops{op.raw(), nullptr};
-  if (fused) {
+  if (bias) {
     Shape channels = Dims::filled(c.y.shape.rank(), 1);
     channels[1] = c.y.shape[1];
-    const Descriptor& bias = keep(tensor(f, id_bias, contiguous_meta(dtype_, channels), type));
-    Descriptor& sum = keep(Descriptor(f, CUDNN_BACKEND_POINTWISE_DESCRIPTOR));
-    const cudnnPointwiseMode_t add = CUDNN_POINTWISE_ADD;
-    sum.set(CUDNN_ATTR_POINTWISE_MODE, CUDNN_TYPE_POINTWISE_MODE, 1, &add);
-    sum.set(CUDNN_ATTR_POINTWISE_MATH_PREC, CUDNN_TYPE_DATA_TYPE, 1, &compute);
-    sum.finalize("a cuDNN sum");
-    Descriptor& added = keep(Descriptor(f, CUDNN_BACKEND_OPERATION_POINTWISE_DESCRIPTOR));
-    added.link(CUDNN_ATTR_OPERATION_POINTWISE_PW_DESCRIPTOR, sum);
-    added.link(CUDNN_ATTR_OPERATION_POINTWISE_XDESC, *made);
-    added.link(CUDNN_ATTR_OPERATION_POINTWISE_BDESC, bias);
-    added.link(CUDNN_ATTR_OPERATION_POINTWISE_YDESC, y);
+    const Descriptor& b = keep(tensor(dnn, id_bias, contiguous_meta(dtype_, channels), type));
+    Descriptor& added = pointwise(compute, sum, &b, before);
     if (!added.try_finalize()) return;
-    ops[1] = added.raw();
+    ops.push_back(added.raw());
   }
-  auto graph = std::make_unique<Descriptor>(f, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
-  graph->set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, fused ? 2 : 1, ops.data());
+  if (relu) {
+    Descriptor& cut = pointwise(compute, bias ? before : sum, nullptr, y);
+    if (!cut.try_finalize()) return;
+    ops.push_back(cut.raw());
+  }
+  auto graph = std::make_unique<Descriptor>(dnn, CUDNN_BACKEND_OPERATIONGRAPH_DESCRIPTOR);
+  graph->set(CUDNN_ATTR_OPERATIONGRAPH_OPS, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(ops.size()),
+             ops.data());
   graph->set(CUDNN_ATTR_OPERATIONGRAPH_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn.handle);
   if (graph->try_finalize()) graph_ = std::move(graph);
 }
 
 std::unique_ptr<Execution> ConvGraph::finish(const Descriptor& config) const {
   const DnnFunctions& f = dnn_.f;
-  Descriptor plan(f, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
+  Descriptor plan(dnn_, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn_.handle);
   plan.link(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
   if (!plan.try_finalize()) return nullptr;
   int64_t bytes = 0, count = 0;
-  check(f,
-        f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
-                                   &bytes),
-        "a cuDNN plan's workspace");
+  must(dnn_.device, "a cuDNN plan's workspace", [&] {
+    return f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
+                                      &bytes);
+  });
   return std::make_unique<Execution>(
       Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
-                std::string(fused_ ? "fused " : "plain ") + engine_text(f, config.raw())});
+                std::string(fused_ ? "fused " : "plain ") + engine_text(dnn_, config.raw())});
 }
 
 std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) const {
@@ -239,7 +246,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
   if (!graph_) return out;
   const DnnFunctions& f = dnn_.f;
   for (const cudnnBackendHeurMode_t mode : {CUDNN_HEUR_MODE_A, CUDNN_HEUR_MODE_FALLBACK}) {
-    Descriptor heuristics(f, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
+    Descriptor heuristics(dnn_, CUDNN_BACKEND_ENGINEHEUR_DESCRIPTOR);
     heuristics.link(CUDNN_ATTR_ENGINEHEUR_OPERATION_GRAPH, *graph_);
     heuristics.set(CUDNN_ATTR_ENGINEHEUR_MODE, CUDNN_TYPE_HEUR_MODE, 1, &mode);
     if (!heuristics.try_finalize()) continue;
@@ -251,12 +258,12 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
     std::vector<Descriptor> configs;
     std::vector<cudnnBackendDescriptor_t> raw;
     for (int64_t i = 0; i < count; ++i)
-      raw.push_back(configs.emplace_back(f, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
+      raw.push_back(configs.emplace_back(dnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR).raw());
     if (f.cudnnBackendGetAttribute(heuristics.raw(), CUDNN_ATTR_ENGINEHEUR_RESULTS, CUDNN_TYPE_BACKEND_DESCRIPTOR,
                                    count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
       continue;
     for (int64_t i = 0; i < count && out.size() < most; ++i) {
-      if (!allowed(f, raw[static_cast<size_t>(i)], dtype_)) continue;
+      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_)) continue;
       std::unique_ptr<Execution> e = finish(configs[static_cast<size_t>(i)]);
       if (!e || (!out.empty() && e->workspace > std::max(most_workspace, out[0].workspace))) continue;
       const auto same = [&](const Execution& o) { return o.config == e->config; };
@@ -269,22 +276,21 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
 std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
   const std::vector<int64_t> numbers = numbers_of(config);
   if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return nullptr;
-  const DnnFunctions& f = dnn_.f;
-  Descriptor engine(f, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
+  Descriptor engine(dnn_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   engine.link(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, *graph_);
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &numbers[0]);
   if (!engine.try_finalize()) return nullptr;
   std::vector<Descriptor> knobs;
   std::vector<cudnnBackendDescriptor_t> raw;
   for (size_t i = 1; i < numbers.size(); i += 2) {
-    Descriptor& k = knobs.emplace_back(f, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
+    Descriptor& k = knobs.emplace_back(dnn_, CUDNN_BACKEND_KNOB_CHOICE_DESCRIPTOR);
     const auto type = static_cast<cudnnBackendKnobType_t>(numbers[i]);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &numbers[i + 1]);
     if (!k.try_finalize()) return nullptr;
     raw.push_back(k.raw());
   }
-  Descriptor chosen(f, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
+  Descriptor chosen(dnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
   chosen.link(CUDNN_ATTR_ENGINECFG_ENGINE, engine);
   if (!raw.empty())
     chosen.set(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()),

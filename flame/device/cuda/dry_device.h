@@ -25,6 +25,7 @@ class DryDevice final : public Device {
   void set_later(std::vector<std::string>* launched);
   Ref<Plan> gemm(const GemmDesc& d) override;
   Ref<Plan> conv(const ConvDesc& d) override;
+  bool fuses() const override { return true; }
 
  protected:
   void run(const Plan& plan, const Launch&, const Run& run) override { plan.body(run); }

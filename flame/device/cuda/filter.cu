@@ -1,4 +1,5 @@
-// What stands around a convolution of cuDNN: filters between [O, C, taps] and [O, taps, C], and the bias.
+// What stands around a convolution of cuDNN: filters between [O, C, taps] and [O, taps, C], and bias and activation, where
+// FLAME_BIAS and FLAME_RELU are 1.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -11,9 +12,19 @@ extern "C" __global__ void swap_last(const T* from, T* to, int64_t outer, int64_
   to[at] = from[(o * a + i) * b + j];
 }
 
-extern "C" __global__ void add_bias(const T* bias, T* y, int64_t count, int64_t channels) {
+#ifdef FLAME_BIAS
+extern "C" __global__ void finish(const T* bias, T* y, int64_t count, int64_t channels) {
   const int64_t at = global_thread();
-  if (at < count) y[at] = convert<T>(widen(y[at]) + widen(bias[at % channels]));
+  if (at >= count) return;
+  auto x = widen(y[at]);
+#if FLAME_BIAS
+  x = x + widen(bias[at % channels]);
+#endif
+#if FLAME_RELU
+  x = x > 0 ? x : 0;
+#endif
+  y[at] = convert<T>(x);
 }
+#endif
 
 }  // namespace flame

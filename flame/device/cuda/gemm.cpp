@@ -1,5 +1,5 @@
-// Matrix products by cuBLASLt: row-major products asked as column-major ones of swapped operands. Several algorithms are
-// timed on the operands of a plan's first run; the choice stays on disk.
+// Matrix products by cuBLASLt: row-major products asked as column-major ones of swapped operands, with bias, activation,
+// slope and sums as epilogues. Several algorithms are timed on a plan's first operands; the choice stays on disk.
 #include <cublasLt.h>
 
 #include <array>
@@ -13,6 +13,7 @@
 #include "flame/device/cuda/device_gemm.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/cuda/library.h"
+#include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/library_handles.h"
 #include "flame/device/cuda/tuning.h"
 #include "flame/device/kernel.h"
@@ -22,12 +23,6 @@ namespace {
 
 constexpr size_t workspace_bytes = size_t{32} << 20;
 constexpr int most_candidates = 6;
-
-void check(cublasStatus_t s, const char* what) {
-  if (s == CUBLAS_STATUS_ALLOC_FAILED) fail<OutOfMemory>(Loc::current(), "cuda: {}: no memory", what);
-  if (s != CUBLAS_STATUS_SUCCESS)
-    fail<DeviceError>(Loc::current(), "cuda: {} failed with status {}", what, static_cast<int>(s));
-}
 
 cudaDataType_t data_type(DType t) {
   return t == DType::f64 ? CUDA_R_64F : t == DType::f32 ? CUDA_R_32F : t == DType::f16 ? CUDA_R_16F : CUDA_R_16BF;
@@ -47,23 +42,68 @@ std::optional<Operand> operand(const GemmProblem::Matrix& m, int64_t rows, int64
   return {};
 }
 
-// An algorithm as text: its bytes, which the library lets one keep for the same version of it.
-std::string text_of(const cublasLtMatmulAlgo_t& a) {
+// An algorithm as text: all that is configured in it.
+std::string text_of(const BlasFunctions& f, const cublasLtMatmulAlgo_t& a) {
+  struct Attribute {
+    const char* name;
+    cublasLtMatmulAlgoConfigAttributes_t id;
+    size_t bytes;
+  };
+  constexpr Attribute all[] = {{"algorithm", CUBLASLT_ALGO_CONFIG_ID, 4},
+                               {"tile", CUBLASLT_ALGO_CONFIG_TILE_ID, 4},
+                               {"stages", CUBLASLT_ALGO_CONFIG_STAGES_ID, 4},
+                               {"split-k", CUBLASLT_ALGO_CONFIG_SPLITK_NUM, 4},
+                               {"reduction", CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, 4},
+                               {"swizzle", CUBLASLT_ALGO_CONFIG_CTA_SWIZZLING, 4},
+                               {"custom", CUBLASLT_ALGO_CONFIG_CUSTOM_OPTION, 4},
+                               {"inner", CUBLASLT_ALGO_CONFIG_INNER_SHAPE_ID, 2},
+                               {"cluster", CUBLASLT_ALGO_CONFIG_CLUSTER_SHAPE_ID, 2}};
   std::string out;
-  for (const uint64_t word : a.data) out += fmt::format("{:016x}", word);
+  for (const Attribute& x : all) {
+    uint32_t value = 0;  // little endian: two bytes fill the lower half
+    size_t written = 0;
+    if (f.cublasLtMatmulAlgoConfigGetAttribute(&a, x.id, &value, x.bytes, &written) == CUBLAS_STATUS_SUCCESS)
+      out += fmt::format("{}{} {}", out.empty() ? "" : " ", x.name, value);
+  }
   return out;
 }
-std::optional<cublasLtMatmulAlgo_t> algorithm_of(const std::string& text) {
-  cublasLtMatmulAlgo_t a{};
-  if (text.size() != 16 * std::size(a.data)) return {};
-  for (size_t i = 0; i < std::size(a.data); ++i) a.data[i] = std::stoull(text.substr(16 * i, 16), nullptr, 16);
-  return a;
+// Whether parts of a product are added in an order of their own each time.
+bool unordered(const BlasFunctions& f, const cublasLtMatmulAlgo_t& a) {
+  uint32_t scheme = 0;
+  size_t written = 0;
+  return f.cublasLtMatmulAlgoConfigGetAttribute(&a, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme,
+                                                &written) == CUBLAS_STATUS_SUCCESS &&
+         (scheme & CUBLASLT_REDUCTION_SCHEME_INPLACE) != 0;
+}
+
+cublasLtEpilogue_t epilogue(const GemmDesc& g) {
+  const auto of = [](Activation a, cublasLtEpilogue_t relu, cublasLtEpilogue_t gelu) {
+    return a == Activation::relu ? relu : gelu;
+  };
+  if (g.sums) return CUBLASLT_EPILOGUE_BGRADB;
+  if (g.slope != Activation::none) return of(g.slope, CUBLASLT_EPILOGUE_DRELU, CUBLASLT_EPILOGUE_DGELU);
+  if (g.activation == Activation::none) return g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
+  if (g.keep)
+    return g.bias ? of(g.activation, CUBLASLT_EPILOGUE_RELU_AUX_BIAS, CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
+                  : of(g.activation, CUBLASLT_EPILOGUE_RELU_AUX, CUBLASLT_EPILOGUE_GELU_AUX);
+  return g.bias ? of(g.activation, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS)
+                : of(g.activation, CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_GELU);
+}
+// "", or " bias", " gelu_tanh kept", " relu slope", " sums".
+std::string epilogue_text(const GemmDesc& g) {
+  const auto name = [](Activation a) { return a == Activation::relu ? " relu" : " gelu_tanh"; };
+  std::string out = g.bias ? " bias" : "";
+  if (g.activation != Activation::none) out += name(g.activation);
+  if (g.keep) out += " kept";
+  if (g.slope != Activation::none) out += name(g.slope) + std::string(" slope");
+  if (g.sums) out += " sums";
+  return out;
 }
 
 // All that one product needs, prepared once.
 class Product {
  public:
-  Product(CudaDevice& d, Libraries::Blas& blas, const GemmProblem& p, bool tf32);
+  Product(CudaDevice& d, Libraries::Blas& blas, const GemmDesc& g, const GemmProblem& p);
   Product(const Product&) = delete;
   Product& operator=(const Product&) = delete;
   ~Product() {
@@ -78,25 +118,29 @@ class Product {
  private:
   template <class V>
   void set(cublasLtMatmulDescAttributes_t what, const V& v) {
-    check(f_.cublasLtMatmulDescSetAttribute(op_, what, &v, sizeof v), "cublasLtMatmulDescSetAttribute");
+    must(device_, "cublasLtMatmulDescSetAttribute",
+         [&] { return f_.cublasLtMatmulDescSetAttribute(op_, what, &v, sizeof v); });
   }
   template <class V>
   void set(cublasLtMatrixLayout_t l, cublasLtMatrixLayoutAttribute_t what, const V& v) {
-    check(f_.cublasLtMatrixLayoutSetAttribute(l, what, &v, sizeof v), "cublasLtMatrixLayoutSetAttribute");
+    must(device_, "cublasLtMatrixLayoutSetAttribute",
+         [&] { return f_.cublasLtMatrixLayoutSetAttribute(l, what, &v, sizeof v); });
   }
+  bool keeps() const { return desc_.keep || desc_.slope != Activation::none; }
   void lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m);
-  std::vector<cublasLtMatmulAlgo_t> heuristics(uint32_t alignment, int most) const;
-  bool restore(const Tuned& t);
+  std::vector<cublasLtMatmulAlgo_t> heuristics(uint32_t alignment, size_t most) const;
   struct Pointers {
     const void *a, *b;
     void* c;
   };
   cublasStatus_t go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const;
-  void choose(const Pointers& p);
+  std::vector<std::string> configs() const;
+  void choose_among(const Pointers& p);
 
   CudaDevice& device_;
   Libraries::Blas& blas_;
   const BlasFunctions& f_;
+  const GemmDesc desc_;
   const GemmProblem problem_;
   Operand a_, b_, c_;
   TuningKey key_;
@@ -104,33 +148,43 @@ class Product {
   std::array<cublasLtMatrixLayout_t, 3> layout_{};  // of b, a, c
   Ref<Kernel> pointers_;                            // where the batches have several axes
   bool steps_aligned_ = true;
-  cublasLtMatmulAlgo_t unaligned_{};
+  std::vector<cublasLtMatmulAlgo_t> unaligned_;   // one, for operands anywhere; none where an epilogue forbids it
   std::vector<cublasLtMatmulAlgo_t> candidates_;  // for operands at multiples of 16 bytes
+  Ref<Plan> apart_;                               // for operands anywhere, where there is none
   size_t chosen_ = 0;
   bool decided_ = true, used_ = false;
-  std::mutex mutex_;  // the bias's address is part of the description
+  std::mutex mutex_;  // addresses are part of the description
 };
 
-Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmProblem& p, bool tf32)
+Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmDesc& g, const GemmProblem& p)
     : device_(d),
       blas_(blas),
       f_(blas.f),
+      desc_(g),
       problem_(p),
       a_(*operand(p.a, p.m, p.k)),
       b_(*operand(p.b, p.k, p.n)),
       c_(*operand(p.c, p.m, p.n)) {
-  const bool wide = p.dtype == DType::f64;
-  tf32 = tf32 && p.dtype == DType::f32;
-  check(f_.cublasLtMatmulDescCreate(&op_,
-                                    wide   ? CUBLAS_COMPUTE_64F
-                                    : tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
-                                           : CUBLAS_COMPUTE_32F,
-                                    wide ? CUDA_R_64F : CUDA_R_32F),
-        "cublasLtMatmulDescCreate");
+  const bool wide = p.dtype == DType::f64, tf32 = g.tf32 && p.dtype == DType::f32;
+  must(d, "cublasLtMatmulDescCreate", [&] {
+    return f_.cublasLtMatmulDescCreate(&op_,
+                                       wide   ? CUBLAS_COMPUTE_64F
+                                       : tf32 ? CUBLAS_COMPUTE_32F_FAST_TF32
+                                              : CUBLAS_COMPUTE_32F,
+                                       wide ? CUDA_R_64F : CUDA_R_32F);
+  });
   // c^T = b^T a^T: the first operand is b.
   set(CUBLASLT_MATMUL_DESC_TRANSA, b_.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
   set(CUBLASLT_MATMUL_DESC_TRANSB, a_.transposed ? CUBLAS_OP_T : CUBLAS_OP_N);
-  if (p.bias) set(CUBLASLT_MATMUL_DESC_EPILOGUE, CUBLASLT_EPILOGUE_BIAS);
+  if (const cublasLtEpilogue_t e = epilogue(g); e != CUBLASLT_EPILOGUE_DEFAULT) {
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE, e);
+    if (p.bias || g.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, blas.workspace);  // some address, until it runs
+  }
+  if (keeps()) {
+    const bool bits = g.activation == Activation::relu || g.slope == Activation::relu;
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_LD, bits ? (p.n + 127) / 128 * 128 : p.n);
+    set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, blas.workspace);
+  }
   if (p.batch.rank() > 1) pointers_ = gemm_batches_kernel(d, p.dtype);
   lay(0, b_, p.k, p.n, p.b);
   lay(1, a_, p.m, p.k, p.a);
@@ -139,16 +193,18 @@ Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmProblem& p, boo
   for (int i = 0; i < p.batch.rank(); ++i)
     batches += fmt::format(" x {} ({} {} {})", p.batch[i], p.a.batch[i], p.b.batch[i], p.c.batch[i]);
   key_ = {fmt::format("cuBLASLt {}", f_.cublasLtGetVersion()), fmt::format("{} sm_{}", d.gpu_name(), d.arch()),
-          fmt::format("gemm {}{}{} m {} n {} k {} a {}{} b {}{} c {}{}", p.dtype, tf32 ? " tf32" : "",
-                      p.bias ? " bias" : "", p.m, p.n, p.k, a_.lead, a_.transposed ? "t" : "", b_.lead,
-                      b_.transposed ? "t" : "", c_.lead, batches)};
+          fmt::format("gemm {}{}{} m {} n {} k {} a {}{} b {}{} c {}{}", p.dtype, tf32 ? " tf32" : "", epilogue_text(g),
+                      p.m, p.n, p.k, a_.lead, a_.transposed ? "t" : "", b_.lead, b_.transposed ? "t" : "", c_.lead,
+                      batches)};
 }
 
 void Product::lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m) {
   auto& l = layout_[i];
-  check(f_.cublasLtMatrixLayoutCreate(&l, data_type(problem_.dtype), static_cast<uint64_t>(o.transposed ? rows : cols),
-                                      static_cast<uint64_t>(o.transposed ? cols : rows), o.lead),
-        "cublasLtMatrixLayoutCreate");
+  must(device_, "cublasLtMatrixLayoutCreate", [&] {
+    return f_.cublasLtMatrixLayoutCreate(&l, data_type(problem_.dtype),
+                                         static_cast<uint64_t>(o.transposed ? rows : cols),
+                                         static_cast<uint64_t>(o.transposed ? cols : rows), o.lead);
+  });
   for (int axis = 0; axis < problem_.batch.rank(); ++axis)
     steps_aligned_ = steps_aligned_ && m.batch[axis] * static_cast<int64_t>(size_of(problem_.dtype)) % 16 == 0;
   if (problem_.batch.rank() == 0) return;
@@ -157,46 +213,51 @@ void Product::lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const 
   else set(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, m.batch[0]);
 }
 
-std::vector<cublasLtMatmulAlgo_t> Product::heuristics(uint32_t alignment, int most) const {
+// Where results must repeat, those whose sums have no order are left out.
+std::vector<cublasLtMatmulAlgo_t> Product::heuristics(uint32_t alignment, size_t most) const {
   cublasLtMatmulPreference_t preference = nullptr;
-  check(f_.cublasLtMatmulPreferenceCreate(&preference), "cublasLtMatmulPreferenceCreate");
+  must(device_, "cublasLtMatmulPreferenceCreate", [&] { return f_.cublasLtMatmulPreferenceCreate(&preference); });
   f_.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                           sizeof workspace_bytes);
   for (auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
     f_.cublasLtMatmulPreferenceSetAttribute(preference, what, &alignment, sizeof alignment);
-  std::array<cublasLtMatmulHeuristicResult_t, most_candidates> found{};
+  std::array<cublasLtMatmulHeuristicResult_t, 4 * most_candidates> found{};
   int count = 0;
-  const cublasStatus_t s = f_.cublasLtMatmulAlgoGetHeuristic(blas_.handle, op_, layout_[0], layout_[1], layout_[2],
-                                                             layout_[2], preference, most, found.data(), &count);
+  const cublasStatus_t s = with_memory(device_, [&] {
+    return f_.cublasLtMatmulAlgoGetHeuristic(blas_.handle, op_, layout_[0], layout_[1], layout_[2], layout_[2],
+                                             preference, static_cast<int>(deterministic() ? found.size() : most),
+                                             found.data(), &count);
+  });
   f_.cublasLtMatmulPreferenceDestroy(preference);
+  if (verdict(s) != Verdict::done) raise_device_error(device_, verdict(s), "cublasLtMatmulAlgoGetHeuristic");
   std::vector<cublasLtMatmulAlgo_t> out;
-  for (int i = 0; s == CUBLAS_STATUS_SUCCESS && i < count; ++i)
-    if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) out.push_back(found[static_cast<size_t>(i)].algo);
+  for (int i = 0; verdict(s) == Verdict::done && i < count && out.size() < most; ++i) {
+    const auto& one = found[static_cast<size_t>(i)];
+    if (one.state != CUBLAS_STATUS_SUCCESS) continue;
+    if (deterministic() && unordered(f_, one.algo)) tuning_stats().unordered += 1;
+    else out.push_back(one.algo);
+  }
   return out;
 }
 
-// The choice of an earlier process, if the library still takes it.
-bool Product::restore(const Tuned& t) {
-  const auto a = algorithm_of(t.candidates[t.chosen].config);
-  if (!a) return false;
-  cublasLtMatmulHeuristicResult_t r{};
-  if (f_.cublasLtMatmulAlgoCheck(blas_.handle, op_, layout_[0], layout_[1], layout_[2], layout_[2], &*a, &r) !=
-          CUBLAS_STATUS_SUCCESS ||
-      r.workspaceSize > workspace_bytes)
-    return false;
-  candidates_ = {*a};
-  return true;
+std::vector<std::string> Product::configs() const {
+  std::vector<std::string> out;
+  out.reserve(candidates_.size());
+  for (const cublasLtMatmulAlgo_t& a : candidates_) out.push_back(text_of(f_, a));
+  return out;
 }
 
 bool Product::prepare() {
-  const auto any = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
-  if (any.empty()) return false;
-  unaligned_ = any[0];
-  if (!deterministic())
-    if (const auto known = find_tuned(key_); known && restore(*known)) return true;
+  unaligned_ = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
+  if (unaligned_.empty() && !has_epilogue(desc_)) return false;
   candidates_ = heuristics(16, deterministic() ? 1 : most_candidates);
   decided_ = candidates_.size() < 2;
+  if (!decided_)
+    if (const auto known = find_choice(key_, configs())) {
+      chosen_ = *known;
+      decided_ = true;
+    }
   return !candidates_.empty();
 }
 
@@ -206,35 +267,37 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
   const float one32 = 1, zero32 = 0;
   return f_.cublasLtMatmul(blas_.handle, op_, wide ? static_cast<const void*>(&one64) : &one32, p.b, layout_[0], p.a,
                            layout_[1], wide ? static_cast<const void*>(&zero64) : &zero32, p.c, layout_[2], p.c,
-                           layout_[2], &a, blas_.workspace->data(), workspace_bytes,
+                           layout_[2], &a, blas_.workspace, workspace_bytes,
                            reinterpret_cast<cudaStream_t>(device_.stream()));
 }
 
-// Every candidate writes all of c, so the operands at hand serve.
-void Product::choose(const Pointers& p) {
-  std::vector<std::string> configs;
-  configs.reserve(candidates_.size());
-  for (const cublasLtMatmulAlgo_t& a : candidates_) configs.push_back(text_of(a));
+// Every candidate writes all of its results, so the operands at hand serve.
+void Product::choose_among(const Pointers& p) {
   double best = -1;
   const auto time = [&](size_t i) {
-    if (go(p, candidates_[i]) != CUBLAS_STATUS_SUCCESS) return -1.0;
+    if (!works(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); })) return -1.0;
     return time_on(
-        device_, [&] { check(go(p, candidates_[i]), "cublasLtMatmul"); }, best);
+        device_, [&] { must(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); }); }, best);
   };
-  const std::optional<Tuned> known = find_tuned(key_);  // by another plan meanwhile
-  const Tuned t = known && known->candidates.size() == configs.size() ? *known : tune(key_, configs, time);
-  chosen_ = t.chosen;
+  chosen_ = choose(key_, configs(), time);
   decided_ = true;
 }
 
+// Buffers: a, b, (bias), (kept), c, (kept), (sums).
 void Product::run(const Run& r) {
   std::lock_guard lock(mutex_);
-  const bool bias = problem_.bias;
-  if (bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[2]);
-  Pointers p{r.buffers[0], r.buffers[1], r.buffers[bias ? 3 : 2]};
+  const bool slope = desc_.slope != Activation::none;
+  const int kept = problem_.bias ? 3 : 2, c = kept + (slope ? 1 : 0), last = c + (desc_.keep || desc_.sums ? 1 : 0);
   bool aligned = steps_aligned_;
-  for (const void* at : {p.a, p.b, static_cast<const void*>(p.c), static_cast<const void*>(r.buffers[2])})
-    aligned = aligned && reinterpret_cast<uintptr_t>(at) % 16 == 0;
+  for (int i = 0; i <= last; ++i) aligned = aligned && reinterpret_cast<uintptr_t>(r.buffers[i]) % 16 == 0;
+  if (!aligned && unaligned_.empty()) {
+    if (!apart_) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
+    return apart_->body(r);
+  }
+  if (problem_.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[2]);
+  if (desc_.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[last]);
+  if (keeps()) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, r.buffers[slope ? kept : last]);
+  Pointers p{r.buffers[0], r.buffers[1], r.buffers[c]};
   if (pointers_) {
     const int64_t count = problem_.batches();
     (*pointers_)({.blocks = blocks_for(count, 256)}, DeviceGemm(problem_), count, p.a, p.b, p.c, r.workspace);
@@ -243,8 +306,8 @@ void Product::run(const Run& r) {
   }
   std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
   if (!used_) meter.emplace(device_);
-  if (aligned && !decided_ && !device_.capturing()) choose(p);
-  check(go(p, aligned ? candidates_[chosen_] : unaligned_), "cublasLtMatmul");
+  if (aligned && !decided_ && !device_.capturing()) choose_among(p);
+  must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
   used_ = true;
 }
 
@@ -256,9 +319,16 @@ BlasFunctions::BlasFunctions() {
   FLAME_BLAS_FUNCTIONS(FLAME_LOAD)
 #undef FLAME_LOAD
 }
-Libraries::Blas::Blas(CudaDevice& d) {
-  check(f.cublasLtCreate(&handle), "cublasLtCreate");
-  workspace = make_ref<Storage>(d, workspace_bytes, Loc::current(), MemoryKind::workspace);
+// The workspace is the allocator's, not a Storage: a plan may be prepared inside a recording, which it must outlive.
+Libraries::Blas::Blas(CudaDevice& d)
+    : device(d), workspace(d.memory().allocate(workspace_bytes, MemoryKind::workspace)) {
+  if (!workspace) d.refuse("cuBLASLt's workspace");
+  try {
+    must(d, "cublasLtCreate", [&] { return f.cublasLtCreate(&handle); });
+  } catch (...) {
+    d.memory().deallocate(workspace);
+    throw;
+  }
 }
 
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t) {
@@ -275,18 +345,25 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (p.batch.rank() > DeviceGemm::most_axes || (p.bias && p.batch.rank() > 1)) return {};
   const auto c = operand(p.c, p.m, p.n);
   if (!operand(p.a, p.m, p.k) || !operand(p.b, p.k, p.n) || !c || c->transposed) return {};
+  if (has_epilogue(g)) {
+    if (p.batch.rank() > 0 || c->lead != p.n) return {};
+    const bool numbers = g.slope == Activation::gelu_tanh || (g.keep && g.activation == Activation::gelu_tanh);
+    if (numbers && p.n % 8 != 0) return {};  // cuBLASLt's rows of them
+  }
   d.enter();
   const CudaDevice::Meter meter(d);
-  auto product = std::make_shared<Product>(d, d.libraries().blas(), p, g.tf32);
+  auto product = std::make_shared<Product>(d, d.libraries().blas(), g, p);
   if (!product->prepare()) return {};
   if (p.batch.rank() > 1) tuning_stats().pointer_batches += 1;
-  return make_ref<Plan>("gemm", d.in_order(g.bias ? 4 : 3, 0, [product](const Run& r) { product->run(r); }),
+  if (has_epilogue(g)) tuning_stats().fused_products += 1;
+  const size_t buffers = 3 + (g.bias ? 1 : 0) + (g.slope != Activation::none ? 1 : 0) + (g.keep || g.sums ? 1 : 0);
+  return make_ref<Plan>("gemm", d.in_order(buffers, 0, [product](const Run& r) { product->run(r); }),
                         product->workspace());
 }
 
 Ref<Plan> CudaDevice::gemm(const GemmDesc& g) {
   if (Ref<Plan> p = blas_gemm(*this, g)) return p;
-  return own_gemm(*this, g);
+  return has_epilogue(g) ? unfused_gemm(*this, g, gemm(without_epilogue(g))) : own_gemm(*this, g);
 }
 
 }  // namespace flame::cuda

@@ -50,6 +50,12 @@ void CudaKernel::load() const {
   function_.store(f, std::memory_order_release);
 }
 
+// All that the GPU gives but what a text may name itself; how much that is shows only once it is compiled.
+int CudaKernel::most_shared() const {
+  constexpr int of_text = 3 << 10;
+  return device_.shared_of_block() - of_text;
+}
+
 void CudaKernel::launch(const Grid& g, std::span<const std::byte> arguments) const {
   if (!device_.must_wait(*this)) return go(g, arguments);
   device_.later([self = Ref<const CudaKernel>(this), g,

@@ -27,6 +27,7 @@ class CudaKernel final : public Kernel {
   CudaKernel(CudaDevice& d, std::string name, std::string entry, std::shared_ptr<Module> m)
       : device_(d), name_(std::move(name)), entry_(std::move(entry)), module_(std::move(m)) {}
   void launch(const Grid& g, std::span<const std::byte> arguments) const override;
+  int most_shared() const override;
   // Waits until it is compiled, and loads it with all that its launches need. KernelError, OutOfMemory.
   void load() const;
   bool compiled() const;

@@ -28,9 +28,15 @@ class Libraries {
 // The own kernels, for what the libraries refuse; on any device that takes kernels.
 Ref<Plan> own_gemm(Device& d, const GemmDesc& g);
 Ref<Plan> own_conv(Device& d, const ConvDesc& c);
+// A product with what a device fuses done by kernels of ours, behind `product`, the plan of the description without it.
+bool has_epilogue(const GemmDesc& g);
+GemmDesc without_epilogue(const GemmDesc& g);
+Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product);
 // The kernels that stand around the libraries' plans, so that a device without a GPU can ask for them too.
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t);
 void ask_conv_kernels(Device& d, const ConvDesc& c);
+// Adds the bias, with the activation after it, to a channels-last y, in place: (bias or null, y, numbers, channels).
+Ref<Kernel> conv_finish_kernel(Device& d, DType t, bool bias, Activation a);
 // Null where the library has no plan of that kind.
 Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g);
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c);

@@ -11,7 +11,7 @@ namespace flame::cuda {
   F(cublasLtCreate)                       \
   F(cublasLtGetVersion)                   \
   F(cublasLtMatmul)                       \
-  F(cublasLtMatmulAlgoCheck)              \
+  F(cublasLtMatmulAlgoConfigGetAttribute) \
   F(cublasLtMatmulAlgoGetHeuristic)       \
   F(cublasLtMatmulDescCreate)             \
   F(cublasLtMatmulDescDestroy)            \
@@ -31,16 +31,16 @@ struct BlasFunctions {
 };
 struct Libraries::Blas {
   explicit Blas(CudaDevice& d);
+  CudaDevice& device;
   BlasFunctions f;
   cublasLtHandle_t handle = nullptr;
-  Ref<Storage> workspace;  // of all products: they run one after the other
+  void* workspace;  // of all products: they run one after the other. No tensor's, so no part of a recording
 };
 
 #define FLAME_DNN_FUNCTIONS(F)     \
   F(cudnnCreate)                   \
   F(cudnnSetStream)                \
   F(cudnnGetVersion)               \
-  F(cudnnGetErrorString)           \
   F(cudnnBackendCreateDescriptor)  \
   F(cudnnBackendDestroyDescriptor) \
   F(cudnnBackendSetAttribute)      \
@@ -56,6 +56,7 @@ struct DnnFunctions {
 };
 struct Libraries::Dnn {
   explicit Dnn(CudaDevice& d);
+  CudaDevice& device;
   DnnFunctions f;
   cudnnHandle_t handle = nullptr;
   std::mutex mutex;  // a handle serves one thread at a time

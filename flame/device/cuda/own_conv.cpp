@@ -38,6 +38,14 @@ Problem problem(const ConvDesc& d) {
 
 }  // namespace
 
+Ref<Kernel> conv_finish_kernel(Device& d, DType t, bool bias, Activation a) {
+  return d.kernel({"conv finish",
+                   std::string(device_text("device/cuda/filter.cu")),
+                   "finish",
+                   {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
+                    std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}});
+}
+
 Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
   constexpr const char* entries[] = {"forward", "backward_data", "backward_weight"};
   const Meta& out = c.pass == ConvDesc::Pass::forward ? c.y : c.pass == ConvDesc::Pass::backward_data ? c.x : c.w;
@@ -49,10 +57,13 @@ Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
                                   entries[static_cast<int>(c.pass)],
                                   {std::string("-DFLAME_T=") + device_type(c.x.dtype), "--fmad=false"}});
   const Problem p = problem(c);
+  Ref<Kernel> finish;
+  if (c.activation != Activation::none) finish = conv_finish_kernel(d, c.x.dtype, false, c.activation);
   if (c.pass == ConvDesc::Pass::forward)
-    return make_ref<Plan>(name, [k, p, n, bias = c.bias](const Run& r) {
-      (*k)({.blocks = blocks_for(n, 256)}, p, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr,
-           r.buffers[bias ? 3 : 2]);
+    return make_ref<Plan>(name, [k, p, n, finish, bias = c.bias](const Run& r) {
+      void* y = r.buffers[bias ? 3 : 2];
+      (*k)({.blocks = blocks_for(n, 256)}, p, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr, y);
+      if (finish) (*finish)({.blocks = blocks_for(n, 256)}, nullptr, y, n, int64_t{1});
     });
   const int64_t blocks = c.pass == ConvDesc::Pass::backward_data ? blocks_for(n, 256) : n;
   return make_ref<Plan>(

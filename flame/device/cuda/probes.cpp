@@ -5,6 +5,7 @@
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
 #include "flame/device/cuda/dry_device.h"
+#include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/tuning.h"
 
 using namespace flame;
@@ -76,25 +77,38 @@ struct flame_cuda_state {
   *out = {d.driver_used(), d.busy(), d.uploading()};
 }
 
-// Keys timed, candidates timed, choices read from the disk, runs of fused convolutions, products by pointers.
-[[gnu::visibility("default")]] void flame_cuda_tuning(uint64_t out[5]) {
-  const cuda::TuningStats& s = cuda::tuning_stats();
-  const std::atomic<uint64_t>* all[] = {&s.keys_timed, &s.candidates_timed, &s.from_disk, &s.fused_bias,
-                                        &s.pointer_batches};
-  for (int i = 0; i < 5; ++i) out[i] = *all[i];
+// Calls a library that gives `status` the first `failures` times and success then; as what must work, or as one of several
+// ways. Gives the number of calls, negative where the library was found not to do it.
+[[gnu::visibility("default")]] int flame_cuda_library_call(Device* device, bool dnn, int status, int failures,
+                                                           bool needed) {
+  auto& d = static_cast<cuda::CudaDevice&>(*device);
+  int calls = 0;
+  const auto run = [&](auto good, auto bad) {
+    const auto fn = [&] { return calls++ < failures ? bad : good; };
+    if (needed) cuda::must(d, "a planted call", fn);
+    return needed || cuda::works(d, "a planted call", fn);
+  };
+  const bool done = dnn ? run(CUDNN_STATUS_SUCCESS, static_cast<cudnnStatus_t>(status))
+                        : run(CUBLAS_STATUS_SUCCESS, static_cast<cublasStatus_t>(status));
+  return done ? calls : -calls;
 }
 
-// The choice for a key: known, or made by `time`. With `forget`, only what is on disk counts as known.
+// Keys timed, candidates timed, choices read from the disk, runs of fused convolutions, products by pointers, products with
+// an epilogue, candidates without order left out, buffers copied to be aligned.
+[[gnu::visibility("default")]] void flame_cuda_tuning(uint64_t out[8]) {
+  const cuda::TuningStats& s = cuda::tuning_stats();
+  const std::atomic<uint64_t>* all[] = {&s.keys_timed,      &s.candidates_timed, &s.from_disk, &s.fused_convolutions,
+                                        &s.pointer_batches, &s.fused_products,   &s.unordered, &s.aligned_copies};
+  for (int i = 0; i < 8; ++i) out[i] = *all[i];
+}
+
+// The choice for a key among `count` configurations: known, or made by `time`. With `forget`, only what is on disk counts
+// as known.
 [[gnu::visibility("default")]] int flame_cuda_tune(const char* library, const char* gpu, const char* key,
-                                                   int candidates, double (*time)(int, void*), void* context,
-                                                   bool forget) {
+                                                   const char* const* configs, int count, double (*time)(int, void*),
+                                                   void* context, bool forget) {
   if (forget) cuda::forget_tuned();
-  const cuda::TuningKey k{library, gpu, key};
-  if (const auto known = cuda::find_tuned(k)) return static_cast<int>(known->chosen);
-  std::vector<std::string> configs;
-  configs.reserve(static_cast<size_t>(candidates));
-  for (int i = 0; i < candidates; ++i) configs.push_back("candidate number " + std::to_string(i));
   const auto by = [&](size_t i) { return time(static_cast<int>(i), context); };
-  return static_cast<int>(cuda::tune(k, std::move(configs), by).chosen);
+  return static_cast<int>(cuda::choose({library, gpu, key}, {configs, configs + count}, by));
 }
 }

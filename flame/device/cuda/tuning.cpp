@@ -84,9 +84,19 @@ std::optional<Tuned> find_tuned(const TuningKey& key) {
   return table().known.emplace(name, std::move(f->tuned)).first->second;
 }
 
-Tuned tune(const TuningKey& key, std::vector<std::string> configs, const std::function<double(size_t)>& time) {
+std::optional<size_t> find_choice(const TuningKey& key, const std::vector<std::string>& configs) {
+  const std::optional<Tuned> known = find_tuned(key);
+  if (!known) return {};
+  const auto it = std::find(configs.begin(), configs.end(), known->candidates[known->chosen].config);
+  if (it == configs.end()) return {};
+  return static_cast<size_t>(it - configs.begin());
+}
+
+size_t choose(const TuningKey& key, const std::vector<std::string>& configs,
+              const std::function<double(size_t)>& time) {
+  if (const auto known = find_choice(key, configs)) return *known;
   Tuned t;
-  for (size_t i = 0; i < configs.size(); ++i) t.candidates.push_back({std::move(configs[i]), time(i)});
+  for (size_t i = 0; i < configs.size(); ++i) t.candidates.push_back({configs[i], time(i)});
   for (size_t i = 1; i < t.candidates.size(); ++i) {
     const double best = t.candidates[t.chosen].microseconds, now = t.candidates[i].microseconds;
     const double needed = t.chosen == 0 ? 0.97 * best : best;
@@ -95,8 +105,11 @@ Tuned tune(const TuningKey& key, std::vector<std::string> configs, const std::fu
   std::lock_guard lock(table().mutex);
   tuning_stats().keys_timed += 1;
   tuning_stats().candidates_timed += t.candidates.size();
+  const size_t chosen = t.chosen;
+  if (t.candidates[chosen].microseconds < 0) return chosen;
   write_by_renaming(file_of(key), written(key, t));
-  return table().known[whole(key)] = t;
+  table().known[whole(key)] = std::move(t);
+  return chosen;
 }
 
 void forget_tuned() {

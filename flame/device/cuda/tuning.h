@@ -25,9 +25,12 @@ struct Tuned {
 
 // Of this process or from the disk.
 std::optional<Tuned> find_tuned(const TuningKey& key);
-// Times the candidates (`time` gives microseconds, or a negative number where one fails), keeps the choice here and on
-// disk, and gives it. The first candidate stays unless another is at least 3 % faster.
-Tuned tune(const TuningKey& key, std::vector<std::string> configs, const std::function<double(size_t)>& time);
+// Which of the texts was chosen for the key; nothing if the choice is not among them.
+std::optional<size_t> find_choice(const TuningKey& key, const std::vector<std::string>& configs);
+// As find_choice; without a choice, times the candidates (`time` gives microseconds, a negative number where the library
+// cannot do one at all, and throws where it cannot now) and keeps it here and on disk. The first candidate stays unless
+// another is at least 3 % faster. Nothing is kept if all fail.
+size_t choose(const TuningKey& key, const std::vector<std::string>& configs, const std::function<double(size_t)>& time);
 // Forgets this process's choices, not those on disk.
 void forget_tuned();
 
@@ -44,8 +47,11 @@ std::vector<TunedFile> tuned_files();
 
 struct TuningStats {
   std::atomic<uint64_t> keys_timed{0}, candidates_timed{0}, from_disk{0};
-  std::atomic<uint64_t> fused_bias{0};       // runs of convolutions whose bias cuDNN added
-  std::atomic<uint64_t> pointer_batches{0};  // plans of products whose batches no one stride describes
+  std::atomic<uint64_t> fused_convolutions{0};  // runs of convolutions whose bias or activation cuDNN did
+  std::atomic<uint64_t> pointer_batches{0};     // plans of products whose batches no one stride describes
+  std::atomic<uint64_t> fused_products{0};      // plans of products whose epilogue cuBLASLt does
+  std::atomic<uint64_t> unordered{0};           // candidates left out, as their sums have no fixed order
+  std::atomic<uint64_t> aligned_copies{0};      // buffers of convolutions that were copied to a multiple of 16 bytes
 };
 TuningStats& tuning_stats();
 
