@@ -32,13 +32,13 @@ class LaunchWatch {
  private:
   void launching(const std::string& op);
   void launched();
-  static constexpr uint32_t every = 8, kept = 64;
+  static constexpr uint32_t every = 8, kept = 2048;  // more than a stream takes at a time
   CUstream stream_ = nullptr;
   volatile uint32_t* mark_ = nullptr;  // written by the device
   std::mutex mutex_;
   uint32_t count_ = 0, finished_ = 0;
-  uint32_t between_ = 0;              // threads that have noted a launch and not made it yet
-  std::array<uint32_t, 16> marks_{};  // the last ones sent behind launches
+  uint32_t between_ = 0;                        // threads that have noted a launch and not made it yet
+  std::array<uint32_t, kept / every> marks_{};  // the last ones sent behind launches
   size_t next_mark_ = 0;
   std::array<std::array<char, 48>, kept> names_{};
 };
