@@ -102,6 +102,23 @@ TEST_F(CudaQueueDry, AnErrorComesAtTheNextWaitAndEndsWhatWaits) {
   EXPECT_THROW(device_->kernel({.name = "mine", .text = "wrong", .entry = "mine", .at_once = true}), KernelError);
 }
 
+// The process ends while kernels are compiled.
+TEST(DISABLED_CudaQueueExitWorker, Run) {
+  auto* later = plugin_function<void(Device*, std::vector<std::string>*)>("flame_cuda_dry_later");
+  static std::vector<std::string> launched;
+  Device& d = device("cuda:dry90");
+  later(&d, &launched);
+  for (int i = 0; i < 20; ++i) d.kernel(numbered("at_exit_" + std::to_string(i), i));
+  usleep(20'000);
+  std::printf("worker ends\n");
+  std::exit(0);
+}
+TEST_F(CudaQueueDry, AProcessMayEndMeanwhile) {
+  const Output out = run_worker("DISABLED_CudaQueueExitWorker.Run", "FLAME_CACHE=" + cache_.folder());
+  EXPECT_NE(out.text.find("worker ends"), std::string::npos) << out.text;
+  EXPECT_EQ(out.status, 0) << out.text;
+}
+
 struct Net : nn::Module {
   nn::Conv2d conv{*this, "conv", {.in = 2, .out = 5, .kernel = 3}};
   nn::BatchNorm2d norm{*this, "norm", {.channels = 5}};
@@ -188,6 +205,7 @@ TEST(CudaQueue, OneKernelForTwoThreads) {
   const uint64_t before = compiler_counts().compiled;
   std::vector<Tensor> results;
   for (int i = 0; i < 4; ++i) results.push_back(full({1}, i, DType::f32, d));
+  for (const Tensor& t : results) t.data();
   d.synchronize();
   const uint64_t own = compiler_counts().compiled;
   std::vector<std::thread> threads;

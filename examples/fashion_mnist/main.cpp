@@ -3,6 +3,7 @@
 #include <flame/flame.h>
 #include <fmt/format.h>
 
+#include <chrono>
 #include <future>
 
 #include "data.h"
@@ -14,6 +15,13 @@
 using namespace flame;
 
 namespace {
+
+// For tools/first-step: where the time until the first step goes.
+void tell(const Options& options, const char* what) {
+  static const auto start = std::chrono::steady_clock::now();
+  const std::chrono::duration<double> passed = std::chrono::steady_clock::now() - start;
+  if (options.first_step) fmt::print("{:.3f} s: {}\n", passed.count(), what);
+}
 
 // The objects whose state a checkpoint holds, and the loop over them.
 class Run {
@@ -62,6 +70,7 @@ void Run::begin() {
   folder_.clear();
   metrics_ = std::make_unique<train::RunMetrics>(folder_, columns);
   save();
+  tell(options_, "the first checkpoint is written");
 }
 
 void Run::resume(const io::Checkpoint& c) {
@@ -100,6 +109,7 @@ bool Run::train(const train::Interrupt& interrupt) {
     train::LateValue losses;
     for (auto& [images, labels] : loader_) {
       const Tensor loss = step(images.to(default_device()), labels.to(default_device()));
+      tell(options_, "the step is asked for");
       const auto late = losses.push(loss);  // of the step before, so that reading it never waits
       note_loss(late);
       bar.update(images.size(0), late);
@@ -153,11 +163,14 @@ void Run::finish() {
 }
 
 int run(Options options, const char* program) {
+  tell(options, "the program starts");
   const train::Interrupt interrupt;
   const train::RunFolder folder(options.out);
   auto all_images = std::async(std::launch::async, load_images);  // while the device is opened
   const std::optional<io::Checkpoint> checkpoint = start(options, folder);
+  tell(options, "the device is open");
   const data::ImageSets images = limited(all_images.get(), options.limit);
+  tell(options, "the images are read");
 
   manual_seed(options.seed);
   Run training(options, folder, images);

@@ -6,7 +6,9 @@
 
 #include <algorithm>
 #include <condition_variable>
+#include <cstring>
 #include <exception>
+#include <memory>
 #include <mutex>
 #include <numeric>
 #include <optional>
@@ -95,9 +97,11 @@ class BatchStream::Epoch {
  private:
   struct Result {
     std::vector<Tensor> tensors;
-    std::vector<Upload> uploads;  // under way
+    std::optional<Upload> upload;  // under way
     std::exception_ptr error;
   };
+
+  static size_t bytes_of(const Tensor& t) { return static_cast<size_t>(t.numel()) * size_of(t.dtype()); }
 
   Result make(int64_t number) const {
     const auto from = static_cast<size_t>(number * batch_);
@@ -105,25 +109,44 @@ class BatchStream::Epoch {
     Result r;
     r.tensors = dataset_.get_batch(all.subspan(from, std::min(static_cast<size_t>(batch_), all.size() - from)), epoch_);
     if (!device_) return r;
-    for (Tensor& t : r.tensors) {
-      const Loc loc = Loc::current();
+    // One copy brings the whole batch, whose tensors then are views of one block.
+    const Loc loc = Loc::current();
+    constexpr size_t alignment = 512;
+    std::vector<Tensor> dense;
+    std::vector<size_t> places;
+    size_t bytes = 0;
+    for (const Tensor& t : r.tensors) {
       if (!t.device().host_accessible())
         fail<DeviceError>(loc,
                           "DataLoader: expected batches of a dataset on the CPU, which LoaderOptions::device then "
                           "copies; got a tensor on {}",
                           t.device().name());
-      const Tensor dense = t.detach().contiguous();
-      Upload u = device_->upload(dense.data(), static_cast<size_t>(dense.numel()) * size_of(dense.dtype()), loc);
-      Ref<Value> v = make_ref<Value>(*device_, dense.dtype(), dense.shape(), contiguous_strides(dense.shape()));
-      v->storage = u.storage;
-      t = Tensor(std::move(v));
-      r.uploads.push_back(std::move(u));
+      dense.push_back(t.detach().contiguous());
+      places.push_back((bytes + alignment - 1) / alignment * alignment);
+      bytes = places.back() + bytes_of(dense.back());
+    }
+    if (dense.empty()) return r;
+    std::unique_ptr<char[]> block;
+    const void* from_host = dense[0].data();
+    if (dense.size() > 1) {
+      block = std::make_unique_for_overwrite<char[]>(bytes);
+      for (size_t i = 0; i < dense.size(); ++i)
+        if (const size_t n = bytes_of(dense[i])) std::memcpy(block.get() + places[i], dense[i].data(), n);
+      from_host = block.get();
+    }
+    r.upload = device_->upload(from_host, bytes, loc);
+    for (size_t i = 0; i < dense.size(); ++i) {
+      const DType type = dense[i].dtype();
+      Ref<Value> v = make_ref<Value>(*device_, type, dense[i].shape(), contiguous_strides(dense[i].shape()));
+      v->storage = r.upload->storage;
+      v->offset = static_cast<int64_t>(places[i] / size_of(type));
+      r.tensors[i] = Tensor(std::move(v));
     }
     return r;
   }
   // From here on the launches of the caller's device come after the copies.
   static std::vector<Tensor> arrived(Result r) {
-    for (const Upload& u : r.uploads) u.arrive();
+    if (r.upload) r.upload->arrive();
     return std::move(r.tensors);
   }
 

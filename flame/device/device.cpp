@@ -282,9 +282,13 @@ Device& device(std::string_view name) {
     if (Device* d = registered(wanted)) return *d;
   }
   if (wanted.starts_with("cuda:")) {
-    const std::string missing = open_cuda_device(wanted);
+    bool broken = false;
+    const std::string missing = open_cuda_device(wanted, broken);
     if (Device* d = registered(wanted)) return *d;
-    if (name == "auto") return cpu();
+    if (name == "auto" && !broken) return cpu();
+    if (name == "auto")
+      fail<DeviceError>(Loc::current(), "device: 'auto' found a GPU that does not work: {}; 'cpu' goes on without it",
+                        missing);
     fail<DeviceError>(Loc::current(), "device: '{}' is not there: {}", name, missing);
   }
   std::string known = "cpu";

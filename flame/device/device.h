@@ -245,7 +245,7 @@ Device& cpu();             // always there
 Device& default_device();  // cpu() unless set
 void set_default_device(Device& d);
 // "cpu"; "cuda" or "cuda:1", for which libflame_cuda.so is loaded; "auto": a GPU where there is one, else the CPU.
-// DeviceError says which piece is missing.
+// DeviceError says which piece is missing; from "auto" it comes only where there is a GPU that does not work.
 Device& device(std::string_view name);
 void register_device(std::unique_ptr<Device> d);  // for plugins and tests
 void set_num_threads(int n);                      // of the CPU device; default: all cores

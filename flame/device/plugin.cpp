@@ -23,12 +23,14 @@ std::string own_folder() {
 struct Plugin {
   void* library = nullptr;
   std::string missing;
+  bool broken = false;  // a file of that name is there
   Plugin() {
     constexpr const char* file = "libflame_cuda.so";
     const std::string beside = own_folder() + file;
     library = dlopen(access(beside.c_str(), F_OK) == 0 ? beside.c_str() : file, RTLD_NOW | RTLD_LOCAL);
     if (!library) {
       const char* why = dlerror();
+      broken = access(beside.c_str(), F_OK) == 0;
       missing = std::string("the plugin libflame_cuda.so cannot be loaded (") + (why ? why : "no reason given") + ")";
       return;
     }
@@ -36,7 +38,8 @@ struct Plugin {
     if (!hash) missing = "libflame_cuda.so is no plugin of FLAME";
     else if (std::strcmp(hash(), FLAME_ABI_HASH) != 0)
       missing = "libflame_cuda.so was built for another FLAME (its ABI hash differs): build both together";
-    if (!missing.empty()) library = nullptr;
+    broken = !missing.empty();
+    if (broken) library = nullptr;
   }
 };
 const Plugin& plugin() {
@@ -51,11 +54,12 @@ void* cuda_plugin_function(const char* name, std::string& missing) {
   return plugin().library ? dlsym(plugin().library, name) : nullptr;
 }
 
-std::string open_cuda_device(const std::string& name) {
+std::string open_cuda_device(const std::string& name, bool& broken) {
   std::string missing;
   const auto enter =
-      reinterpret_cast<const char* (*)(const char*)>(cuda_plugin_function("flame_cuda_register", missing));
-  return enter ? enter(name.c_str()) : missing;
+      reinterpret_cast<const char* (*)(const char*, bool*)>(cuda_plugin_function("flame_cuda_register", missing));
+  broken = plugin().broken;
+  return enter ? enter(name.c_str(), &broken) : missing;
 }
 
 void add_dry_device(int arch) {

@@ -4,8 +4,9 @@
 
 namespace flame {
 
-// Has libflame_cuda.so register the GPU of that name, "cuda:0" or "cuda:1". Empty, or what is missing.
-std::string open_cuda_device(const std::string& name);
+// Has libflame_cuda.so register the GPU of that name, "cuda:0" or "cuda:1". Empty, or what is missing; `broken`: it is there
+// and should work.
+std::string open_cuda_device(const std::string& name, bool& broken);
 
 // A C function of libflame_cuda.so; null, and in `missing` why, if the plugin cannot be loaded.
 void* cuda_plugin_function(const char* name, std::string& missing);

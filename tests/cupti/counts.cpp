@@ -7,7 +7,9 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
+#include <mutex>
 #include <string>
+#include <unordered_set>
 #include <vector>
 
 namespace {
@@ -34,6 +36,8 @@ CUpti_SubscriberHandle subscriber = nullptr;
 std::atomic<uint64_t> allocations, modules, synchronisations, launches;
 std::atomic<uint64_t> host_to_device, device_to_host, other_copies, fills, kernels, waits;
 std::string error;
+std::mutex queries_mutex;
+std::unordered_set<uint32_t> queries;  // calls that ask whether something is done and wait for nothing
 
 bool starts(const char* name, std::initializer_list<const char*> with) {
   for (const char* w : with)
@@ -51,6 +55,10 @@ void CUPTIAPI called(void*, CUpti_CallbackDomain domain, CUpti_CallbackId, const
   else if (starts(f, {"cuModuleLoad", "cuLibraryLoad", "cuLinkCreate"})) ++modules;
   else if (starts(f, {"cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize"})) ++synchronisations;
   else if (starts(f, {"cuLaunch", "cuGraphLaunch"})) ++launches;
+  else if (starts(f, {"cuEventQuery", "cuStreamQuery"})) {
+    std::lock_guard lock(queries_mutex);
+    queries.insert(info->correlationId);
+  }
 }
 
 void CUPTIAPI give_buffer(uint8_t** buffer, size_t* size, size_t* most_records) {
@@ -69,7 +77,10 @@ void note(const CUpti_Activity& r) {
   } else if (r.kind == CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL) {
     ++kernels;
   } else if (r.kind == CUPTI_ACTIVITY_KIND_SYNCHRONIZATION) {
-    const auto type = reinterpret_cast<const CUpti_ActivitySynchronization2&>(r).type;
+    const auto& s = reinterpret_cast<const CUpti_ActivitySynchronization2&>(r);
+    const auto type = s.type;
+    std::lock_guard lock(queries_mutex);
+    if (queries.erase(s.correlationId) > 0) return;  // CUPTI records these under the same types
     waits += type == CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_EVENT_SYNCHRONIZE ||
              type == CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_STREAM_SYNCHRONIZE ||
              type == CUPTI_ACTIVITY_SYNCHRONIZATION_TYPE_CONTEXT_SYNCHRONIZE;

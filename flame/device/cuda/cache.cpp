@@ -1,6 +1,7 @@
 // Files of the cache's folder.
 #include "flame/device/cuda/cache.h"
 
+#include <pwd.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -15,9 +16,12 @@ namespace flame::cuda {
 namespace fs = std::filesystem;
 
 fs::path cache_folder() {
-  if (const char* own = std::getenv("FLAME_CACHE")) return own;
-  const char* home = std::getenv("HOME");
-  return fs::path(home ? home : "/tmp") / ".cache" / "flame";
+  if (const char* own = std::getenv("FLAME_CACHE"); own && *own) return own;
+  std::string home;
+  if (const char* given = std::getenv("HOME"); given && *given) home = given;
+  else if (const passwd* user = getpwuid(getuid())) home = user->pw_dir;
+  if (home.empty()) return "/dev/null/flame";  // where nothing can be: no folder that others may write to
+  return fs::path(home) / ".cache" / "flame";
 }
 
 void write_by_renaming(const fs::path& file, std::string_view bytes) {

@@ -7,7 +7,7 @@
 
 namespace flame::cuda {
 
-std::filesystem::path cache_folder();  // $FLAME_CACHE, else ~/.cache/flame
+std::filesystem::path cache_folder();  // $FLAME_CACHE, else ~/.cache/flame; a user without a home keeps nothing
 // To a name of its own, then renamed, so that nobody reads half a file. A full or read-only disk is no error.
 void write_by_renaming(const std::filesystem::path& file, std::string_view bytes);
 // All of a file; empty if it is not there.

@@ -2,11 +2,13 @@
 #include "flame/device/cuda/compiler.h"
 
 #include <nvrtc.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdlib>
 #include <cstring>
 #include <deque>
 #include <filesystem>
@@ -121,23 +123,23 @@ class Pool {
   explicit Pool(size_t threads) {
     for (size_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
   }
-  ~Pool() {  // at exit: what has not begun is left
+  // What has begun is finished, what has not is left.
+  void stop() {
     {
       std::lock_guard lock(mutex_);
+      if (std::exchange(stop_, true)) return;
       jobs_.clear();
-      stop_ = true;
     }
     wake_.notify_all();
     for (std::thread& t : threads_) t.join();
   }
-  Pool(const Pool&) = delete;
-  Pool& operator=(const Pool&) = delete;
   void add(std::function<void()> job) {
     {
       std::lock_guard lock(mutex_);
-      jobs_.push_back(std::move(job));
+      if (!stop_) jobs_.push_back(std::exchange(job, {}));
     }
-    wake_.notify_one();
+    if (job) job();  // the process is ending
+    else wake_.notify_one();
   }
 
  private:
@@ -161,9 +163,24 @@ class Pool {
   std::vector<std::thread> threads_;
 };
 Pool& pool() {
-  nvrtc();  // ends after the pool
-  static Pool all(std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 8));
-  return all;
+  static auto* all = new Pool(std::clamp<size_t>(std::thread::hardware_concurrency(), 1, 8));
+  return *all;
+}
+
+// NVRTC may not be compiling when its own handlers run at exit, some of which it registers while it compiles first. The
+// main thread's objects go before any handler; for an exit() elsewhere there is a handler of ours behind NVRTC's.
+void stop_at_exit() {
+  struct Stop {
+    ~Stop() { pool().stop(); }
+  };
+  if (gettid() == getpid()) {
+    static thread_local const Stop stop;
+    (void)stop;
+  }
+}
+void stop_before_handlers() {
+  static std::atomic<int> times{0};
+  if (times.fetch_add(1) < 8) std::atexit([] { pool().stop(); });
 }
 
 struct UnderWay {
@@ -247,12 +264,14 @@ std::shared_future<std::string> compile_later(std::string name, std::string text
     return result->get_future().share();
   }
   std::shared_future<std::string> out = result->get_future().share();
+  stop_at_exit();
   pool().add([=, name = std::move(name), text = std::move(text), options = std::move(options), done = std::move(done)] {
     try {
       std::string cubin = compile(name, text, options, arch);
       write_entry(file, cubin);
       result->set_value(std::move(cubin));
     } catch (...) { result->set_exception(std::current_exception()); }
+    stop_before_handlers();
     done();
   });
   return out;

@@ -162,7 +162,9 @@ void CudaDevice::run(const Plan& plan, const Launch&, const Run& run) {
     explicit Named(const std::string& op) : before(std::exchange(launching_, &op)) {}
     ~Named() { launching_ = before; }
   } const named(plan.op);
-  {
+  if (queue_.waiting() && !catch_up()) {
+    plan.body(run);  // noted when its turn has come
+  } else {
     const LaunchWatch::Noted noted(watch_, plan.op);
     plan.body(run);
   }

@@ -11,6 +11,7 @@ namespace {
 struct Loaded {
   Driver functions{};
   std::string missing;
+  bool broken = false;
   Loaded() {
     void* library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL);
     if (!library) {
@@ -23,11 +24,13 @@ struct Loaded {
   functions.name = reinterpret_cast<decltype(functions.name)>(dlsym(library, FLAME_QUOTE(name))); \
   if (!functions.name && missing.empty()) missing = "the NVIDIA driver is too old: it has no " FLAME_QUOTE(name);
     FLAME_DRIVER_FUNCTIONS(FLAME_LOAD)
-    if (!missing.empty()) return;
+    broken = !missing.empty();
+    if (broken) return;
     if (const CUresult r = functions.cuInit(0); r != CUDA_SUCCESS) {
       const char* name = nullptr;
       functions.cuGetErrorName(r, &name);
       missing = fmt::format("the NVIDIA driver does not start ({})", name ? name : "no name");
+      broken = r != CUDA_ERROR_NO_DEVICE && r != CUDA_ERROR_STUB_LIBRARY;
     }
   }
 };
@@ -38,8 +41,9 @@ const Loaded& loaded() {
 
 }  // namespace
 
-const Driver* find_driver(std::string& missing) {
+const Driver* find_driver(std::string& missing, bool* broken) {
   missing = loaded().missing;
+  if (broken) *broken = loaded().broken;
   return missing.empty() ? &loaded().functions : nullptr;
 }
 const Driver& driver() {

@@ -66,8 +66,8 @@ struct Driver {
 #undef FLAME_DECLARE
 };
 
-// Loads and initialises the driver once; `missing` says why there is none.
-const Driver* find_driver(std::string& missing);
+// Loads and initialises the driver once; `missing` says why there is none, `broken` whether it is there and should work.
+const Driver* find_driver(std::string& missing, bool* broken = nullptr);
 const Driver& driver();  // throws DeviceError if there is none
 
 std::string describe(CUresult r);

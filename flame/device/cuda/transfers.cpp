@@ -54,6 +54,7 @@ void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
 }
 void CudaDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
   drain();
+  const Direct direct(*this);
   enter();
   std::lock_guard lock(copy_mutex_);
   for (size_t at = 0; at < bytes; at += staging_bytes) {
