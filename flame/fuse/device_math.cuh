@@ -96,7 +96,12 @@ inline double sigmoid64(double a) {
 }
 inline double softplus64(double a) { return (a > 0 ? a : 0) + ::log1p(::exp(-::fabs(a))); }
 inline double silu64(double a) { return a * sigmoid64(a); }
-inline double gelu64(double a) { return 0.5 * a * ::erfc(-a * 0.70710678118654752440); }
+// erfc takes an error of its argument x 2 x^2 times: the product's rounding, and the constant's, are made good.
+inline double gelu64(double a) {
+  constexpr double root = 0.70710678118654752440, rest = -4.8336466567264567e-17;
+  const double x = -a * root, off = ::fma(-a, root, -x) - a * rest;
+  return 0.5 * a * (::erfc(x) - (::fabs(off) < 1 ? off * 1.12837916709551257390 * ::exp(-x * x) : 0.0));
+}
 inline double gelu_tanh64(double a) { return a * sigmoid64(2 * 0.79788456080286535588 * (a + 0.044715 * a * a * a)); }
 inline double mish64(double a) {
   if (a == -std::numeric_limits<double>::infinity()) return -0.0;
@@ -120,7 +125,9 @@ inline double tanhshrink64(double a) {
                                                                        z * (18888466084.0 / 194896477400625.0))))))))));
 }
 inline double selu64(double a) { return 1.05070098735548049342 * (a > 0 ? a : 1.67326324235437728481 * ::expm1(a)); }
-inline double logit64(double a) { return ::log(a / (1 - a)); }
+inline double logit64(double a) {
+  return ::fabs(a - 0.5) < 0.25 ? ::log1p((2 * a - 1) / (1 - a)) : ::log(a) - ::log1p(-a);
+}
 inline double sinc64(double a) { return a == 0 ? 1 : ::sinpi(a) / (3.14159265358979323846 * a); }
 // Exact 1 - a in float64 for float32; for float64 as it is.
 #define FLAME_THROUGH64(name)                                \

@@ -139,6 +139,7 @@ namespace {
 
 // The gradients there are, checked, in their parameters' layout, with their bytes computed.
 struct Gradients {
+  std::vector<Tensor> given;
   std::vector<Ref<Value>> values;
   std::vector<uint64_t> signature;  // slot * num_dtypes + dtype
 };
@@ -157,6 +158,7 @@ Gradients gather(const Core& c, Loc loc) {
     if (&g.device() != &p.device())
       fail<DeviceError>(loc, "{}: expected a gradient on {} for parameter {}, got one on {}", c.rule.name,
                         p.device().name(), i, g.device().name());
+    out.given.push_back(g.detach());
     out.values.push_back(converted(g.value_ref(), g.dtype(), p.value().strides));
     out.signature.push_back(i * num_dtypes + static_cast<uint64_t>(g.dtype()));
   }
@@ -165,7 +167,8 @@ Gradients gather(const Core& c, Loc loc) {
 }
 
 // Reads are taken after every state is parted: a gradient may have shared a parameter's bytes.
-void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, const Tensor& factor, Loc loc) {
+void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>& gradients, const Tensor& factor,
+            Loc loc) {
   std::vector<const Value*> targets;
   for (const size_t i : *plan.present) {
     Slot& s = c.slots[i];
@@ -174,7 +177,7 @@ void launch(Core& c, const Core::CachedPlan& plan, const Gradients& g, const Ten
       if (m.defined()) targets.push_back(&m.begin_write(loc));
   }
   std::vector<Buffer> reads, writes;
-  for (const Ref<Value>& v : g.values) reads.push_back(v->buffer());
+  for (const Ref<Value>& v : gradients) reads.push_back(v->buffer());
   if (factor.defined() && plan.clipped) reads.push_back(factor.value().buffer());
   for (const Value* v : targets) writes.push_back(v->buffer());
   const Word block[] = {word(static_cast<const void*>(c.blocks.get()))};
@@ -213,16 +216,16 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   if (!(o.max_norm >= 0))
     fail<ValueError>(loc, "{}: expected a max_norm of 0 or more, got {}", c.rule.name, o.max_norm);
   NoGrad guard;
-  Gradients g = gather(c, loc);
+  const Gradients g = gather(c, loc);
+  std::vector<Ref<Value>> gradients = g.values;
   NormAndFactor clip;
   const bool clips = o.max_norm > 0 && !g.values.empty();
   if (clips) {
-    std::vector<Tensor> gradients(g.values.begin(), g.values.end());
-    clip = grad_norm(gradients, o.max_norm, 2, loc);
+    clip = grad_norm(g.given, o.max_norm, 2, loc);  // in the order of the given ones, as clip_grad_norm sums them
     materialize(clip.factor.value());
     if (c.rule.plan) {  // its plan takes them scaled
-      gradients = scaled(std::move(gradients), clip.factor, loc);
-      for (size_t i = 0; i < gradients.size(); ++i) g.values[i] = gradients[i].value_ref();
+      const std::vector<Tensor> out = scaled({gradients.begin(), gradients.end()}, clip.factor, loc);
+      for (size_t i = 0; i < out.size(); ++i) gradients[i] = out[i].value_ref();
     }
   }
   const Core::CachedPlan& plan = c.plan_for(g.signature, clips && !c.rule.plan);
@@ -230,7 +233,7 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   note_flush("an optimizer step");
   flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
   settle_launches();
-  launch(c, plan, g, clip.factor, loc);
+  launch(c, plan, gradients, clip.factor, loc);
   if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
