@@ -27,7 +27,7 @@ def wheel_libraries():
 
 
 def measure(build, rounds, workloads):
-    """-> {"machine": ..., "rows": ...}, systems in turn."""
+    """Yields {"machine": ..., "rows": ...} after each round, in which the systems take turns."""
     ours = dict(os.environ)
     ours["LD_LIBRARY_PATH"] = ":".join(filter(None, [*wheel_libraries(), ours.get("LD_LIBRARY_PATH")]))
     systems = {"flame": ([str(pathlib.Path(build) / "bench/kernels_bench"), *workloads], ours),
@@ -46,6 +46,10 @@ def measure(build, rounds, workloads):
                     work[name] = (kind, line[kind])
             if done.returncode != 0:
                 print(f"{system}: ended with {done.returncode}", file=sys.stderr)
+        yield {"machine": machine, "rows": rows_of(times, work)}
+
+
+def rows_of(times, work):
     rows = []
     for (name, system), took in times.items():
         if name not in work:
@@ -57,7 +61,7 @@ def measure(build, rounds, workloads):
         if name == "copy" and system == "flame":
             rows.append({**row, "system": "copy"})
         rows.append(row)
-    return {"machine": machine, "rows": rows}
+    return rows
 
 
 def table(rows):
@@ -95,10 +99,13 @@ def main():
     a = p.parse_args()
     if a.page == "":
         return write_page(json.loads((ROOT / "bench/results/kernels.json").read_text())["rows"])
-    seen = json.loads(pathlib.Path(a.page).read_text()) if a.page else measure(a.build, a.rounds, a.workloads)
+    rounds = [json.loads(pathlib.Path(a.page).read_text())] if a.page else measure(a.build, a.rounds, a.workloads)
+    for seen in rounds:
+        if a.out:
+            pathlib.Path(a.out).write_text(json.dumps(seen) + "\n")
     print(table(seen["rows"]), end="")
     if a.out:
-        return pathlib.Path(a.out).write_text(json.dumps(seen) + "\n")
+        return
     machine = dict(seen["machine"])
     record.write("kernels", seen["rows"], machine.pop("threads", 0), {k: v for k, v in machine.items() if k != "device"},
                  machine.get("device"))

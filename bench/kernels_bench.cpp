@@ -1,5 +1,5 @@
 // Kernels on a GPU: `kernels_bench [NAME...]` prints a JSON line a workload with its ideal bytes (each input once, each output
-// once) or its operations, and microseconds a call in three batches. bench/kernels.py runs it in turn with PyTorch.
+// once) or its operations, and microseconds a call in five batches. bench/kernels.py runs it in turn with PyTorch.
 #include <flame/flame.h>
 
 #include <algorithm>
@@ -294,8 +294,8 @@ int main(int argc, char** argv) try {
       const Call fn = w.make();
       seconds_of(fn, 2, d);
       const double once = seconds_of(fn, 3, d);
-      const auto calls = static_cast<int64_t>(std::clamp(0.04 / once, 2.0, 200.0));
-      for (int i = 0; i < 3; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
+      const auto calls = static_cast<int64_t>(std::clamp(0.02 / once, 2.0, 200.0));
+      for (int i = 0; i < 5; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
       std::printf("{\"workload\": \"%s\", \"%s\": %.9g, \"microseconds\": [%s]}\n", w.name.c_str(),
                   w.operations ? "operations" : "bytes", w.amount, line.c_str());
     } catch (const Error& e) {

@@ -27,8 +27,9 @@ void check(Device& d, const std::string& name, const Reference& r, double allowe
     b.push_back(static_cast<T>(uniform(rng)));
   }
   const Shape s{static_cast<int64_t>(a.size())};
-  std::vector<Arg> in{Arg(Tensor::from(a, s, d))};
-  if (arity > 1) in.emplace_back(Tensor::from(b, s, d));
+  const Tensor first = Tensor::from(a, s, d), second = Tensor::from(b, s, d);
+  std::vector<Arg> in{first};
+  if (arity > 1) in.emplace_back(second);
   const std::vector<T> y = call_pointwise(code, in).to_vector<T>();
   double worst = 0;
   size_t at = 0;

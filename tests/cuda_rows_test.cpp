@@ -245,7 +245,7 @@ TEST(CudaRows, LongSumsHaveTheCpusBits) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::i32})
     for (const Shape& s : {Shape{1'048'576}, Shape{1'048'577}, Shape{3, 3'500'001}, Shape{9'000'000}, Shape{40, 70'000},
-                           Shape{3000, 1000}, Shape{2, 700, 33}}) {
+                           Shape{3000, 1000}, Shape{2, 700, 33}, Shape{1030, 5000}, Shape{1024, 40'960}}) {
       const Tensor x = (normal(s) * 8).to(t);
       for (const Axes& axes : {Axes{}, Axes{0}, Axes{-1}}) {
         const Tensor here = sum(x, axes), there = sum(x.to(d), axes);
@@ -253,6 +253,11 @@ TEST(CudaRows, LongSumsHaveTheCpusBits) {
       }
       EXPECT_EQ(difference(amax(x.to(d)), amax(x)), "") << name_of(t) << " " << to_string(s);
     }
+  // Several sums of one reading, each of a whole row by a block.
+  const Tensor x = normal({1030, 5000}), y = x.to(d);
+  const auto moments = [](const Tensor& v) { return Tensors{sum(v, Axes{1}), sum(square(v), Axes{1}), amin(v, 1)}; };
+  const Tensors here = moments(x), there = moments(y);
+  for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(there[i], here[i]), "") << i;
 }
 
 std::vector<Shape> parameter_shapes() {

@@ -91,13 +91,14 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
   }
   const int64_t items = p.mode == Mode::column ? s.outer * s.inner : s.rows;
   if (items == 0) return make_ref<Plan>(name, [](const Run&) {});
-  const bool finishes = p.mode == Mode::wide || (p.mode == Mode::column && s.partials > 1);
+  const bool block_rows = cuda_block_rows(p, s);
+  const bool finishes = (p.mode == Mode::wide && !block_rows) || (p.mode == Mode::column && s.partials > 1);
   int64_t count = 0;
   for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce;
   const bool joins = p.mode == Mode::wide && s.partials > cuda_wide_chunk;
   const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes, joins);
-  if (p.mode == Mode::row) {
-    const Grid grid{.blocks = blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
+  if (p.mode == Mode::row || block_rows) {
+    const Grid grid{.blocks = block_rows ? s.rows : blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
     return make_ref<Plan>(name, [k, grid, leaves](const Run& r) { run(k->island, grid, k->arguments(r, leaves)); });
   }
   const bool wide = p.mode == Mode::wide;

@@ -199,8 +199,8 @@ class Rows : protected Elements {
       if (!held_[k]) continue;
       const char* t = in_memory(p_.leaves[k].dtype);
       out += fmt::format("  {} x{}[{}];\n", t, k, steps_);
-      loads += fmt::format("    x{0}[j] = inside ? read(b{0} + ({1})) : {2}();\n", k,
-                           along(p_.leaves[k].strides, leaf_offset(int(k), from, to)), t);
+      loads += fmt::format("    x{0}[j] = inside ? {3}(b{0} + ({1})) : {2}();\n", k,
+                           along(p_.leaves[k].strides, leaf_offset(int(k), from, to)), t, reader());
     }
     if (loads.empty()) return out;
     return out + loop(coordinates("col", from, to, "    ") + loads);
@@ -272,6 +272,8 @@ class Rows : protected Elements {
   std::vector<int> first_;         // the first pass that makes an element node
   std::vector<bool> kept_, held_;  // element nodes, and leaves, in registers from their first pass on
 
+  // Long sums read an element once; rows may share some.
+  const char* reader() const { return p_.mode == Mode::row ? "read" : "read_once"; }
   // Whether each row has elements of its own in a leaf.
   bool own_elements(const LeafDesc& l) const {
     bool rows = p_.kept == 0, along = false;
@@ -299,7 +301,7 @@ class Rows : protected Elements {
   }
   std::string read(size_t k, int from, int to, const std::string& indent) {
     const std::string at =
-        fmt::format("read(b{} + ({}))", k, along(p_.leaves[k].strides, leaf_offset(int(k), from, to)));
+        fmt::format("{}(b{} + ({}))", reader(), k, along(p_.leaves[k].strides, leaf_offset(int(k), from, to)));
     const char *t = in_memory(p_.leaves[k].dtype), *c = computed(p_.leaves[k].dtype);
     if (!steps_) return fmt::format("{}const {} l{} = widen({});\n", indent, c, k, at);
     return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);

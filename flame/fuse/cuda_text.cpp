@@ -160,7 +160,37 @@ class Writer : Rows {
                        stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
   }
 
+  // A block a row: its warps take the chunks in turn and leave what each comes to in shared memory.
+  std::string block_row_kernel() {
+    const int end = p_.kept + p_.reduced;
+    const std::string cols = number("cols", space_.cols), partials = number("partials", space_.partials);
+    plan_registers(space_.cols, 1);
+    const std::vector<int> all = reductions(0);
+    std::string out = head("island");
+    for (int i : all)
+      out += fmt::format("  __shared__ {} m{}[{}];\n", computed(node(i).compute), i, cuda_most_shared_partials);
+    out += fmt::format(
+               "  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n  const I row = blockIdx.x, cols = {}, "
+               "count = {};\n",
+               cols, partials) +
+           coordinates("row", 0, p_.kept, "  ");
+    out += fmt::format(
+        "  for (I part = warp; part < count; part += {0}) {{\n"
+        "  const I from = part * {1} + lane, to = cols < (part + 1) * {1} ? cols : (part + 1) * {1};\n",
+        cuda_threads / 32, cuda_wide_chunk);
+    out += bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) + accumulators(0, "  ") +
+           loop(coordinates("col", p_.kept, end, "    ") +
+                element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
+    for (int i : all) out += tree(i, "  ") + fmt::format("  if (lane == 0) m{0}[part] = z{0};\n", i);
+    out += "  }\n  __syncthreads();\n";
+    for (size_t k = 0; k < all.size(); ++k)
+      out += fmt::format("  if (warp == {}) {{\n", k % (cuda_threads / 32)) +
+             join_block(all[k], fmt::format("m{}[at]", all[k]), "    ") + "    if (lane == 0) {\n" +
+             store_reduced(all[k], 0, p_.kept, rank_, "      ") + "    }\n  }\n";
+    return out + "}\n";
+  }
   std::string wide_kernels() {
+    if (cuda_block_rows(p_, space_)) return block_row_kernel();
     workspace();
     const int end = p_.kept + p_.reduced;
     const std::string cols = number("cols", space_.cols), partials = number("partials", space_.partials),
@@ -182,11 +212,10 @@ class Writer : Rows {
       out += tree(all[k], "  ") + fmt::format("  if (lane == 0) {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
     return out + "}\n" + (space_.partials > cuda_wide_chunk ? long_finish(all) : short_finish(all));
   }
-  // The partials of a block of 1,024, joined by the warp of which this is a lane: z<i>, right in lane 0.
-  std::string join_block(size_t k, int i, const std::string& first, const std::string& indent) {
+  // `count` partials, of which `element` is that at `at`, joined by the warp of which this is a lane: z<i>, right in lane 0.
+  std::string join_block(int i, const std::string& element, const std::string& indent) {
     return fmt::format("{0}{1} z{2} = {3};\n{0}for (I at = lane; at < count; at += 32) z{2} = {4};\n", indent,
-                       computed(node(i).compute), i, identity(node(i)),
-                       join(node(i), fmt::format("z{}", i), partial(int(k), i, first + " + at"))) +
+                       computed(node(i).compute), i, identity(node(i)), join(node(i), fmt::format("z{}", i), element)) +
            tree(i, indent);
   }
   // A warp a row of at most 1,024 partials.
@@ -200,8 +229,8 @@ class Writer : Rows {
                       coordinates("row", 0, p_.kept, "  ");
     for (size_t k = 0; k < all.size(); ++k)
       out += fmt::format("  if (blockIdx.y == {}) {{\n", k) +
-             join_block(k, all[k], "row * static_cast<int64_t>(count)", "    ") + "    if (lane == 0) {\n" +
-             store_reduced(all[k], 0, p_.kept, rank_, "      ") + "    }\n  }\n";
+             join_block(all[k], partial(int(k), all[k], "row * static_cast<int64_t>(count) + at"), "    ") +
+             "    if (lane == 0) {\n" + store_reduced(all[k], 0, p_.kept, rank_, "      ") + "    }\n  }\n";
     return out + "}\n";
   }
   // Blocks of 1,024 partials become one number each, behind the partials; then a block a row joins these as the CPU does.
@@ -218,7 +247,8 @@ class Writer : Rows {
     const std::string behind = rows + " * static_cast<int64_t>(partials)";
     for (size_t k = 0; k < all.size(); ++k)
       out += fmt::format("  if (blockIdx.y == {}) {{\n", k) +
-             join_block(k, all[k], "row * static_cast<int64_t>(partials) + block * 1024", "    ") +
+             join_block(all[k], partial(int(k), all[k], "row * static_cast<int64_t>(partials) + block * 1024 + at"),
+                        "    ") +
              fmt::format("    if (lane == 0) {} = z{};\n  }}\n", partial(int(k), all[k], behind + " + own"), all[k]);
     out += "}\n";
     for (const int i : all) out += pairwise(i);
@@ -281,7 +311,7 @@ class Writer : Rows {
         out += row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
                            output_offset(int(o), 0, p_.kept) + " + " + output_offset(int(o), end, rank_), "  ");
     out += accumulators(0, "  ");
-    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 16\n",
+    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 4\n",
                        cuda_column_chunk, reduced_n) +
            "  for (I step = from; step < to; ++step) {\n" + coordinates("step", p_.kept, end, "    ") +
            element_of(0, "    ", p_.kept, end, "") + "  }\n";
@@ -322,6 +352,11 @@ CudaSpace cuda_space(const Program& p) {
   return s;
 }
 
+bool cuda_block_rows(const Program& p, const CudaSpace& s) {
+  constexpr int64_t least = 1024, most = 8;  // rows that fill a GPU; reductions that shared memory has room for
+  const auto reductions = std::ranges::count(p.nodes, NodeDesc::Kind::reduce, &NodeDesc::kind);
+  return p.mode == Mode::wide && s.rows >= least && s.partials <= cuda_most_shared_partials && reductions <= most;
+}
 int64_t cuda_wide_partials(const CudaSpace& s) {
   return s.partials + (s.partials > cuda_wide_chunk ? (s.partials + cuda_wide_chunk - 1) / cuda_wide_chunk : 0);
 }

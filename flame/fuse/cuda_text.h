@@ -40,9 +40,12 @@ int64_t cuda_wide_partials(const CudaSpace& s);
 // of its kernel, a tile of 32 by 32 each.
 int cuda_tile_axis(const Program& p);
 int64_t cuda_tiles(const Program& p, int axis);
+// Whether a block takes a row of wide mode whole, with its partials in shared memory and no second launch.
+constexpr int64_t cuda_most_shared_partials = 256;
+bool cuda_block_rows(const Program& p, const CudaSpace& s);
 // Warps that share a row in row mode, each with 1,024 columns: 1, 2 or 4.
 int cuda_row_warps(const CudaSpace& s);
-// Entries: "island"; in wide mode, and in column mode with several partials, "finish" too; between them "join" where a
+// Entries: "island"; in wide mode (but where a block takes a row), and in column mode with several partials, "finish" too; between them "join" where a
 // wide row has more than 1,024 partials. `width`: elements a thread
 // of a pointwise group, whose flat tensors must then be aligned to as many.
 CudaKernelText cuda_island_text(const Program& p, int width);

@@ -250,6 +250,29 @@ T read(const T* p) {
   else return std::bit_cast<T>(__ldg(reinterpret_cast<const uint64_t*>(p)));
 }
 
+// The same of what a launch reads once: the first cache need not keep it, and the second may fetch what lies beside it.
+template <class T>
+T read_once(const T* p) {
+#define FLAME_READ_ONCE(type, letter) \
+  asm("ld.global.nc.L1::no_allocate.L2::256B." type " %0, [%1];" : "=" letter(bits) : "l"(p))
+  if constexpr (sizeof(T) == 2) {
+    uint16_t bits;
+    FLAME_READ_ONCE("u16", "h");
+    return std::bit_cast<T>(bits);
+  } else if constexpr (sizeof(T) == 4) {
+    uint32_t bits;
+    FLAME_READ_ONCE("u32", "r");
+    return std::bit_cast<T>(bits);
+  } else if constexpr (sizeof(T) == 8) {
+    uint64_t bits;
+    FLAME_READ_ONCE("u64", "l");
+    return std::bit_cast<T>(bits);
+  } else {
+    return read(p);
+  }
+#undef FLAME_READ_ONCE
+}
+
 // Calls fn(axis, coordinate) for a row-major number below the product of the sizes, from the last axis to the first.
 template <class I, class F>
 void each_axis(I number, int64_t rank, const int64_t* sizes, F fn) {

@@ -32,6 +32,15 @@ inline T times(T a, T b) {
   else return static_cast<T>(a * b);
 }
 template <class T>
+inline T quotient(T a, T b) {
+#ifdef __CUDACC_RTC__  // NVRTC 13.0 takes 0 / 0 of numbers that it knows to equal itself
+  if constexpr (std::is_same_v<T, float>) return __fdiv_rn(a, b);
+  else if constexpr (std::is_same_v<T, double>) return __ddiv_rn(a, b);
+  else
+#endif
+    return a / b;
+}
+template <class T>
 inline T fused(T a, T b, T c) {
   if constexpr (std::is_floating_point_v<T>) return std::fma(a, b, c);
   else return plus(times(a, b), c);

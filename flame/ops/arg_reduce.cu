@@ -29,6 +29,11 @@ inline bool beats(const Best& b, const Best& a) {
   return FLAME_GREATEST ? b.value > a.value : b.value < a.value;
 }
 inline Best join(const Best& a, const Best& b) { return b.place < 0 ? a : a.place < 0 ? b : beats(b, a) ? b : a; }
+// The same for an element that comes after those seen.
+inline void meet(Best& best, A v, int64_t place) {
+  const bool better = FLAME_GREATEST ? v > best.value : v < best.value;
+  if (best.place < 0 || better || (v != v && best.value == best.value)) best = {v, place};
+}
 template <class V>
 V from_lane(V v, int by) {
   if constexpr (sizeof(V) < 4) return static_cast<V>(__shfl_down_sync(0xffffffffu, static_cast<int>(v), by));
@@ -50,12 +55,19 @@ extern "C" __global__ void __launch_bounds__(256)
   const T* from = x + offset(row, w.kept_rank, w.kept, w.kept_strides);
   const int64_t end = part * each + each < w.count ? part * each + each : w.count;
   Best best{A(), -1};
+  int64_t i = part * each + lane;
   if (w.along_rank == 1) {
-    for (int64_t i = part * each + lane; i < end; i += 32) best = join(best, {widen(from[i * w.along_strides[0]]), i});
-  } else {
-    for (int64_t i = part * each + lane; i < end; i += 32)
-      best = join(best, {widen(from[offset(i, w.along_rank, w.along, w.along_strides)]), i});
+    constexpr int ahead = 8;  // elements on the way
+    const int64_t step = w.along_strides[0];
+    for (; i + (ahead - 1) * 32 < end; i += ahead * 32) {
+      T v[ahead];
+#pragma unroll
+      for (int k = 0; k < ahead; ++k) v[k] = read_once(from + (i + k * 32) * step);
+#pragma unroll
+      for (int k = 0; k < ahead; ++k) meet(best, widen(v[k]), i + k * 32);
+    }
   }
+  for (; i < end; i += 32) meet(best, widen(from[offset(i, w.along_rank, w.along, w.along_strides)]), i);
   best = join_lanes(best);
   if (lane != 0) return;
   if (parts == 1) out[row] = best.place;

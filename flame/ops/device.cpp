@@ -80,6 +80,10 @@ DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
   const auto kernel = [&](const char* entry) {
     return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, {"-DFLAME_KEY=" + key_type()}});
   };
+  if (tiles_ == 1) {
+    row_ = kernel("radix_row");
+    return;
+  }
   count_ = kernel("radix_count");
   sum_ = kernel("radix_sum");
   move_ = kernel("radix_move");
@@ -89,6 +93,11 @@ DeviceRadix::Rows DeviceRadix::at(void* workspace, int which) const {
   return {keys, keys + key_bytes_};
 }
 DeviceRadix::Rows DeviceRadix::operator()(void* workspace) const {
+  if (row_) {
+    const Rows own = at(workspace, 0);
+    (*row_)({.blocks = rows_}, own.keys, own.places, n_, bits_);
+    return own;
+  }
   char* counts = static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_);
   char* totals = counts + rows_ * 256 * tiles_ * 4;
   int which = 0;

@@ -9,11 +9,12 @@
 namespace flame {
 namespace {
 
-constexpr int64_t run = 256;  // as in index.cu
+constexpr int64_t run = 256, elements_a_thread = 4;  // as in index.cu
 
 std::vector<std::string> options_of(const DeviceWalk& w, std::vector<std::string> more) {
   const bool small = w.entries * w.slice < std::numeric_limits<int32_t>::max() - 256;
   more.emplace_back(small ? "-DFLAME_INDEX=int32_t" : "-DFLAME_INDEX=int64_t");
+  more.push_back("-DFLAME_AXES=" + std::to_string(w.axes));
   return more;
 }
 // The walk in units of 16 bytes; no entries if it does not go that way.
@@ -132,7 +133,8 @@ void DeviceGet::operator()(const void* big, const void* const* index, void* smal
   Ref<Kernel> narrow = narrow_kernel_;
   if (!wide && !narrow)  // a view that begins within 16 bytes
     narrow = moving_kernel(device_, "ops/index.cu", "index_get", element_, options_of(walk_, {"-DFLAME_GET"}));
-  (*(wide ? wide_kernel_ : narrow))(threads_for(w.entries * w.slice), w, big, small);
+  (*(wide ? wide_kernel_ : narrow))({.blocks = blocks_for(w.entries * w.slice, 256 * elements_a_thread)}, w, big,
+                                    small);
 }
 
 DevicePut::DevicePut(Device& d, const DeviceWalk& w, Combine combine, DType t, bool distinct) : device_(d), walk_(w) {

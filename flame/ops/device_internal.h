@@ -50,7 +50,9 @@ class DeviceRadix {
   DeviceRadix(Device& d, int64_t rows, int64_t n, int bits);
   bool wide() const { return wide_; }  // keys of 64 bits rather than 32
   std::string key_type() const { return wide_ ? "uint64_t" : "uint32_t"; }
-  size_t workspace() const { return 2 * (key_bytes_ + place_bytes_) + count_bytes_; }
+  size_t workspace() const {
+    return row_ ? key_bytes_ + place_bytes_ : 2 * (key_bytes_ + place_bytes_) + count_bytes_;
+  }
   Rows rows(void* workspace) const { return at(workspace, 0); }  // to be filled before sorting
   Rows operator()(void* workspace) const;                        // where the sorted rows lie
 
@@ -60,7 +62,7 @@ class DeviceRadix {
   int bits_;
   bool wide_;
   size_t key_bytes_, place_bytes_, count_bytes_;
-  Ref<Kernel> count_, sum_, move_;
+  Ref<Kernel> count_, sum_, move_, row_;  // the last for rows of one tile
 };
 
 // How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a

@@ -1,6 +1,7 @@
 // Reading and writing by index tensors. Entries that meet at one place are brought together by a stable sort and combined in
 // the order of the index, so results are the same each time; runs of 256 entries of one place are summed up beforehand.
-// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_INDEX: int32_t where all counts fit.
+// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_INDEX: int32_t where all counts fit; FLAME_AXES: how many
+// index tensors there are.
 #include "flame/device/fault.cuh"
 #include "flame/fuse/scalar_math.h"
 
@@ -26,31 +27,44 @@ inline int64_t small_of(const Walk& w, I b) {
   each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) { small += k * w.small_at[i]; });
   return small;
 }
-inline void point(const Walk& w, int j, int64_t from, Place& p) {
-  const int64_t given = w.index[j][from], k = w.wraps && given < 0 ? given + w.size[j] : given;
+constexpr int axes = FLAME_AXES;
+__noinline__ void bad_index(const Walk& w, int j, int64_t given) {
+  report_bad_index(w.op, given, w.name[j], w.size[j]);
+}
+// Where an entry is, but for its index; and where that is.
+struct Entry {
+  Place place;
+  int64_t from[axes];
+};
+template <bool keyed>
+Entry entry_of(const Walk& w, I b) {
+  Entry e{};
+  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) {
+    e.place.small += k * w.small_at[i];
+    e.place.big += k * w.big_at[i];
+    if constexpr (keyed) e.place.key += k * w.key_at[i];
+#pragma unroll
+    for (int j = 0; j < axes; ++j) e.from[j] += k * w.index_at[j][i];
+  });
+  return e;
+}
+template <bool keyed>
+void point(const Walk& w, int j, int64_t given, Place& p) {
+  const int64_t k = w.wraps && given < 0 ? given + w.size[j] : given;
   if (k < 0 || k >= w.size[j]) {
-    report_bad_index(w.op, given, w.name[j], w.size[j]);
+    bad_index(w, j, given);
     p.key = -1;
   } else if (p.key >= 0) {
     p.big += k * w.step[j];
-    p.key += k * w.key[j];
+    if constexpr (keyed) p.key += k * w.key[j];
   }
 }
-inline Place place_of(const Walk& w, I b) {
-  Place p{0, 0, 0};
-  int64_t from[8] = {};
-  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) {
-    p.small += k * w.small_at[i];
-    p.big += k * w.big_at[i];
-    p.key += k * w.key_at[i];
+template <bool keyed>
+Place place_of(const Walk& w, I b) {
+  Entry e = entry_of<keyed>(w, b);
 #pragma unroll
-    for (int j = 0; j < 8; ++j)
-      if (j < w.axes) from[j] += k * w.index_at[j][i];
-  });
-#pragma unroll
-  for (int j = 0; j < 8; ++j)
-    if (j < w.axes) point(w, j, from[j], p);
-  return p;
+  for (int j = 0; j < axes; ++j) point<keyed>(w, j, w.index[j][e.from[j]], e.place);
+  return e.place;
 }
 inline void add_slice(const Walk& w, I element, int64_t& big, int64_t& small) {
   each_axis(element, w.slice_rank, w.rest, [&](int i, int64_t k) {
@@ -59,29 +73,54 @@ inline void add_slice(const Walk& w, I element, int64_t& big, int64_t& small) {
   });
 }
 // An entry and an element of its slice, from the thread's number; false beyond the last.
-inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
-  const int64_t i = global_thread();
+inline bool part_of(const Walk& w, int64_t i, int64_t entries, I& b, I& element) {
   if (i >= entries * w.slice) return false;
   const I n = static_cast<I>(w.slice);
-  b = static_cast<I>(i) / n;
+  b = n == 1 ? static_cast<I>(i) : static_cast<I>(i) / n;
   element = static_cast<I>(i) - b * n;
   return true;
 }
+inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
+  return part_of(w, global_thread(), entries, b, element);
+}
 
 #if defined(FLAME_GET)
+// A thread reads several elements, so that their indices, and then they, are on the way together.
+constexpr int own = 4;  // as in device_index.cpp
 extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
-  I b, element;
-  if (!my_part(w, w.entries, b, element)) return;
-  Place p = place_of(w, b);
-  add_slice(w, element, p.big, p.small);
-  out[p.small] = p.key < 0 ? T{} : x[p.big];
+  const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 * own + threadIdx.x;
+  Place p[own];
+  int64_t given[own][axes];
+  bool there[own];
+#pragma unroll
+  for (int u = 0; u < own; ++u) {
+    I b, element;
+    there[u] = part_of(w, first + u * 256, w.entries, b, element);
+    if (!there[u]) continue;
+    Entry e = entry_of<false>(w, b);
+    add_slice(w, element, e.place.big, e.place.small);
+    p[u] = e.place;
+#pragma unroll
+    for (int j = 0; j < axes; ++j) given[u][j] = w.index[j][e.from[j]];
+  }
+#pragma unroll
+  for (int u = 0; u < own; ++u)
+#pragma unroll
+    for (int j = 0; j < axes; ++j)
+      if (there[u]) point<false>(w, j, given[u][j], p[u]);
+  T v[own];
+#pragma unroll
+  for (int u = 0; u < own; ++u) v[u] = there[u] && p[u].key >= 0 ? x[p[u].big] : T{};
+#pragma unroll
+  for (int u = 0; u < own; ++u)
+    if (there[u]) out[p[u].small] = v[u];
 }
 #elif defined(FLAME_ASSIGN)
 // Places that come once.
 extern "C" __global__ void __launch_bounds__(256) index_assign(const __grid_constant__ Walk w, const T* value, T* out) {
   I b, element;
   if (!my_part(w, w.entries, b, element)) return;
-  Place p = place_of(w, b);
+  Place p = place_of<false>(w, b);
   if (p.key < 0) return;
   add_slice(w, element, p.big, p.small);
   out[p.big] = value[p.small];
@@ -90,14 +129,14 @@ extern "C" __global__ void __launch_bounds__(256) index_assign(const __grid_cons
 extern "C" __global__ void __launch_bounds__(256) index_last(const __grid_constant__ Walk w, uint32_t* last) {
   const int64_t i = global_thread();
   if (i >= w.entries) return;
-  const Place p = place_of(w, static_cast<I>(i));
+  const Place p = place_of<true>(w, static_cast<I>(i));
   if (p.key >= 0) atomicMax(&last[p.key], static_cast<uint32_t>(i) + 1);
 }
 extern "C" __global__ void __launch_bounds__(256)
     index_put_last(const __grid_constant__ Walk w, const uint32_t* last, const T* value, T* out) {
   I b, element;
   if (!my_part(w, w.entries, b, element)) return;
-  Place p = place_of(w, b);
+  Place p = place_of<true>(w, b);
   if (p.key < 0 || last[p.key] != static_cast<uint32_t>(b) + 1) return;
   add_slice(w, element, p.big, p.small);
   out[p.big] = value[p.small];
@@ -124,7 +163,7 @@ extern "C" __global__ void __launch_bounds__(256)
     index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries) {
   const int64_t i = global_thread();
   if (i >= w.entries) return;
-  const Place p = place_of(w, static_cast<I>(i));
+  const Place p = place_of<true>(w, static_cast<I>(i));
   keys[i] = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
   entries[i] = static_cast<uint32_t>(i);
 }
@@ -166,7 +205,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (!my_part(w, w.entries, first, element)) return;
   const K key = keys[first];
   if (key >= static_cast<K>(w.places) || (first > 0 && keys[first - 1] == key)) return;
-  Place p = place_of(w, static_cast<I>(entries[first]));
+  Place p = place_of<true>(w, static_cast<I>(entries[first]));
   int64_t beside = 0;
   add_slice(w, element, p.big, beside);
   T e = out[p.big];

@@ -8,7 +8,6 @@
 #include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/matmul.h"
-#include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -122,8 +121,7 @@ class Linear final : public Product {
     const Tensor g = v.grad(0);
     if (activation_ == Activation::relu) return where(v.output(0) <= 0, 0, g);
     if (activation_ != Activation::gelu_tanh) return g;
-    const DType t = g.dtype(), wide = compute_dtype_of(t);
-    const Tensor before = (g.to(wide) * gelu_tanh_slope(v.output(1).to(wide))).to(t);
+    const Tensor before = g * gelu_tanh_slope(v.output(1));
     return v.has_grad(1) ? before + v.grad(1) : before;  // of a second derivative
   }
 

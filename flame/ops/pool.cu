@@ -50,10 +50,12 @@ inline Outputs outputs_over(const PoolSizes& p, int axis, I at) {
 }
 inline I counted(const PoolSizes& p, int axis, I o) {
   const PoolAxis& a = p.axis[axis];
-  const Window w = window_of(p, axis, o);
-  if (p.adaptive || !p.count_padding) return w.end - w.begin;
-  const I end = w.start + a.kernel, most = a.size + a.padding;
-  return (end < most ? end : most) - w.start;
+  if (p.adaptive || !p.count_padding) {
+    const Window w = window_of(p, axis, o);
+    return w.end - w.begin;
+  }
+  const I start = o * a.stride - a.padding, end = start + a.kernel, most = a.size + a.padding;
+  return (end < most ? end : most) - start;
 }
 inline A divisor(const PoolSizes& p, I d, I h, I w) {
   if (p.divisor) return static_cast<A>(p.divisor);

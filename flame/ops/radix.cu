@@ -1,5 +1,6 @@
 // Rows of keys, each beside its place, sorted stably by eight bits of the key at a time: digits are counted a tile of a row,
-// the counts are summed up, and a tile moves its entries to their places in order. FLAME_KEY: uint32_t or uint64_t.
+// the counts are summed up, and a tile moves its entries to their places in order. A row of one tile
+// takes one launch. FLAME_KEY: uint32_t or uint64_t.
 #include "flame/fuse/block_scan.cuh"
 #include "flame/fuse/device.cuh"
 
@@ -39,25 +40,20 @@ extern "C" __global__ void __launch_bounds__(threads) radix_sum(uint32_t* counts
   if (threadIdx.x == 0) totals[blockIdx.x] = done;
 }
 
-// A warp takes 32 neighbours at a time, so entries of one digit are met in order.
-extern "C" __global__ void __launch_bounds__(threads)
-    radix_move(const K* keys, const uint32_t* places, K* keys_out, uint32_t* places_out, const uint32_t* counts,
-               const uint32_t* totals, int64_t n, int64_t tiles, int shift) {
-  __shared__ uint32_t met[warps][digits], start[digits], base[digits];
-  __shared__ K keys_here[tile];
-  __shared__ uint32_t places_here[tile];
-  const int64_t row = blockIdx.x / tiles, t = blockIdx.x % tiles, first = t * tile;
+// What a block needs to order a tile by a digit.
+struct Digits {
+  uint32_t met[warps][digits], start[digits];
+};
+// The place in the tile of a thread's item.
+inline int item_at(int i) { return threadIdx.x / 32 * 32 * items + i * 32 + threadIdx.x % 32; }
+// to[i]: where item i goes in the tile. A warp takes 32 neighbours at a time, so entries of one digit are met in order.
+inline void order(Digits& s, const K (&key)[items], int64_t count, int shift, uint32_t (&to)[items]) {
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  for (int w = 0; w < warps; ++w) met[w][threadIdx.x] = 0;
+  for (int w = 0; w < warps; ++w) s.met[w][threadIdx.x] = 0;
   __syncthreads();
-  K key[items];
-  uint32_t place[items], rank[items];
 #pragma unroll
   for (int i = 0; i < items; ++i) {
-    const int64_t at = first + warp * 32 * items + i * 32 + lane;
-    const bool here = at < n;
-    key[i] = here ? keys[row * n + at] : K(0);
-    place[i] = here ? places[row * n + at] : 0;
+    const bool here = item_at(i) < count;
     const int d = digit_of(key[i], shift);
     uint32_t equal = __ballot_sync(~0u, here);
     if (!here) equal = ~equal;
@@ -65,41 +61,103 @@ extern "C" __global__ void __launch_bounds__(threads)
       const uint32_t ones = __ballot_sync(~0u, d >> b & 1);
       equal &= d >> b & 1 ? ones : ~ones;
     }
-    const uint32_t before = equal & ((1u << lane) - 1), so_far = met[warp][d];
-    rank[i] = so_far + __popc(before);
+    const uint32_t before = equal & ((1u << lane) - 1), so_far = s.met[warp][d];
+    to[i] = so_far + __popc(before);
     __syncwarp();
-    if (here && before == 0) met[warp][d] = so_far + __popc(equal);
+    if (here && before == 0) s.met[warp][d] = so_far + __popc(equal);
     __syncwarp();
   }
   __syncthreads();
-  {
-    const int d = threadIdx.x;
-    uint32_t own = 0, all;
-    for (int w = 0; w < warps; ++w) {
-      const uint32_t here = met[w][d];
-      met[w][d] = own;
-      own += here;
-    }
-    start[d] = sum_before<threads>(own, all);
-    const uint32_t smaller = sum_before<threads>(totals[row * digits + d], all);
-    base[d] = smaller + counts[(row * digits + d) * tiles + t] - start[d];
+  uint32_t own = 0, all;
+  for (int w = 0; w < warps; ++w) {
+    const uint32_t here = s.met[w][threadIdx.x];
+    s.met[w][threadIdx.x] = own;
+    own += here;
   }
+  s.start[threadIdx.x] = sum_before<threads>(own, all);
   __syncthreads();
 #pragma unroll
   for (int i = 0; i < items; ++i) {
-    if (first + warp * 32 * items + i * 32 + lane >= n) continue;
     const int d = digit_of(key[i], shift);
-    const uint32_t to = start[d] + met[warp][d] + rank[i];
-    keys_here[to] = key[i];
-    places_here[to] = place[i];
+    to[i] += s.start[d] + s.met[warp][d];
+  }
+}
+
+extern "C" __global__ void __launch_bounds__(threads)
+    radix_move(const K* keys, const uint32_t* places, K* keys_out, uint32_t* places_out, const uint32_t* counts,
+               const uint32_t* totals, int64_t n, int64_t tiles, int shift) {
+  __shared__ Digits s;
+  __shared__ uint32_t base[digits];
+  __shared__ K keys_here[tile];
+  __shared__ uint32_t places_here[tile];
+  const int64_t row = blockIdx.x / tiles, t = blockIdx.x % tiles, first = t * tile;
+  K key[items];
+  uint32_t place[items], to[items];
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    const int64_t at = first + item_at(i);
+    key[i] = at < n ? keys[row * n + at] : K(0);
+    place[i] = at < n ? places[row * n + at] : 0;
+  }
+  order(s, key, n - first, shift, to);
+  {
+    const int d = threadIdx.x;
+    uint32_t all;
+    const uint32_t smaller = sum_before<threads>(totals[row * digits + d], all);
+    base[d] = smaller + counts[(row * digits + d) * tiles + t] - s.start[d];
+  }
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    if (first + item_at(i) >= n) continue;
+    keys_here[to[i]] = key[i];
+    places_here[to[i]] = place[i];
   }
   __syncthreads();
   const int64_t here = n - first < tile ? n - first : tile;
   for (int64_t j = threadIdx.x; j < here; j += threads) {
     const K k = keys_here[j];
-    const int64_t to = row * n + static_cast<uint32_t>(base[digit_of(k, shift)] + static_cast<uint32_t>(j));
-    keys_out[to] = k;
-    places_out[to] = places_here[j];
+    const int64_t out = row * n + static_cast<uint32_t>(base[digit_of(k, shift)] + static_cast<uint32_t>(j));
+    keys_out[out] = k;
+    places_out[out] = places_here[j];
+  }
+}
+
+// A block a row of at most a tile: all digits in shared memory, in place.
+extern "C" __global__ void __launch_bounds__(threads) radix_row(K* keys, uint32_t* places, int64_t n, int bits) {
+  __shared__ Digits s;
+  __shared__ K keys_here[tile];
+  __shared__ uint32_t places_here[tile];
+  keys += blockIdx.x * n;
+  places += blockIdx.x * n;
+  K key[items];
+  uint32_t place[items], to[items];
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    key[i] = item_at(i) < n ? keys[item_at(i)] : K(0);
+    place[i] = item_at(i) < n ? places[item_at(i)] : 0;
+  }
+  for (int shift = 0; shift < bits; shift += 8) {
+    order(s, key, n, shift, to);
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      if (item_at(i) >= n) continue;
+      keys_here[to[i]] = key[i];
+      places_here[to[i]] = place[i];
+    }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      if (item_at(i) >= n) continue;
+      key[i] = keys_here[item_at(i)];
+      place[i] = places_here[item_at(i)];
+    }
+    __syncthreads();
+  }
+#pragma unroll
+  for (int i = 0; i < items; ++i) {
+    if (item_at(i) >= n) continue;
+    keys[item_at(i)] = key[i];
+    places[item_at(i)] = place[i];
   }
 }
 

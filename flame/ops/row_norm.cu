@@ -134,7 +134,9 @@ extern "C" __global__ void __launch_bounds__(threads)
   const int64_t row = blockIdx.x, first_w = first_weight(n, row);
   const int packs = static_cast<int>(n.length / pack), own = threadIdx.x;
   const int steps = packs > own ? (packs - own + threads - 1) / threads : 0;
-  const auto at = [&](int i) { return place(n, row, (i * threads + own) * pack); };
+  const Places place_of(n, row);
+  const Quotient of_segment(n.segment);
+  const auto at = [&](int i) { return place_of((i * threads + own) * pack); };
   X first[per];
   Running all;
 #pragma unroll
@@ -165,17 +167,15 @@ extern "C" __global__ void __launch_bounds__(threads)
   }
   const Single single(n, w, b, first_w);
   const auto finish = [&](int i, const X& v) {
-    C by[pack], plus[pack];
-    for (int j = 0; j < pack; ++j) {
-      by[j] = single.by;
-      plus[j] = single.plus;
-    }
+    C by = single.by, plus = single.plus;
     if (n.per_row > 1) {
-      weights_of(n, w, first_w, (i * threads + own) * pack, 0, 1, by);
-      weights_of(n, b, first_w, (i * threads + own) * pack, 0, 0, plus);
+      const int64_t own_w = first_w + of_segment((i * threads + own) * pack);
+      if (w) by = static_cast<C>(widen(w[own_w]));
+      if (b) plus = static_cast<C>(widen(b[own_w]));
     }
+    by *= scale;
     X out;
-    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma((widen(v.v[j]) - mean) * scale, by[j], plus[j]));
+    for (int j = 0; j < pack; ++j) out.v[j] = convert<T>(std::fma(widen(v.v[j]) - mean, by, plus));
     store_once(y + at(i), out);
   };
 #pragma unroll 4

@@ -118,6 +118,27 @@ inline Part chunk_part(const Norm& n, int64_t index) {
 
 inline C scale_of(const Norm& n, C var) { return C(1) / std::sqrt(var + static_cast<C>(n.eps)); }
 
+// The quotient of a place in a row of at most 2^19 elements, by a multiplication.
+struct Quotient {
+  float inverse;
+  explicit Quotient(int64_t by) : inverse(1.0f / static_cast<float>(by)) {}
+  int operator()(int e) const { return static_cast<int>((static_cast<float>(e) + 0.5f) * inverse); }
+};
+// As `place`, in a long row.
+struct Places {
+  const Norm& n;
+  const int64_t first;
+  const int size;
+  const Quotient of_piece;
+  Places(const Norm& n, int64_t row)
+      : n(n), first(row * n.row_stride), size(static_cast<int>(n.piece)), of_piece(n.piece) {}
+  int64_t operator()(int e) const {
+    if constexpr (!pieces) return first + e;
+    const int k = of_piece(e);
+    return first + k * n.piece_stride + (e - k * size);
+  }
+};
+
 // A row's weights where it has one alone.
 struct Single {
   C by = 1, plus = 0;

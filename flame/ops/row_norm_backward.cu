@@ -205,7 +205,9 @@ extern "C" __global__ void __launch_bounds__(threads)
   const int packs = static_cast<int>(n.length / pack), own = threadIdx.x, lane = own % 32, segments = n.per_row;
   const int steps = packs > own ? (packs - own + threads - 1) / threads : 0, turns = (packs + threads - 1) / threads;
   constexpr int warps = threads / 32;
-  const auto at = [&](int i) { return place(n, row, (i * threads + own) * pack); };
+  const Places place_of(n, row);
+  const Quotient of_segment(n.segment);
+  const auto at = [&](int i) { return place_of((i * threads + own) * pack); };
   X first_x[per], first_g[per];
 #pragma unroll
   for (int i = 0; i < per; ++i)
@@ -219,6 +221,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   C sum[2] = {0, 0}, plain = 0, along = 0;
   int segment = 0;
   const auto leave = [&] {  // the segment that this warp was in
+    along *= r.scale;
     for (int by = 16; by > 0; by /= 2) {
       plain += __shfl_xor_sync(0xffffffffu, plain, by);
       along += __shfl_xor_sync(0xffffffffu, along, by);
@@ -237,13 +240,17 @@ extern "C" __global__ void __launch_bounds__(threads)
   const auto enter = [&](int i) {  // the segment of step i, for the whole warp
     const int of_warp = (i * threads + own - lane) * pack;
     if (segments <= 1 || of_warp >= n.length) return;
-    const int now = static_cast<int>(static_cast<uint32_t>(of_warp) / static_cast<uint32_t>(n.segment));
+    const int now = of_segment(of_warp);
     if (now != segment) leave();
     segment = now;
   };
   const auto add = [&](const X& vx, const X& vg) {
-    C a, b;
-    pack_sums(r, vx, vg, a, b);
+    C a = 0, b = 0;
+    for (int j = 0; j < pack; ++j) {
+      const C own_g = widen(vg.v[j]);
+      a += own_g;
+      b = std::fma(own_g, widen(vx.v[j]) - r.mean, b);
+    }
     plain += a;
     along += b;
   };
@@ -270,17 +277,15 @@ extern "C" __global__ void __launch_bounds__(threads)
   leave();
   totals(sum);
   const C part = static_cast<C>(n.part), by_x = -(sum[1] * part) * r.scale * r.scale;
-  const C middle = rms ? C(0) : sum[0] * part;
+  const C middle = rms ? C(0) : sum[0] * part * r.scale;
   const Single single(n, w, nullptr, r.first);
   const auto finish = [&](int i, const X& vx, const X& vg) {
-    C by[pack];
-    for (int j = 0; j < pack; ++j) by[j] = single.by;
-    if (segments > 1) weights_of(n, w, r.first, (i * threads + own) * pack, 0, 1, by);
+    C by = single.by;
+    if (segments > 1 && w) by = static_cast<C>(widen(w[r.first + of_segment((i * threads + own) * pack)]));
+    by *= r.scale;
     X out;
-    for (int j = 0; j < pack; ++j) {
-      const C own_g = (widen(vg.v[j]) * by[j] - middle) * r.scale;
-      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, own_g));
-    }
+    for (int j = 0; j < pack; ++j)
+      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, std::fma(widen(vg.v[j]), by, -middle)));
     store_once(dx + at(i), out);
   };
 #pragma unroll 2

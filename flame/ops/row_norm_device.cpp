@@ -15,7 +15,7 @@ namespace {
 constexpr int64_t a_thread = 16, longest = 1024 * a_thread;              // elements; of a row that stays in registers
 constexpr int64_t least_span = 64;                                       // elements with one weight, in a longer row
 constexpr int64_t least_long_rows = 96, longest_long = 1 << 19;          // bytes; of rows that a block takes whole
-constexpr int long_threads = 512, long_forward = 14, long_backward = 6;  // of its block; packs in a thread's registers
+constexpr int long_threads = 1024, long_forward = 4, long_backward = 1;  // of its block; packs in a thread's registers
 constexpr int64_t running_blocks = 264;                                  // that add up columns of weights' gradients
 
 // Packs of a row whose sums fit shared memory.

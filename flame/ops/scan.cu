@@ -68,6 +68,15 @@ struct Running1 {
 };
 using cumsum = Running1<false>;
 using cumprod = Running1<true>;
+// Scans of one input and one result, whose neighbours in a thread move together where they are neighbours in memory.
+template <class S>
+constexpr bool in_packs = false;
+template <bool product>
+constexpr bool in_packs<Running1<product>> = true;
+template <class P>
+bool fits(const void* p, int64_t along) {
+  return along == 1 && reinterpret_cast<uint64_t>(p) % alignof(P) == 0;
+}
 
 // y_i = b_i + a_i y_(i-1), as pairs (product of a, y from 0). Out of order, 0 times a product that left the range is 0.
 struct linear_scan {
@@ -152,12 +161,43 @@ struct Own {
   int64_t first, count;
   V values[items];
 };
+template <class Q>
+bool load_pack(const Lines& l, const Data& p, Own& o) {
+  if constexpr (in_packs<Q>) {
+    using P = Pack<T, items>;
+    const T* from = static_cast<const T*>(p.a) + o.at.k[0];
+    if (o.count < items || !fits<P>(from, l.along[0])) return false;
+    const P pack = *reinterpret_cast<const P*>(from);
+#pragma unroll
+    for (int i = 0; i < items; ++i) {
+      const auto own = static_cast<typename Q::V>(widen(pack.v[i]));
+      o.values[i] = i == 0 ? own : Q()(o.values[i - 1], own);
+    }
+    return true;
+  }
+  return false;
+}
+template <class Q>
+bool store_pack(const Lines& l, const Data& p, const Own& o, const V& before, bool nothing) {
+  if constexpr (in_packs<Q>) {
+    using P = Pack<Result, items>;
+    Result* to = static_cast<Result*>(p.c) + o.at.k[1];
+    if (o.count < items || !fits<P>(to, l.along[1])) return false;
+    P pack;
+#pragma unroll
+    for (int i = 0; i < items; ++i) pack.v[i] = convert<Result>(nothing ? o.values[i] : Q()(before, o.values[i]));
+    *reinterpret_cast<P*>(to) = pack;
+    return true;
+  }
+  return false;
+}
 inline Own own_of(const Lines& l, const Data& p, int64_t chunks) {
   Own o;
   o.at = line_of(l, blockIdx.x / chunks);
   o.first = blockIdx.x % chunks * chunk + threadIdx.x * items;
   o.count = l.n - o.first < items ? l.n - o.first : items;
   advance(l, o.at, o.first);
+  if (load_pack<S>(l, p, o)) return o;
   At at = o.at;
 #pragma unroll
   for (int i = 0; i < items; ++i)
@@ -207,6 +247,7 @@ extern "C" __global__ void __launch_bounds__(threads)
   V before = prefix.before;
   if (!first) before = threadIdx.x == 0 ? totals[blockIdx.x - 1] : S()(totals[blockIdx.x - 1], before);
   const bool nothing = first && threadIdx.x == 0;
+  if (store_pack<S>(l, p, o, before, nothing)) return;
   At at = o.at;
 #pragma unroll
   for (int i = 0; i < items; ++i)

@@ -86,8 +86,11 @@ void write_entry(const fs::path& file, const std::string& cubin) {
 }
 
 // $FLAME_KERNEL_LOG: a file that gets a line of each kernel asked for, once a process: the hash of text and options, and a name.
-void log_kernel(const std::string& name, uint64_t hash) {
+// $FLAME_KERNEL_TEXTS: a folder that gets the texts, as HASH.cu.
+void log_kernel(const std::string& name, std::string_view text, uint64_t hash) {
   static const char* path = std::getenv("FLAME_KERNEL_LOG");
+  static const char* texts = std::getenv("FLAME_KERNEL_TEXTS");
+  if (texts) std::ofstream(fs::path(texts) / fmt::format("{:016x}.cu", hash)) << text;
   if (!path) return;
   static std::mutex mutex;
   static std::unordered_set<uint64_t> known;
@@ -193,7 +196,7 @@ struct UnderWay {
 uint64_t kernel_hash(const std::string& name, std::string_view text, const std::vector<std::string>& options) {
   uint64_t h = cache_hash(text, 17);
   for (const std::string& o : options) h = cache_hash(o, h);
-  log_kernel(name, h);
+  log_kernel(name, text, h);
   return h;
 }
 

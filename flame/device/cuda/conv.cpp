@@ -60,7 +60,8 @@ struct Helpers {
   int64_t count() const { return outer * channels * taps; }
 };
 
-// A plan's buffers, those that are not aligned replaced by copies while a launch needs them. The last one is written.
+// A plan's buffers, those that are not aligned replaced by copies while a launch needs them. The last one is written. Their
+// memory is taken and given back in the program's order, not when a launch that waits is made.
 class Aligned {
  public:
   Aligned(CudaDevice& d, const Run& r, std::span<const Meta> metas) : device_(d) {
@@ -117,6 +118,7 @@ class Convolution {
   bool prepare();  // false: cuDNN has no engine
   size_t workspace() const { return filter_at_ + filter_bytes_; }
   void run(const Run& r);
+  const std::vector<Meta>& metas() const { return metas_; }  // of the buffers
 
  private:
   bool go(const Execution& e, const Run& r, bool trying) const;
@@ -129,7 +131,7 @@ class Convolution {
   const TuningKey key_;
   const size_t filter_bytes_;
   const int64_t y_count_;
-  std::vector<Meta> metas_;  // of the buffers
+  std::vector<Meta> metas_;
   size_t filter_at_ = 0;
   std::vector<Execution> candidates_;
   size_t chosen_ = 0;
@@ -207,19 +209,14 @@ void Convolution::choose_among(const Run& r) {
   decided_ = true;
 }
 
-void Convolution::run(const Run& given) {
-  Aligned buffers(device_, given, metas_);
-  const Run r = buffers.run(given);
-  {
-    std::lock_guard lock(mutex_);
-    std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
-    if (!used_) meter.emplace(device_);
-    if (!decided_ && !device_.capturing()) choose_among(r);
-    go(candidates_[chosen_], r, false);
-    used_ = true;
-    if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
-  }
-  buffers.finish();
+void Convolution::run(const Run& r) {
+  std::lock_guard lock(mutex_);
+  std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
+  if (!used_) meter.emplace(device_);
+  if (!decided_ && !device_.capturing()) choose_among(r);
+  go(candidates_[chosen_], r, false);
+  used_ = true;
+  if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
 }
 
 }  // namespace
@@ -239,8 +236,15 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
   const auto conv = std::make_shared<Convolution>(d, c);
   if (!conv->prepare()) return {};
   constexpr const char* names[] = {"conv forward", "conv backward_data", "conv backward_weight"};
-  return make_ref<Plan>(names[static_cast<int>(c.pass)],
-                        d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); }), conv->workspace());
+  const auto body = d.in_order(c.bias ? 4 : 3, 0, [conv](const Run& r) { conv->run(r); });
+  return make_ref<Plan>(
+      names[static_cast<int>(c.pass)],
+      [&d, conv, body](const Run& r) {
+        Aligned buffers(d, r, conv->metas());
+        body(buffers.run(r));
+        buffers.finish();
+      },
+      conv->workspace());
 }
 
 Ref<Plan> CudaDevice::conv(const ConvDesc& c) {

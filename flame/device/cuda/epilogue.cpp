@@ -32,12 +32,11 @@ Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product) {
         const int before = bias ? 3 : 2, c = before + (given ? 1 : 0);
         const std::array<void*, 4> buffers{r.buffers[0], r.buffers[1], r.buffers[bias ? 2 : c], r.buffers[c]};
         product->body({buffers.data(), r.scalars, r.workspace});
+        void* kept = given ? r.buffers[before] : keep ? r.buffers[c + 1] : nullptr;
+        const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
         if (through && rows > 0)
-          (*through)({.blocks = blocks_for(rows * groups, 256)}, r.buffers[c],
-                     given  ? r.buffers[before]
-                     : keep ? r.buffers[c + 1]
-                            : nullptr,
-                     rows, columns, groups);
+          (*through)({.blocks = blocks_for(rows * groups, 256)}, r.buffers[c], kept, rows, columns, groups,
+                     columns % 8 == 0 && aligned(r.buffers[c]) && aligned(kept));
         if (sums && m.shape[0] > 0)
           (*sums)({.blocks = blocks_for(m.shape[0], 32)}, r.buffers[0], r.buffers[c + 1], m.shape[0], m.shape[1],
                   m.strides[0], m.strides[1]);

@@ -16,23 +16,45 @@ inline C sigmoid_of(C x) {
 }
 constexpr C slope = C(1.59576912160573071176), cubic = C(0.044715);  // 2 sqrt(2 / pi)
 
+struct alignas(16) Eight {
+  T of[8];
+};
+// Eight numbers from `first` on of a row, or as many as there are; in 16-byte steps if `packed`.
+inline Eight read(const T* row, int64_t first, int64_t columns, bool packed) {
+  if (packed) return *reinterpret_cast<const Eight*>(row + first);
+  Eight p;
+  for (int i = 0; i < 8; ++i) p.of[i] = first + i < columns ? row[first + i] : convert<T>(C(0));
+  return p;
+}
+inline void write(T* row, int64_t first, int64_t columns, bool packed, const Eight& p) {
+  if (packed) *reinterpret_cast<Eight*>(row + first) = p;
+  else
+    for (int i = 0; i < 8 && first + i < columns; ++i) row[first + i] = p.of[i];
+}
+
 // c passes through the activation; `kept` is null, or gets a bit a number (relu), or the numbers before it (gelu_tanh).
 extern "C" __global__ void __launch_bounds__(256)
-    activate(T* c, void* kept, int64_t rows, int64_t columns, int64_t groups) {
+    activate(T* c, void* kept, int64_t rows, int64_t columns, int64_t groups, bool packed) {
   const int64_t at = global_thread();
   if (at >= rows * groups) return;
   const int64_t row = at / groups, first = at % groups * 8;
   unsigned bits = 0;
-  for (int i = 0; i < 8 && first + i < columns; ++i) {
-    T& here = c[row * columns + first + i];
-    const C x = widen(here);
-#if FLAME_RELU
-    if (x > 0) bits |= 1u << i;
-    else here = convert<T>(C(0));
-#else
-    if (kept) static_cast<T*>(kept)[row * columns + first + i] = here;
-    here = convert<T>(x * sigmoid_of(slope * (x + cubic * x * x * x)));
+  if (first < columns) {
+    Eight p = read(c + row * columns, first, columns, packed);
+#if !FLAME_RELU
+    if (kept) write(static_cast<T*>(kept) + row * columns, first, columns, packed, p);
 #endif
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      const C x = widen(p.of[i]);
+#if FLAME_RELU
+      if (x > 0) bits |= 1u << i;
+      else p.of[i] = convert<T>(C(0));
+#else
+      p.of[i] = convert<T>(x * sigmoid_of(slope * (x + cubic * x * x * x)));
+#endif
+    }
+    write(c + row * columns, first, columns, packed, p);
   }
 #if FLAME_RELU
   if (kept) static_cast<uint8_t*>(kept)[at] = static_cast<uint8_t>(bits);
@@ -41,20 +63,28 @@ extern "C" __global__ void __launch_bounds__(256)
 
 // c times the activation's slope at what was kept.
 extern "C" __global__ void __launch_bounds__(256)
-    slopes(T* c, const void* kept, int64_t rows, int64_t columns, int64_t groups) {
+    slopes(T* c, const void* kept, int64_t rows, int64_t columns, int64_t groups, bool packed) {
   const int64_t at = global_thread();
   if (at >= rows * groups) return;
   const int64_t row = at / groups, first = at % groups * 8;
-  for (int i = 0; i < 8 && first + i < columns; ++i) {
-    T& here = c[row * columns + first + i];
+  if (first >= columns) return;
+  Eight p = read(c + row * columns, first, columns, packed);
 #if FLAME_RELU
-    if (!(static_cast<const uint8_t*>(kept)[at] >> i & 1)) here = convert<T>(C(0));
+  const unsigned bits = static_cast<const uint8_t*>(kept)[at];
 #else
-    const C x = widen(static_cast<const T*>(kept)[row * columns + first + i]), square = x * x;
+  const Eight before = read(static_cast<const T*>(kept) + row * columns, first, columns, packed);
+#endif
+#pragma unroll
+  for (int i = 0; i < 8; ++i) {
+#if FLAME_RELU
+    if (!(bits >> i & 1)) p.of[i] = convert<T>(C(0));
+#else
+    const C x = widen(before.of[i]), square = x * x;
     const C z = slope * x * (C(1) + cubic * square), s = sigmoid_of(z);
-    here = convert<T>(widen(here) * (s + slope * x * (C(1) + 3 * cubic * square) * s * sigmoid_of(-z)));
+    p.of[i] = convert<T>(widen(p.of[i]) * (s + slope * x * (C(1) + 3 * cubic * square) * s * sigmoid_of(-z)));
 #endif
   }
+  write(c + row * columns, first, columns, packed, p);
 }
 
 // The sums of a's rows: a block has 32 of them, eight threads a row, whose parts are added in order.

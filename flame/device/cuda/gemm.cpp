@@ -67,15 +67,6 @@ std::string text_of(const BlasFunctions& f, const cublasLtMatmulAlgo_t& a) {
   }
   return out;
 }
-// Whether parts of a product are added in an order of their own each time.
-bool unordered(const BlasFunctions& f, const cublasLtMatmulAlgo_t& a) {
-  uint32_t scheme = 0;
-  size_t written = 0;
-  return f.cublasLtMatmulAlgoConfigGetAttribute(&a, CUBLASLT_ALGO_CONFIG_REDUCTION_SCHEME, &scheme, sizeof scheme,
-                                                &written) == CUBLAS_STATUS_SUCCESS &&
-         (scheme & CUBLASLT_REDUCTION_SCHEME_INPLACE) != 0;
-}
-
 cublasLtEpilogue_t epilogue(const GemmDesc& g) {
   const auto of = [](Activation a, cublasLtEpilogue_t relu, cublasLtEpilogue_t gelu) {
     return a == Activation::relu ? relu : gelu;
@@ -135,7 +126,7 @@ class Product {
   };
   cublasStatus_t go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const;
   std::vector<std::string> configs() const;
-  void choose_among(const Pointers& p);
+  void choose_among(const Pointers& p, const Run& r);
 
   CudaDevice& device_;
   Libraries::Blas& blas_;
@@ -150,8 +141,8 @@ class Product {
   bool steps_aligned_ = true;
   std::vector<cublasLtMatmulAlgo_t> unaligned_;   // one, for operands anywhere; none where an epilogue forbids it
   std::vector<cublasLtMatmulAlgo_t> candidates_;  // for operands at multiples of 16 bytes
-  Ref<Plan> apart_;                               // for operands anywhere, where there is none
-  size_t chosen_ = 0;
+  Ref<Plan> apart_;                               // the product, and a kernel for its epilogue
+  size_t choices_ = 0, chosen_ = 0;               // one more than candidates_ where apart_ is one
   bool decided_ = true, used_ = false;
   std::mutex mutex_;  // addresses are part of the description
 };
@@ -213,31 +204,33 @@ void Product::lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const 
   else set(l, CUBLASLT_MATRIX_LAYOUT_STRIDED_BATCH_OFFSET, m.batch[0]);
 }
 
-// Where results must repeat, those whose sums have no order are left out.
 std::vector<cublasLtMatmulAlgo_t> Product::heuristics(uint32_t alignment, size_t most) const {
   cublasLtMatmulPreference_t preference = nullptr;
   must(device_, "cublasLtMatmulPreferenceCreate", [&] { return f_.cublasLtMatmulPreferenceCreate(&preference); });
-  f_.cublasLtMatmulPreferenceSetAttribute(preference, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
-                                          sizeof workspace_bytes);
+  const auto prefer = [&](cublasLtMatmulPreferenceAttributes_t what, const auto& v) {
+    f_.cublasLtMatmulPreferenceSetAttribute(preference, what, &v, sizeof v);
+  };
+  prefer(CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, workspace_bytes);
   for (auto what : {CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_B_BYTES,
                     CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_C_BYTES, CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_D_BYTES})
-    f_.cublasLtMatmulPreferenceSetAttribute(preference, what, &alignment, sizeof alignment);
-  std::array<cublasLtMatmulHeuristicResult_t, 4 * most_candidates> found{};
+    prefer(what, alignment);
+  // How parts along k may be added: in float32 where numbers have 16 bits, and in an order where results must repeat.
+  const uint32_t in_float32 = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE,
+                 ordered = in_float32 | CUBLASLT_REDUCTION_SCHEME_OUTPUT_TYPE, any = CUBLASLT_REDUCTION_SCHEME_MASK;
+  prefer(CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK, size_of(problem_.dtype) == 2 ? in_float32
+                                                     : deterministic()            ? ordered
+                                                                                  : any);
+  std::array<cublasLtMatmulHeuristicResult_t, most_candidates> found{};
   int count = 0;
   const cublasStatus_t s = with_memory(device_, [&] {
     return f_.cublasLtMatmulAlgoGetHeuristic(blas_.handle, op_, layout_[0], layout_[1], layout_[2], layout_[2],
-                                             preference, static_cast<int>(deterministic() ? found.size() : most),
-                                             found.data(), &count);
+                                             preference, static_cast<int>(most), found.data(), &count);
   });
   f_.cublasLtMatmulPreferenceDestroy(preference);
   if (verdict(s) != Verdict::done) raise_device_error(device_, verdict(s), "cublasLtMatmulAlgoGetHeuristic");
   std::vector<cublasLtMatmulAlgo_t> out;
-  for (int i = 0; verdict(s) == Verdict::done && i < count && out.size() < most; ++i) {
-    const auto& one = found[static_cast<size_t>(i)];
-    if (one.state != CUBLAS_STATUS_SUCCESS) continue;
-    if (deterministic() && unordered(f_, one.algo)) tuning_stats().unordered += 1;
-    else out.push_back(one.algo);
-  }
+  for (int i = 0; verdict(s) == Verdict::done && i < count; ++i)
+    if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) out.push_back(found[static_cast<size_t>(i)].algo);
   return out;
 }
 
@@ -245,20 +238,26 @@ std::vector<std::string> Product::configs() const {
   std::vector<std::string> out;
   out.reserve(candidates_.size());
   for (const cublasLtMatmulAlgo_t& a : candidates_) out.push_back(text_of(f_, a));
+  if (choices_ > candidates_.size()) out.push_back("apart: a product, and a kernel behind it");
   return out;
 }
 
+// An activation or a slope by a kernel of ours is a candidate too: some epilogues take longer than the pass they save.
 bool Product::prepare() {
   unaligned_ = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
   if (unaligned_.empty() && !has_epilogue(desc_)) return false;
   candidates_ = heuristics(16, deterministic() ? 1 : most_candidates);
-  decided_ = candidates_.size() < 2;
+  if (candidates_.empty()) return false;
+  const bool timed = !deterministic() && has_epilogue(desc_) && !desc_.sums;
+  if (timed || unaligned_.empty()) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
+  choices_ = candidates_.size() + (timed ? 1 : 0);
+  decided_ = choices_ < 2;
   if (!decided_)
     if (const auto known = find_choice(key_, configs())) {
       chosen_ = *known;
       decided_ = true;
     }
-  return !candidates_.empty();
+  return true;
 }
 
 cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const {
@@ -272,9 +271,12 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 }
 
 // Every candidate writes all of its results, so the operands at hand serve.
-void Product::choose_among(const Pointers& p) {
+void Product::choose_among(const Pointers& p, const Run& r) {
   double best = -1;
   const auto time = [&](size_t i) {
+    if (i == candidates_.size())
+      return time_on(
+          device_, [&] { apart_->body(r); }, best);
     if (!works(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); })) return -1.0;
     return time_on(
         device_, [&] { must(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); }); }, best);
@@ -290,10 +292,7 @@ void Product::run(const Run& r) {
   const int kept = problem_.bias ? 3 : 2, c = kept + (slope ? 1 : 0), last = c + (desc_.keep || desc_.sums ? 1 : 0);
   bool aligned = steps_aligned_;
   for (int i = 0; i <= last; ++i) aligned = aligned && reinterpret_cast<uintptr_t>(r.buffers[i]) % 16 == 0;
-  if (!aligned && unaligned_.empty()) {
-    if (!apart_) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
-    return apart_->body(r);
-  }
+  if (!aligned && unaligned_.empty()) return apart_->body(r);
   if (problem_.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[2]);
   if (desc_.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[last]);
   if (keeps()) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, r.buffers[slope ? kept : last]);
@@ -306,7 +305,8 @@ void Product::run(const Run& r) {
   }
   std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
   if (!used_) meter.emplace(device_);
-  if (aligned && !decided_ && !device_.capturing()) choose_among(p);
+  if (aligned && !decided_ && !device_.capturing()) choose_among(p, r);
+  if (aligned && chosen_ == candidates_.size()) return apart_->body(r);
   must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
   used_ = true;
 }
@@ -347,8 +347,9 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (!operand(p.a, p.m, p.k) || !operand(p.b, p.k, p.n) || !c || c->transposed) return {};
   if (has_epilogue(g)) {
     if (p.batch.rank() > 0 || c->lead != p.n) return {};
-    const bool numbers = g.slope == Activation::gelu_tanh || (g.keep && g.activation == Activation::gelu_tanh);
-    if (numbers && p.n % 8 != 0) return {};  // cuBLASLt's rows of them
+    const bool gelu = g.activation == Activation::gelu_tanh || g.slope == Activation::gelu_tanh;
+    if (gelu && size_of(p.dtype) != 2) return {};  // cuBLASLt's is good for 16 bits, even where numbers have 64
+    if (gelu && (g.keep || g.slope != Activation::none) && p.n % 8 != 0) return {};  // its rows of what is kept
   }
   d.enter();
   const CudaDevice::Meter meter(d);

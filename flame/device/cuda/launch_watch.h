@@ -32,7 +32,7 @@ class LaunchWatch {
  private:
   void launching(const std::string& op);
   void launched();
-  static constexpr uint32_t every = 8, kept = 2048;  // more than a stream takes at a time
+  static constexpr uint32_t every = 8, kept = 4096;  // more than a stream takes before it lets the program wait
   CUstream stream_ = nullptr;
   volatile uint32_t* mark_ = nullptr;  // written by the device
   std::mutex mutex_;
