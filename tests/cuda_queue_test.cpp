@@ -102,6 +102,17 @@ TEST_F(CudaQueueDry, AnErrorComesAtTheNextWaitAndEndsWhatWaits) {
   EXPECT_THROW(device_->kernel({.name = "mine", .text = "wrong", .entry = "mine", .at_once = true}), KernelError);
 }
 
+TEST_F(CudaQueueDry, AnErrorBelongsToTheThreadWhoseWorkItWas) {
+  const Ref<Kernel> good = device_->kernel(numbered("theirs", 1));
+  (*device_->kernel({"mine", "extern \"C\" __global__ void mine( {", "mine"}))({}, 1);
+  std::thread([&] { EXPECT_NO_THROW(device_->synchronize()); }).join();
+  EXPECT_THROW(device_->synchronize(), KernelError);
+  device_->synchronize();
+  (*good)({}, 1);
+  device_->synchronize();
+  EXPECT_EQ(launched_, std::vector<std::string>{"theirs"});
+}
+
 // The process ends while kernels are compiled.
 TEST(DISABLED_CudaQueueExitWorker, Run) {
   auto* later = plugin_function<void(Device*, std::vector<std::string>*)>("flame_cuda_dry_later");
