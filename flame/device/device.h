@@ -263,7 +263,7 @@ struct Stats {
   uint64_t replays = 0;             // recorded steps replayed
   uint64_t recording_misses = 0;    // recorded steps that ran eagerly after the warm-up
   uint64_t device_copies = 0;       // tensors copied from one GPU to another
-  uint64_t uploads = 0;             // tensors copied to a device beside its launches
+  uint64_t uploads = 0;             // batches copied to a device beside its launches
 };
 Stats stats();
 

@@ -118,7 +118,12 @@ std::function<void()> restorer(const Ref<StateCell>& c) {
   s.device().copy_to_host(old.data(), s.data(), s.bytes());
   return [c, old = std::move(old)] {
     Storage& s = *c->value->storage;
-    s.device().copy_from_host(s.data(), old.data(), old.size());
+    try {  // what the piece launched is over, whatever became of it
+      s.device().synchronize();
+    } catch (const Error&) {}
+    try {
+      s.device().copy_from_host(s.data(), old.data(), old.size());
+    } catch (const Error&) {}  // the device is lost
   };
 }
 

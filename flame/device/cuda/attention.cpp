@@ -167,33 +167,38 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
   if (a.backward)
     for (const Meta* m : {&a.g, &a.dq, &a.dk, &a.dv})
       if (!readable(*m)) return {};
-  enter();
-  const Meter meter(*this);
-  Libraries::Dnn& dnn = libraries().dnn();
-  if (!ready()) return {};
-  std::lock_guard lock(dnn.mutex);
-  std::shared_ptr<Graph> graph;
-  const auto build = [&] {
-    graph = std::make_shared<Graph>(a);
-    return graph->build(dnn.handle);
-  };
-  if (!supported(*this, "cuDNN's attention", build)) return {};
-  return make_ref<Plan>(
-      a.backward ? "attention_backward" : "attention",
-      in_order(
-          a.backward ? 9 : 5, 1,
-          [this, &dnn, graph, backward = a.backward, used = std::make_shared<std::atomic<bool>>(false)](const Run& r) {
-            std::optional<Meter> first;  // the first run loads the library's kernels
-            if (!used->exchange(true)) first.emplace(*this);
-            void* const* b = r.buffers;
-            float scale = static_cast<float>(r.scalars[0].f);
-            Values values{{id_q, b[0]}, {id_k, b[1]}, {id_v, b[2]}, {id_out, b[3]}, {id_lse, b[4]}, {id_scale, &scale}};
-            if (backward) values.insert({{id_g, b[5]}, {id_dq, b[6]}, {id_dk, b[7]}, {id_dv, b[8]}});
-            std::lock_guard lock(dnn.mutex);
-            if (!supported(*this, "cuDNN's attention", [&] { return graph->run(dnn.handle, values, r.workspace); }))
-              fail<DeviceError>(Loc::current(), "cuda: cuDNN's attention has a plan that it does not run");
-          }),
-      graph->workspace());
+  return prepared([&]() -> Ref<Plan> {
+    enter();
+    const Meter meter(*this);
+    Libraries::Dnn& dnn = libraries().dnn();
+    if (!ready()) return {};
+    std::lock_guard lock(dnn.mutex);
+    std::shared_ptr<Graph> graph;
+    const auto build = [&] {
+      graph = std::make_shared<Graph>(a);
+      return graph->build(dnn.handle);
+    };
+    if (!supported(*this, "cuDNN's attention", build)) return {};
+    return make_ref<Plan>(a.backward ? "attention_backward" : "attention",
+                          in_order(a.backward ? 9 : 5, 1,
+                                   [this, &dnn, graph, backward = a.backward,
+                                    used = std::make_shared<std::atomic<bool>>(false)](const Run& r) {
+                                     std::optional<Meter> first;  // the first run loads the library's kernels
+                                     if (!used->exchange(true)) first.emplace(*this);
+                                     void* const* b = r.buffers;
+                                     float scale = static_cast<float>(r.scalars[0].f);
+                                     Values values{{id_q, b[0]},   {id_k, b[1]},   {id_v, b[2]},
+                                                   {id_out, b[3]}, {id_lse, b[4]}, {id_scale, &scale}};
+                                     if (backward)
+                                       values.insert({{id_g, b[5]}, {id_dq, b[6]}, {id_dk, b[7]}, {id_dv, b[8]}});
+                                     std::lock_guard lock(dnn.mutex);
+                                     if (!supported(*this, "cuDNN's attention",
+                                                    [&] { return graph->run(dnn.handle, values, r.workspace); }))
+                                       fail<DeviceError>(Loc::current(),
+                                                         "cuda: cuDNN's attention has a plan that it does not run");
+                                   }),
+                          graph->workspace());
+  });
 }
 
 }  // namespace flame::cuda

@@ -249,7 +249,7 @@ Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {
 
 Ref<Plan> CudaDevice::conv(const ConvDesc& c) {
   enter();
-  if (Ref<Plan> p = dnn_conv(*this, c)) return p;
+  if (Ref<Plan> p = prepared([&] { return dnn_conv(*this, c); })) return p;
   return own_conv(*this, c);
 }
 

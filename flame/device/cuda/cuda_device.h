@@ -82,6 +82,20 @@ class CudaDevice final : public Device {
   // A plan's body that takes its turn as a whole; it reads so many buffers and scalars, and none of the host's memory.
   std::function<void(const Run&)> in_order(size_t buffers, size_t scalars, std::function<void(const Run&)> body);
   void drain() const;
+  // fn() gives a plan of a library's. It may hold locks that work in the queue wants, so nothing is drained in it; where it finds no
+  // memory while something waits, it is tried again after that.
+  template <class F>
+  Ref<Plan> prepared(F fn) {
+    try {
+      const Direct direct(*this);
+      return fn();
+    } catch (const OutOfMemory&) {
+      if (!queue_.waiting()) throw;
+    }
+    drain();
+    const Direct direct(*this);
+    return fn();
+  }
   void settle();
   void attach_faults(CUmodule m) { index_faults_.attach(m); }
   struct Direct : LaunchQueue::Direct {

@@ -363,7 +363,7 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
 }
 
 Ref<Plan> CudaDevice::gemm(const GemmDesc& g) {
-  if (Ref<Plan> p = blas_gemm(*this, g)) return p;
+  if (Ref<Plan> p = prepared([&] { return blas_gemm(*this, g); })) return p;
   return has_epilogue(g) ? unfused_gemm(*this, g, gemm(without_epilogue(g))) : own_gemm(*this, g);
 }
 

@@ -143,6 +143,7 @@ bool CudaDevice::set_aside() {
   return true;
 }
 bool CudaDevice::give_reserve() const {
+  if (!reserve_ || !try_enter()) return false;
   const CUdeviceptr held = reserve_.exchange(0);
   if (held) driver().cuMemFree(held);
   return held != 0;
@@ -187,6 +188,7 @@ std::function<void(const Run&)> CudaDevice::in_order(size_t buffers, size_t scal
 
 void CudaDevice::drain() const {
   if (!queue_.waiting()) {
+    queue_.rethrow();
     if (reserve_ && !queue_.running()) settled();
     return;
   }
@@ -200,24 +202,30 @@ void CudaDevice::drain() const {
 
 // All that was asked for is compiled and loaded, and nothing waits.
 void CudaDevice::settle() {
-  if (queue_.running() || (!unsettled_ && !queue_.waiting())) return;
+  if (queue_.running()) return;
+  queue_.rethrow();
+  if (!unsettled_ && !queue_.waiting()) return;
   std::vector<Ref<CudaKernel>> missing;
   {
     std::lock_guard lock(kernel_mutex_);
     missing.swap(unloaded_);
     unsettled_ = false;
   }
-  try {
-    for (const Ref<CudaKernel>& k : missing) k->load();
-  } catch (const OutOfMemory&) {  // may be tried again
+  const auto put_back = [&](size_t first) {
     std::lock_guard lock(kernel_mutex_);
-    unloaded_.insert(unloaded_.end(), missing.begin(), missing.end());
-    unsettled_ = true;
-    throw;
-  } catch (const KernelError&) {  // what waits before its launch is made, the rest is not
-    drain();
-    throw;
-  }
+    unloaded_.insert(unloaded_.end(), missing.begin() + static_cast<std::ptrdiff_t>(first), missing.end());
+    unsettled_ = !unloaded_.empty();
+  };
+  for (size_t i = 0; i < missing.size(); ++i) try {
+      missing[i]->load();
+    } catch (const KernelError&) {  // it never will be
+      put_back(i + 1);
+      drain();  // what waits before its launch is made, the rest is not
+      throw;
+    } catch (...) {
+      put_back(i);
+      throw;
+    }
   drain();
   settled();
 }

@@ -36,9 +36,11 @@ CudaDevice::Staging& CudaDevice::staging() {
 void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
   if (queue_.waiting() && !catch_up()) {
     if (bytes <= staging_bytes)
-      return later([this, dst, copy = std::string(static_cast<const char*>(src), bytes)] {
-        copy_from_host(dst, copy.data(), copy.size());
-      });
+      return later(
+          [this, dst, copy = std::string(static_cast<const char*>(src), bytes)] {
+            copy_from_host(dst, copy.data(), copy.size());
+          },
+          LaunchQueue::Keep::even_after_errors);
     drain();
   }
   const Direct direct(*this);  // work in the queue wants the lock too
@@ -136,7 +138,6 @@ CudaDevice::Slot CudaDevice::take_slot(size_t bytes, Loc where) {
   }
   lock.unlock();
   staged_ = true;
-  drain();  // the memory may be that of tensors which launches in the queue still read
   Slot s{.bytes = bytes};
   try {
     s.device = memory_.allocate(s.bytes, MemoryKind::staging);
@@ -148,6 +149,7 @@ CudaDevice::Slot CudaDevice::take_slot(size_t bytes, Loc where) {
     s.pinned = pinned(s.bytes);
     check(driver().cuEventCreate(&s.copied, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
     check(driver().cuEventCreate(&s.consumed, CU_EVENT_DISABLE_TIMING), "cuEventCreate");
+    drain();  // the memory may be that of tensors which launches in the queue still read
     check(driver().cuEventRecord(s.consumed, stream_), "cuEventRecord");
   } catch (...) {
     free_slot(s);
@@ -196,10 +198,12 @@ Upload CudaDevice::upload(const void* src, size_t bytes, Loc where) {
   }
   counters().uploads += 1;
   u.arrive = [this, copied = s.copied, keep = u.storage] {
-    in_order([this, copied, keep] {
-      enter();
-      check(driver().cuStreamWaitEvent(stream_, copied, 0), "cuStreamWaitEvent");
-    });
+    in_order(
+        [this, copied, keep] {
+          enter();
+          check(driver().cuStreamWaitEvent(stream_, copied, 0), "cuStreamWaitEvent");
+        },
+        LaunchQueue::Keep::even_after_errors);
   };
   return u;
 }
