@@ -1,13 +1,15 @@
-// Kernels on a GPU: `kernels_bench [NAME...]` prints a JSON line a workload with its ideal bytes (each input once, each output
-// once) or its operations, and microseconds a call in five batches. bench/kernels.py runs it in turn with PyTorch.
+// Kernels on a GPU, timed on request: for a workload's name on a line of input it makes and warms the inputs and answers by a
+// JSON line with the ideal bytes (each input once, each output once) or the operations; for "time" by the microseconds of a
+// call. `--list` prints the names. bench/kernels.py asks it and PyTorch in turn.
 #include <flame/flame.h>
 
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
-#include <cstring>
 #include <functional>
+#include <iostream>
 #include <memory>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -278,34 +280,50 @@ double seconds_of(const Call& fn, int64_t calls, Device& d) {
   return std::chrono::duration<double>(Clock::now() - start).count() / static_cast<double>(calls);
 }
 
+// The workload whose times are asked for.
+struct Timed {
+  Call fn;
+  int64_t calls = 0;
+  void make(const Workload& w, Device& d) {
+    *this = {};
+    empty_cache(d);
+    manual_seed(0);
+    Call made = w.make();
+    seconds_of(made, 2, d);
+    calls = static_cast<int64_t>(std::clamp(0.02 / seconds_of(made, 3, d), 2.0, 200.0));
+    fn = std::move(made);
+  }
+};
+
 }  // namespace
 
 int main(int argc, char** argv) try {
+  const Workloads all = workloads();
+  if (argc > 1 && std::string(argv[1]) == "--list") {
+    for (const Workload& w : all) std::printf("%s\n", w.name.c_str());
+    return 0;
+  }
   Device& d = device("cuda:0");
   set_default_device(d);
   set_matmul_precision("high");
-  const std::vector<std::string> wanted(argv + 1, argv + argc);
-  int status = 0;
-  for (const Workload& w : workloads()) {
-    if (!wanted.empty() && std::find(wanted.begin(), wanted.end(), w.name) == wanted.end()) continue;
-    manual_seed(0);
-    std::string line;
+  Timed now;
+  for (std::string line; std::getline(std::cin, line); std::fflush(stdout)) {
     try {
-      const Call fn = w.make();
-      seconds_of(fn, 2, d);
-      const double once = seconds_of(fn, 3, d);
-      const auto calls = static_cast<int64_t>(std::clamp(0.02 / once, 2.0, 200.0));
-      for (int i = 0; i < 5; ++i) line += (i ? ", " : "") + std::to_string(1e6 * seconds_of(fn, calls, d));
-      std::printf("{\"workload\": \"%s\", \"%s\": %.9g, \"microseconds\": [%s]}\n", w.name.c_str(),
-                  w.operations ? "operations" : "bytes", w.amount, line.c_str());
-    } catch (const Error& e) {
-      std::fprintf(stderr, "%s: %s\n", w.name.c_str(), e.what());
-      status = 1;
+      if (line == "time") {
+        if (!now.fn) throw std::runtime_error("no workload was named");
+        std::printf("%.4f\n", 1e6 * seconds_of(now.fn, now.calls, d));
+        continue;
+      }
+      const auto w = std::find_if(all.begin(), all.end(), [&](const Workload& w) { return w.name == line; });
+      if (w == all.end()) throw std::runtime_error("no such workload");
+      now.make(*w, d);
+      std::printf("{\"%s\": %.9g}\n", w->operations ? "operations" : "bytes", w->amount);
+    } catch (const std::exception& e) {
+      std::fprintf(stderr, "kernels_bench: %s: %s\n", line.c_str(), e.what());
+      std::printf("{}\n");
     }
-    std::fflush(stdout);
-    empty_cache(d);
   }
-  return status;
+  return 0;
 } catch (const std::exception& e) {
   std::fprintf(stderr, "kernels_bench: %s\n", e.what());
   return 1;

@@ -1,6 +1,6 @@
-"""The workloads of bench/kernels_bench.cpp in PyTorch on a GPU, one JSON line each: torch_kernels.py [NAME...]."""
-import argparse
+"""The workloads of bench/kernels_bench.cpp in PyTorch on a GPU, timed on request as there; the first line says on what."""
 import json
+import sys
 import time
 
 import torch
@@ -177,23 +177,27 @@ def seconds_of(fn, calls):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*")
-    wanted = parser.parse_args().names
     torch.manual_seed(0)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    for name, make in workloads().items():
-        if wanted and name not in wanted:
-            continue
-        fn = make()
-        with torch.set_grad_enabled("backward" in name or name == "cross_entropy"):
-            seconds_of(fn, 2)
-            calls = int(min(max(0.02 / seconds_of(fn, 3), 2), 200))
-            print(json.dumps({"workload": name, "microseconds": [1e6 * seconds_of(fn, calls) for _ in range(5)]}), flush=True)
-        del fn
-        torch.cuda.empty_cache()
+    all_of_them, fn, calls, name = workloads(), None, 0, ""
     print(json.dumps({"device": torch.cuda.get_device_name(), "torch": torch.__version__, "cuda": torch.version.cuda,
-                      "cudnn": ".".join(map(str, divmod(torch.backends.cudnn.version() // 100, 100)))}))
+                      "cudnn": ".".join(map(str, divmod(torch.backends.cudnn.version() // 100, 100)))}), flush=True)
+    for line in map(str.strip, sys.stdin):
+        try:
+            if line != "time":
+                fn = None
+                torch.cuda.empty_cache()
+                fn, name = all_of_them[line](), line
+            with torch.set_grad_enabled("backward" in name or name == "cross_entropy"):
+                if line == "time":
+                    print(1e6 * seconds_of(fn, calls), flush=True)
+                    continue
+                seconds_of(fn, 2)
+                calls = int(min(max(0.02 / seconds_of(fn, 3), 2), 200))
+                print("{\"ready\": 1}", flush=True)
+        except Exception as e:
+            print(f"torch_kernels: {line}: {e!r}", file=sys.stderr)
+            print("{}", flush=True)
 
 
 main()

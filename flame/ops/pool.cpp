@@ -2,15 +2,14 @@
 #include "flame/ops/pool.h"
 
 #include <algorithm>
-#include <cstdlib>
 #include <limits>
 
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
-#include "flame/device/cpu/pool_kernel.h"
 #include "flame/ops/device_internal.h"
+#include "flame/ops/pool_device_internal.h"
 #include "flame/ops/reduce.h"
 
 namespace flame {
@@ -26,31 +25,6 @@ struct PoolAttributes {
 Meta plane_meta(const PoolAttributes& a, DType t, const Shape& s) {
   return {t, s, a.channels_last ? channels_last_strides(s) : contiguous_strides(s)};
 }
-
-// As in pool.cu, with places as I.
-template <class I>
-struct DevicePool {
-  I images, channels;
-  struct {
-    I size, out, kernel, stride, padding, dilation;
-  } axis[3];
-  bool channels_last, adaptive, count_padding;
-  I divisor;
-
-  explicit DevicePool(const PoolSizes& p)
-      : images(static_cast<I>(p.images)),
-        channels(static_cast<I>(p.channels)),
-        channels_last(p.channels_last),
-        adaptive(p.adaptive),
-        count_padding(p.count_padding),
-        divisor(static_cast<I>(p.divisor)) {
-    const auto as_i = [](int64_t v) { return static_cast<I>(v); };
-    for (int i = 0; i < 3; ++i) {
-      const PoolAxis& a = p.axis[i];
-      axis[i] = {as_i(a.size), as_i(a.out), as_i(a.kernel), as_i(a.stride), as_i(a.padding), as_i(a.dilation)};
-    }
-  }
-};
 
 // What all passes share. The plan's buffers are the inputs, then the outputs.
 class Pool : public Op {
@@ -93,10 +67,7 @@ class Pool : public Op {
     const int64_t count = numel(made);
     if (count == 0) return make_ref<Plan>(name(), [](const Run&) {});
     const PoolSizes all = sizes(x, y);
-    int64_t most =
-        std::max({numel(x), numel(y), std::abs(a_.divisor)});  // of the numbers that places are computed from
-    for (const PoolAxis& a : all.axis)
-      most = std::max({most, (a.size + 1) * (a.out + 1), a.out * a.stride + a.kernel * a.dilation + a.padding});
+    const int64_t most = std::max({numel(x), numel(y), most_of(all)});
     const auto of = [&](auto number) {
       using I = decltype(number);
       const char* type = sizeof(I) == 4 ? "-DFLAME_INDEX=int32_t" : "-DFLAME_INDEX=int64_t";
