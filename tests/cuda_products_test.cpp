@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 
 #include "flame/device/device_scope.h"
 #include "tests/support/compare.h"
@@ -75,9 +76,38 @@ TEST(CudaEpilogues, SlopesAndSumsOfFeedForward) {
         const uint64_t before = tuning_counts().fused_products;
         const Fn fn = [a](const auto& x) { return feed_forward(x[0], x[1], x[2], x[3], x[4], {.activation = a}); };
         expect_near("feed_forward", t, fn, in, d, 2);
+        const uint64_t fused = tuning_counts().fused_products - before;
         std::printf("  %s, %lld between, %s: %llu plans of cuBLASLt's\n", name(a), static_cast<long long>(hidden),
-                    text(t), static_cast<unsigned long long>(tuning_counts().fused_products - before));
+                    text(t), static_cast<unsigned long long>(fused));
+        EXPECT_TRUE(size_of(t) != 2 || hidden != 96 || fused >= 2) << "the activation and its slope, " << text(t);
       }
+}
+
+// gelu_tanh and its slope number by number, where the tail is small and where squares are infinite. cuBLASLt's, of 16 bits, is
+// held to roundings of numbers of size 1 and no more.
+TEST(CudaEpilogues, GeluKeepsItsTails) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : {DType::f32, DType::f64, DType::bf16}) {
+    std::vector<double> points;
+    for (double x = -7.5; x <= 7.5; x += 0.125) points.push_back(x);
+    const double far = t == DType::f32 ? 0x1p70 : 0x1p600;
+    if (t != DType::bf16) points.insert(points.end(), {-1e4, 1e4, -far, far});
+    const int64_t n = static_cast<int64_t>(points.size());
+    const Tensor x = Tensor::from(points, {n, 1}, cpu()).to(t).to(d).detach().requires_grad_();
+    const Tensor w1 = full({8, 1}, 1, t, d),
+                 w2 = Tensor::from(std::vector<double>{1, 0, 0, 0, 0, 0, 0, 0}, {1, 8}, cpu()).to(t).to(d);
+    const Tensor y = feed_forward(x, w1, {}, w2, {}, {.activation = Activation::gelu_tanh});
+    const Tensor g = grad({y}, {x}, {.grad_outputs = {full({n, 1}, 1, t, d)}})[0];
+    const std::vector<double> values = numbers(y.to(cpu())), slopes = numbers(g.to(cpu()));
+    const double unit = 2 * rounding(t) * (t == DType::f64 ? 128 : 1), least = t == DType::bf16 ? 1 : 0;
+    for (size_t i = 0; i < points.size(); ++i) {
+      const double p = points[i], w = 1.5957691216057308 * p * (1 + 0.044715 * p * p), e = std::exp(-std::abs(w));
+      const double s = (w >= 0 ? 1 : e) / (1 + e), rest = e / (1 + e) / (1 + e);
+      const double more = rest == 0 ? 0 : 1.5957691216057308 * p * (1 + 3 * 0.044715 * p * p) * rest;
+      EXPECT_NEAR(values[i], p * s, unit * std::max(std::abs(p * s), least) + 1e-37) << text(t) << " of " << p;
+      EXPECT_NEAR(slopes[i], s + more, unit * std::max(s + std::abs(more), least) + 1e-37) << text(t) << " at " << p;
+    }
+  }
 }
 
 // One launch a product: nothing follows them.
@@ -96,10 +126,16 @@ TEST(CudaEpilogues, LaunchCounts) {
       for (const Tensor& x : grad({y}, in, {.grad_outputs = {g}})) x.data();
       return std::pair(forward, stats().launches - start - forward);
     };
+    set_deterministic(true);  // an algorithm of cuBLASLt's, whatever is faster
     step();
+    const TuningCounts before = tuning_counts();
     const auto [forward, backward] = step();
+    const TuningCounts after = tuning_counts();
+    set_deterministic(false);
     EXPECT_EQ(forward, 2u) << name(a);
     EXPECT_EQ(backward, 4u) << name(a) << ": the hidden gradient, one a weight with its bias, the gradient to x";
+    EXPECT_EQ(after.epilogues - before.epilogues, 4u) << name(a) << ": the activation, its slope, two sums";
+    EXPECT_EQ(after.epilogue_kernels, before.epilogue_kernels) << name(a);
     no_grad([&] {
       const uint64_t start = stats().launches;
       linear(in[0], in[1], in[2], {.activation = a}).data();

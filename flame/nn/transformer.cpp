@@ -3,6 +3,7 @@
 
 #include "flame/nn/options_internal.h"
 #include "flame/ops/dropout.h"
+#include "flame/ops/linear.h"
 #include "flame/ops/pointwise.h"
 
 namespace flame::nn {
@@ -39,6 +40,11 @@ Tensor TransformerEncoderLayer::attended(const Tensor& x, const EncoderCall& cal
   return dropped(self_attn(x, x, x, inner, loc), loc);
 }
 Tensor TransformerEncoderLayer::fed_forward(const Tensor& x, Loc loc) {
+  if (options.dropout == 0 || !is_training()) {
+    const auto bias = [](const nn::Linear& l) { return l.bias.defined() ? l.bias.tensor() : Tensor(); };
+    return feed_forward(x, linear1.weight.tensor(), bias(linear1), linear2.weight.tensor(), bias(linear2),
+                        {.activation = options.activation}, loc);
+  }
   return dropped(linear2(dropped(linear1(x, loc), loc), loc), loc);
 }
 

@@ -2,9 +2,11 @@
 #pragma once
 #include <gtest/gtest.h>
 
+#include <chrono>
 #include <cstdio>
 #include <filesystem>
 #include <string>
+#include <thread>
 
 #include "flame/device/device.h"
 #include "flame/device/plugin.h"
@@ -44,7 +46,7 @@ inline DeviceLook look(Device& d) {
 
 struct TuningCounts {
   uint64_t keys = 0, candidates = 0, from_disk = 0, fused_convolutions = 0, pointer_batches = 0, fused_products = 0,
-           unordered = 0, aligned_copies = 0;
+           unordered = 0, aligned_copies = 0, epilogues = 0, epilogue_kernels = 0;
 };
 inline TuningCounts tuning_counts() {
   TuningCounts c;
@@ -74,8 +76,15 @@ inline Output run_command(const std::string& command) {
 }
 // A test of this binary in a process of its own; `environment` as in "A=1 B=2". Its name starts with DISABLED_.
 inline Output run_worker(const std::string& test, const std::string& environment = "") {
-  return run_command(environment + " " + std::filesystem::read_symlink("/proc/self/exe").string() +
-                     " --gtest_also_run_disabled_tests --gtest_color=no --gtest_filter=" + test);
+  const std::string command = environment + " " + std::filesystem::read_symlink("/proc/self/exe").string() +
+                              " --gtest_also_run_disabled_tests --gtest_color=no --gtest_filter=" + test;
+  Output out = run_command(command);
+  // Processes that test beside this one may hold all of the GPU's memory for a while.
+  for (int i = 0; i < 20 && out.text.find("cuDevicePrimaryCtxRetain on") != std::string::npos; ++i) {
+    std::this_thread::sleep_for(std::chrono::seconds(1));
+    out = run_command(command);
+  }
+  return out;
 }
 
 struct CompilerCounts {

@@ -3,6 +3,7 @@
 
 #include "flame/device/cpu/gemm.h"
 #include "flame/device/cuda/libraries.h"
+#include "flame/device/cuda/tuning.h"
 #include "flame/device/kernel.h"
 
 namespace flame::cuda {
@@ -18,7 +19,8 @@ Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product) {
                      std::string(device_text("device/cuda/epilogue.cu")),
                      entry,
                      {std::string("-DFLAME_T=") + device_type(g.c.dtype),
-                      std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}});
+                      std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"),
+                      std::string("-DFLAME_WIDE=") + (size_of(g.c.dtype) == 2 ? "0" : "1"), "--fmad=false"}});
   };
   const Activation a = g.activation != Activation::none ? g.activation : g.slope;
   const int64_t columns = g.c.shape.back(), rows = columns ? numel(g.c.shape) / columns : 0;
@@ -34,6 +36,7 @@ Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product) {
         product->body({buffers.data(), r.scalars, r.workspace});
         void* kept = given ? r.buffers[before] : keep ? r.buffers[c + 1] : nullptr;
         const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+        tuning_stats().epilogue_kernels += (through ? 1 : 0) + (sums ? 1 : 0);
         if (through && rows > 0)
           (*through)({.blocks = blocks_for(rows * groups, 256)}, r.buffers[c], kept, rows, columns, groups,
                      columns % 8 == 0 && aligned(r.buffers[c]) && aligned(kept));

@@ -1,5 +1,5 @@
 // What follows a matrix product where cuBLASLt does not do it inside: an activation with what its slope needs, that slope,
-// and sums of rows. FLAME_T: the dtype; FLAME_RELU: 1 for relu, 0 for gelu_tanh; a thread has 8 columns of one row.
+// and sums of rows. FLAME_T: the dtype; FLAME_RELU: 1 for relu, 0 for gelu_tanh; FLAME_WIDE: 0 for 16 bits; a thread has 8 columns.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/scalar_math.h"
 
@@ -8,13 +8,26 @@ using T = FLAME_T;
 using namespace kernels;
 using C = computed<T>;
 
+// gelu_tanh is x sigmoid(z) with z = 2 sqrt(2 / pi) (x + 0.044715 x^3). Wide for float32, whose rounding is finer than what
+// float32 exponentials of large arguments lose.
 inline double e_to(double x) { return ::exp(x); }
 inline float e_to(float x) { return ::expf(x); }
-inline C sigmoid_of(C x) {
-  const C e = e_to(x < 0 ? x : -x);
-  return (x >= 0 ? C(1) : e) / (C(1) + e) + (x != x ? x : C(0));
+template <class M>
+M sigmoid_of(M x) {
+  const M e = e_to(x < 0 ? x : -x);
+  return (x >= 0 ? M(1) : e) / (M(1) + e) + (x != x ? x : M(0));
 }
-constexpr C slope = C(1.59576912160573071176), cubic = C(0.044715);  // 2 sqrt(2 / pi)
+#if FLAME_WIDE
+using M = double;
+#else
+using M = float;
+#endif
+constexpr M slope = M(1.59576912160573071176), cubic = M(0.044715);
+inline M gelu(M x) { return x * sigmoid_of(slope * (x + cubic * x * x * x)); }
+inline M gelu_slope(M x) {
+  const M square = x * x, z = slope * x * (M(1) + cubic * square), s = sigmoid_of(z), rest = s * sigmoid_of(-z);
+  return rest == 0 ? s : s + slope * x * (M(1) + 3 * cubic * square) * rest;  // far out, what rest multiplies may be infinite
+}
 
 struct alignas(16) Eight {
   T of[8];
@@ -51,7 +64,7 @@ extern "C" __global__ void __launch_bounds__(256)
       if (x > 0) bits |= 1u << i;
       else p.of[i] = convert<T>(C(0));
 #else
-      p.of[i] = convert<T>(x * sigmoid_of(slope * (x + cubic * x * x * x)));
+      p.of[i] = convert<T>(static_cast<C>(gelu(x)));
 #endif
     }
     write(c + row * columns, first, columns, packed, p);
@@ -79,28 +92,26 @@ extern "C" __global__ void __launch_bounds__(256)
 #if FLAME_RELU
     if (!(bits >> i & 1)) p.of[i] = convert<T>(C(0));
 #else
-    const C x = widen(before.of[i]), square = x * x;
-    const C z = slope * x * (C(1) + cubic * square), s = sigmoid_of(z);
-    p.of[i] = convert<T>(widen(p.of[i]) * (s + slope * x * (C(1) + 3 * cubic * square) * s * sigmoid_of(-z)));
+    p.of[i] = convert<T>(static_cast<C>(widen(p.of[i]) * gelu_slope(widen(before.of[i]))));
 #endif
   }
   write(c + row * columns, first, columns, packed, p);
 }
 
-// The sums of a's rows: a block has 32 of them, eight threads a row, whose parts are added in order.
+// The sums of a's rows, in float64: a block has 32 of them, eight threads a row, whose parts are added in order.
 extern "C" __global__ void __launch_bounds__(256)
     row_sums(const T* a, T* sums, int64_t rows, int64_t columns, int64_t row_step, int64_t column_step) {
-  __shared__ C parts[8][32];
+  __shared__ double parts[8][32];
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
   const int64_t row = static_cast<int64_t>(blockIdx.x) * 32 + x;
-  C sum = 0;
+  double sum = 0;
   if (row < rows)
-    for (int64_t j = y; j < columns; j += 8) sum = plus(sum, C(widen(a[row * row_step + j * column_step])));
+    for (int64_t j = y; j < columns; j += 8) sum += static_cast<double>(widen(a[row * row_step + j * column_step]));
   parts[y][x] = sum;
   __syncthreads();
   if (y != 0 || row >= rows) return;
-  for (int i = 1; i < 8; ++i) sum = plus(sum, parts[i][x]);
-  sums[row] = convert<T>(sum);
+  for (int i = 1; i < 8; ++i) sum += parts[i][x];
+  sums[row] = convert<T>(static_cast<C>(sum));
 }
 
 }  // namespace flame

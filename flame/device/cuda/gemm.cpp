@@ -228,6 +228,8 @@ std::vector<cublasLtMatmulAlgo_t> Product::heuristics(uint32_t alignment, size_t
   });
   f_.cublasLtMatmulPreferenceDestroy(preference);
   if (verdict(s) != Verdict::done) raise_device_error(device_, verdict(s), "cublasLtMatmulAlgoGetHeuristic");
+  if (verdict(s) == Verdict::failed)
+    fail<DeviceError>(Loc::current(), "cuda: cublasLtMatmulAlgoGetHeuristic failed: {}", status_name(s));
   std::vector<cublasLtMatmulAlgo_t> out;
   for (int i = 0; verdict(s) == Verdict::done && i < count; ++i)
     if (found[static_cast<size_t>(i)].state == CUBLAS_STATUS_SUCCESS) out.push_back(found[static_cast<size_t>(i)].algo);
@@ -309,6 +311,7 @@ void Product::run(const Run& r) {
   if (aligned && chosen_ == candidates_.size()) return apart_->body(r);
   must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
   used_ = true;
+  if (has_epilogue(desc_)) tuning_stats().epilogues += 1;
 }
 
 }  // namespace

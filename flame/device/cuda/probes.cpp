@@ -93,13 +93,15 @@ struct flame_cuda_state {
   return done ? calls : -calls;
 }
 
-// Keys timed, candidates timed, choices read from the disk, runs of fused convolutions, products by pointers, products with
-// an epilogue, candidates without order left out, buffers copied to be aligned.
-[[gnu::visibility("default")]] void flame_cuda_tuning(uint64_t out[8]) {
+// Keys timed, candidates timed, choices read from the disk, runs of fused convolutions, products by pointers, plans of
+// products with an epilogue, candidates without order left out, buffers copied to be aligned, runs of epilogues, of kernels
+// in their place.
+[[gnu::visibility("default")]] void flame_cuda_tuning(uint64_t out[10]) {
   const cuda::TuningStats& s = cuda::tuning_stats();
   const std::atomic<uint64_t>* all[] = {&s.keys_timed,      &s.candidates_timed, &s.from_disk, &s.fused_convolutions,
-                                        &s.pointer_batches, &s.fused_products,   &s.unordered, &s.aligned_copies};
-  for (int i = 0; i < 8; ++i) out[i] = *all[i];
+                                        &s.pointer_batches, &s.fused_products,   &s.unordered, &s.aligned_copies,
+                                        &s.epilogues,       &s.epilogue_kernels};
+  for (int i = 0; i < 10; ++i) out[i] = *all[i];
 }
 
 // The choice for a key among `count` configurations: known, or made by `time`. With `forget`, only what is on disk counts

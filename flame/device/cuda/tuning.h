@@ -50,6 +50,8 @@ struct TuningStats {
   std::atomic<uint64_t> fused_convolutions{0};  // runs of convolutions whose bias or activation cuDNN did
   std::atomic<uint64_t> pointer_batches{0};     // plans of products whose batches no one stride describes
   std::atomic<uint64_t> fused_products{0};      // plans of products whose epilogue cuBLASLt does
+  std::atomic<uint64_t> epilogues{0};           // runs of such plans in which cuBLASLt did it
+  std::atomic<uint64_t> epilogue_kernels{0};    // launches of kernels for what it did not do
   std::atomic<uint64_t> unordered{0};           // candidates left out, as their sums have no fixed order
   std::atomic<uint64_t> aligned_copies{0};      // buffers of convolutions that were copied to a multiple of 16 bytes
 };
