@@ -20,7 +20,7 @@ Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product) {
                      entry,
                      {std::string("-DFLAME_T=") + device_type(g.c.dtype),
                       std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"),
-                      std::string("-DFLAME_WIDE=") + (size_of(g.c.dtype) == 2 ? "0" : "1"), "--fmad=false"}});
+                      std::string("-DFLAME_IN_DOUBLE=") + (size_of(g.c.dtype) == 2 ? "0" : "1"), "--fmad=false"}});
   };
   const Activation a = g.activation != Activation::none ? g.activation : g.slope;
   const int64_t columns = g.c.shape.back(), rows = columns ? numel(g.c.shape) / columns : 0;

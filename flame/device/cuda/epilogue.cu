@@ -1,5 +1,6 @@
 // What follows a matrix product where cuBLASLt does not do it inside: an activation with what its slope needs, that slope,
-// and sums of rows. FLAME_T: the dtype; FLAME_RELU: 1 for relu, 0 for gelu_tanh; FLAME_WIDE: 0 for 16 bits; a thread has 8 columns.
+// and sums of rows. FLAME_T: the dtype; FLAME_RELU: 1 for relu, 0 for gelu_tanh; FLAME_IN_DOUBLE: 0 for 16 bits; a
+// thread has 8 columns.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/scalar_math.h"
 
@@ -17,7 +18,7 @@ M sigmoid_of(M x) {
   const M e = e_to(x < 0 ? x : -x);
   return (x >= 0 ? M(1) : e) / (M(1) + e) + (x != x ? x : M(0));
 }
-#if FLAME_WIDE
+#if FLAME_IN_DOUBLE
 using M = double;
 #else
 using M = float;
