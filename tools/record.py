@@ -20,10 +20,10 @@ def cpu_name():
 
 
 def commit():
-    """The short hash, with -dirty when the tree differs from it in more than earlier records; or, where the sources are
-    no repository, what $FLAME_COMMIT says."""
-    if not (ROOT / ".git").exists():
-        return os.environ.get("FLAME_COMMIT", "unknown")
+    """The short hash, with -dirty when the tree differs from it in more than earlier records; or what $FLAME_COMMIT says, for
+    programs that were built elsewhere."""
+    if "FLAME_COMMIT" in os.environ:
+        return os.environ["FLAME_COMMIT"]
     changed = [l for l in output_of("git", "status", "--porcelain").splitlines() if "bench/results/" not in l]
     return output_of("git", "rev-parse", "--short", "HEAD") + ("-dirty" if changed else "")
 

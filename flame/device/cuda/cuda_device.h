@@ -97,7 +97,7 @@ class CudaDevice final : public Device {
     return fn();
   }
   void settle();
-  void attach_faults(CUmodule m) { index_faults_.attach(m); }
+  void attach_faults(CUmodule m, const std::string& cubin) { index_faults_.attach(m, cubin); }
   struct Direct : LaunchQueue::Direct {
     explicit Direct(const CudaDevice& d) : LaunchQueue::Direct(d.queue_) {}
   };

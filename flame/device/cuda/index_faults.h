@@ -11,7 +11,7 @@ class CudaDevice;
 class IndexFaults {
  public:
   explicit IndexFaults(CudaDevice& d) : device_(d) {}
-  void attach(CUmodule m);  // tells a module that reports where to
+  void attach(CUmodule m, const std::string& cubin);  // tells a module that reports where to
   void raise();             // OutOfRange if a kernel that has finished met a bad index; then all is as before
 
  private:

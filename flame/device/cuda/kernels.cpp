@@ -34,7 +34,7 @@ void CudaKernel::load() const {
   if (!module_->handle) {
     CUmodule m = nullptr;
     device_.check(device_.with_room([&] { return d.cuModuleLoadData(&m, cubin.data()); }), name_.c_str());
-    device_.attach_faults(m);
+    device_.attach_faults(m, cubin);
     module_->handle = m;
   }
   CUfunction f = nullptr;
