@@ -24,8 +24,7 @@ Unique unique(const Tensor& x, Loc loc) {
                             0, loc);
   const Tensor starts = nonzero(begins, loc).reshape({-1}, loc);
   const Tensor which = sub(cumsum(begins.to(DType::i64, loc), 0, loc), 1, loc);
-  const Tensor bounds = cat({starts, number({1}, n)}, 0, loc);
-  const Tensor counts = sub(bounds.narrow(0, 1, starts.numel(), loc), bounds.narrow(0, 0, starts.numel(), loc), loc);
+  const Tensor counts = scatter_add(number({n}, 0), 0, which, number({n}, 1), loc).narrow(0, 0, starts.numel(), loc);
   return {index_select(sorted.values, 0, starts, loc),
           scatter(number({n}, 0), 0, sorted.indices, which, loc).reshape(x.shape(), loc), counts};
 }
