@@ -6,6 +6,7 @@
 
 #include "flame/fuse/island.h"
 #include "tests/support/compare.h"
+#include "tests/support/graph_device.h"
 #include "tests/support/guarded_device.h"
 
 namespace flame {
@@ -111,6 +112,79 @@ TEST(Record, EqualsEagerOnGuardedMemory) {
     flush_pending();
   }
   EXPECT_EQ(guarded().violations(), "");
+}
+
+// As a GPU does it: what changes from step to step is told to the graph, what a library reads is copied to where it reads.
+TEST(Record, EqualsEagerAsAGraph) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  d.renewals.clear();
+  d.starts = 0;
+  const uint64_t before = stats().launches;
+  expect_equal_to_eager();
+  const int replays = (quick() ? 8 : 30) - 2;
+  EXPECT_EQ(d.starts, replays);
+  EXPECT_EQ(d.renewals["AdamW"], replays);
+  EXPECT_EQ(d.renewals["bernoulli"], replays);
+  EXPECT_EQ(d.renewals.count("gemm"), 0u);
+  EXPECT_GT(stats().launches, before);
+}
+
+TEST(Record, AGraphReadsArgumentsWhereverTheyAre) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  const Tensor w = batch({4, 4}, 3);
+  const Tensor all = batch({9, 4}, 5);
+  const State state(batch({4, 4}, 6));
+  auto step = record([&](const Tensor& x, const Tensor& y) {
+    const Tensor product = matmul(x, w);
+    return std::vector<Tensor>{product, exp(y), y, sum(x * y)};
+  });
+  const auto expect_step = [&](const Tensor& x, const Tensor& y) {
+    const std::vector<Tensor> wanted{matmul(x, w) + 0.0, exp(y) + 0.0, y + 0.0, sum(x * y) + 0.0};
+    for (const Tensor& t : wanted) t.to_vector<float>();
+    const std::vector<Tensor> out = step(x, y);
+    for (size_t i = 0; i < wanted.size(); ++i) EXPECT_EQ(difference(out[i], wanted[i]), "") << i;
+    return out;
+  };
+  for (int i = 0; i < 4; ++i) expect_step(batch({4, 4}, i), batch({4, 4}, i + 1));
+  d.renewals.clear();
+  const Tensor x = batch({4, 4}, 1), y = batch({4, 4}, 2);
+  std::vector<Tensor> out = expect_step(x, y);
+  out = expect_step(y, x);
+  const int moved = d.renewals["island"];
+  EXPECT_GT(moved, 0);
+  out = expect_step(x, x);
+  out = expect_step(y, x);  // nothing that a kernel of ours reads has moved: it takes x from where it is copied
+  out = expect_step(out[0], out[1]);
+  out = expect_step(state.tensor(), state.tensor());
+  for (int64_t i = 0; i < 5; ++i) out = expect_step(all.narrow(0, i, 4), all.narrow(0, 5 - i, 4));
+  EXPECT_EQ(step.stats().misses, 0u) << step.stats().last_miss;
+  EXPECT_EQ(step.stats().replays, 13u);
+}
+
+// Nothing of a graph that could not be started was done, on the device or on the host.
+TEST(Record, AGraphThatFailsChangesNothing) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  auto eager = std::make_unique<Trainer>(), recorded = std::make_unique<Trainer>();
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  d.fail_capture = true;  // the second call's recording
+  for (int i = 0; i < 8; ++i) {
+    const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
+    alternate(*eager, [&] { eager->step(x, y); });
+    alternate(*recorded, [&] {
+      if (i == 5) {
+        d.fail_start = true;
+        EXPECT_THROW(step(x, y), OutOfMemory);
+      }
+      step(x, y);
+    });
+    expect_equal_state(*eager, *recorded, "at step " + std::to_string(i));
+    EXPECT_EQ(step.stats().last_miss.find("planted") != std::string::npos, i > 0);
+    EXPECT_EQ(step.stats().recordings, i < 2 ? 0u : 1u);
+  }
+  EXPECT_EQ(step.stats().misses, 1u);
 }
 
 TEST(Record, AWarmReplayAllocatesPreparesAndReadsNothing) {

@@ -112,15 +112,15 @@ struct RecordedStep::Impl {
     const bool enough = s.last && s.runs >= options.warmup;
     s.last = std::move(log);
     if (!parted.empty()) miss(s, "the ops did not repeat: " + parted);
-    else if (enough) keep(s, recorder, places, out);
+    else if (enough) keep(s, recorder, places, mine, out);
     return out;
   }
 
   // The step is done by now: without memory for a recording it is a miss, and the next call tries again.
-  void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places,
+  void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places, const std::vector<Tensor>& mine,
             const std::vector<Tensor>& out) {
     try {
-      s.recording = std::make_unique<Recording>(recorder, *s.last, places, out);
+      s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out);
     } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
       return miss(s, "no memory for the recording's list");
     }

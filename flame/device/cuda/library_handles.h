@@ -59,7 +59,9 @@ struct Libraries::Dnn {
   CudaDevice& device;
   DnnFunctions f;
   cudnnHandle_t handle = nullptr;
-  std::mutex mutex;  // a handle serves one thread at a time
+  std::mutex mutex;       // a handle serves one thread at a time
+  CUstream on = nullptr;  // what it launches on
+  void follow();          // from now on where this thread's launches go; with the mutex held
 };
 
 }  // namespace flame::cuda

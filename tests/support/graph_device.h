@@ -1,0 +1,89 @@
+// A CPU device that keeps recorded steps as graphs: what a GPU does with them, without one. Launches named in `libraries`
+// cannot be told anew, as a library's cannot.
+#pragma once
+#include <map>
+#include <memory>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "flame/device/cpu/cpu_device.h"
+#include "flame/device/recorder.h"
+
+namespace flame::test {
+
+class GraphDevice final : public CpuDevice {
+ public:
+  explicit GraphDevice(std::string name) : CpuDevice(Kind::cpu, std::move(name)) {}
+
+  Ref<LaunchGraph> capture(const GraphDesc& g) override {
+    if (std::exchange(fail_capture, false)) throw OutOfMemory("a planted failure", Loc::current());
+    return make_ref<Graph>(*this, g);
+  }
+
+  std::set<std::string> libraries = {"gemm", "conv forward", "conv backward_data", "conv backward_weight"};
+  std::map<std::string, int> renewals;  // by op
+  int captures = 0, starts = 0;
+  bool fail_capture = false, fail_start = false;
+
+ private:
+  struct Kept {
+    Ref<const Plan> plan;
+    std::vector<void*> buffers;
+    std::vector<Word> scalars;
+    void* workspace;
+  };
+  class Graph final : public LaunchGraph {
+   public:
+    Graph(GraphDevice& d, const GraphDesc& g) : device_(d), parts_(g.parts), names_(g.parts) {
+      ++d.captures;
+      for (size_t i = 0; i < g.parts; ++i) {
+        names_[i] = g.name(i);
+        take(i, [&] { g.launch(i); });
+      }
+    }
+    bool renewable(size_t part) const override { return !device_.libraries.contains(names_[part]); }
+    void renew(size_t part, const std::function<void()>& fn) override {
+      if (!renewable(part)) throw RecordError("a library's launch was told anew", Loc::current());
+      ++device_.renewals[names_[part]];
+      take(part, fn);
+    }
+    void start() override {
+      if (std::exchange(device_.fail_start, false)) throw OutOfMemory("a planted failure", Loc::current());
+      ++device_.starts;
+      for (const std::vector<Kept>& part : parts_)
+        for (const Kept& k : part) k.plan->body({k.buffers.data(), k.scalars.data(), k.workspace});
+    }
+
+   private:
+    void take(size_t part, const std::function<void()>& fn) {
+      parts_[part].clear();
+      device_.taken_ = &parts_[part];
+      fn();
+      device_.taken_ = nullptr;
+    }
+    GraphDevice& device_;
+    std::vector<std::vector<Kept>> parts_;
+    std::vector<std::string> names_;
+  };
+  void run(const Plan& plan, const Launch& l, const Run& r) override {
+    if (!taken_) return plan.body(r);
+    taken_->push_back({Ref<const Plan>(&plan),
+                       {r.buffers, r.buffers + l.reads.size() + l.writes.size()},
+                       {l.scalars.begin(), l.scalars.end()},
+                       r.workspace});
+  }
+  std::vector<Kept>* taken_ = nullptr;
+};
+
+inline GraphDevice& graph_device() {
+  static GraphDevice* d = [] {
+    auto owned = std::make_unique<GraphDevice>("cpu:graph");
+    GraphDevice* made = owned.get();
+    register_device(std::move(owned));
+    return made;
+  }();
+  return *d;
+}
+
+}  // namespace flame::test
