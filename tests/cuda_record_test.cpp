@@ -446,6 +446,66 @@ TEST(CudaRecord, NumbersThatChangeWithinAStep) {
   EXPECT_EQ(step.stats().replays, 13u) << step.stats().last_miss;
 }
 
+// k steps a launch on rows drawn on the GPU: the bits of single steps, and the CPU's rows.
+TEST(CudaRecord, RepeatedStepsEqualSingleOnes) {
+  FLAME_NEEDS_GPU(d);
+  const Deterministic bits;
+  const DeviceScope device(d);
+  constexpr int k = 5, calls = 12;
+  const std::vector<Tensor> data{batch(d, {200, 2, 8, 8}, 1), classes(d, 200, 2)};
+  DeviceBatches one(data, {.batch = 16, .seed = 9}), many(data, {.batch = 16, .seed = 9}),
+      host({data[0].to(cpu()), data[1].to(cpu())}, {.batch = 16, .seed = 9});
+  auto single = std::make_unique<Trainer<Cnn>>(), repeated = std::make_unique<Trainer<Cnn>>();
+  auto steps = repeat(
+      k, [&](const Tensor& x, const Tensor& y) { return repeated->step(x, y)[0]; }, many);
+  const uint64_t before = stats().graph_launches;
+  for (int i = 0; i < calls; ++i) {
+    std::vector<Tensor> losses;
+    with(*single, [&] {
+      for (int n = 0; n < k; ++n) {
+        const std::vector<Tensor> rows = one.next(), there = host.next();
+        EXPECT_EQ(difference(rows[0].to(cpu()), there[0]), "");
+        EXPECT_EQ(difference(rows[1].to(cpu()), there[1]), "");
+        losses.push_back(single->step(rows[0], rows[1])[0].detach());
+      }
+    });
+    const Tensor got = with(*repeated, [&] { return steps(); });
+    ASSERT_EQ(difference(got, stack(losses)), "") << "call " << i;
+    expect_equal_state(*single, *repeated, "after call " + std::to_string(i));
+  }
+  EXPECT_EQ(steps.stats().replays, calls - 2u) << steps.stats().last_miss;
+  EXPECT_EQ(stats().graph_launches - before, calls - 2u);
+}
+
+// Rows of any size at any address.
+TEST(CudaRecord, BatchesAreTheCpus) {
+  FLAME_NEEDS_GPU(d);
+  std::vector<int64_t> v(1000);
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i * 7919 % 251);
+  const Tensor ids = Tensor::from(v, {1000}, cpu());
+  const auto wide = [&](const Shape& s, DType t) {
+    const DeviceScope host(cpu());
+    return (arange(numel(s)) * 17).to(t).reshape(s);
+  };
+  const std::vector<Tensor> here{ids,
+                                 ids.to(DType::u8),
+                                 wide({1000, 3}, DType::u8),
+                                 wide({1000, 5}, DType::f16),
+                                 wide({1000, 257}, DType::f32),
+                                 wide({1000, 2, 0}, DType::f32),
+                                 wide({1000, 9000}, DType::u8)};
+  std::vector<Tensor> there;
+  for (const Tensor& t : here) there.push_back(t.to(d));
+  for (const bool shuffle : {true, false}) {
+    DeviceBatches a(here, {.batch = 300, .shuffle = shuffle, .seed = 2}),
+        b(there, {.batch = 300, .shuffle = shuffle, .seed = 2});
+    for (int i = 0; i < 5; ++i) {
+      const std::vector<Tensor> x = a.next(), y = b.next();
+      for (size_t k = 0; k < x.size(); ++k) EXPECT_EQ(difference(x[k], y[k].to(cpu())), "") << k;
+    }
+  }
+}
+
 TEST(CudaRecord, OnTwoDevices) {
   FLAME_NEEDS_GPU(d);
   Device* other = nullptr;

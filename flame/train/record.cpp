@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/cat.h"
 #include "flame/ops/matmul.h"
 #include "flame/train/recording_internal.h"
 
@@ -193,5 +194,21 @@ RecordedStep::~RecordedStep() = default;
 std::vector<Tensor> RecordedStep::operator()(const std::vector<Tensor>& in, Loc loc) { return impl_->call(in, loc); }
 const RecordStats& RecordedStep::stats() const { return impl_->stats; }
 void RecordedStep::set_mode(uint64_t mode) { impl_->mode = mode; }
+
+void step_call::check_repeat(int steps, size_t takes, size_t given, Loc loc) {
+  if (steps < 1) fail<ValueError>(loc, "repeat: expected 1 step or more, got {}", steps);
+  if (takes != given)
+    fail<ValueError>(loc, "repeat: expected a function of the {} tensors of a batch, got one of {}", given, takes);
+}
+std::vector<Tensor> step_call::stacked(const std::vector<std::vector<Tensor>>& steps) {
+  const NoGrad guard;
+  std::vector<Tensor> out;
+  for (size_t k = 0; k < steps[0].size(); ++k) {
+    std::vector<Tensor> one;
+    for (const std::vector<Tensor>& s : steps) one.push_back(s.at(k).detach());
+    out.push_back(stack(one));
+  }
+  return out;
+}
 
 }  // namespace flame
