@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <chrono>
 #include <memory>
 #include <thread>
 
@@ -504,6 +505,57 @@ TEST(CudaRecord, BatchesAreTheCpus) {
       for (size_t k = 0; k < x.size(); ++k) EXPECT_EQ(difference(x[k], y[k].to(cpu())), "") << k;
     }
   }
+}
+
+struct Classifier : nn::Module {
+  nn::Linear a{*this, "a", {.in = 784, .out = 256}}, b{*this, "b", {.in = 256, .out = 256}},
+      c{*this, "c", {.in = 256, .out = 10}};
+  Tensor forward(const Tensor& x) { return c(relu(b(relu(a(x))))); }
+};
+
+// What a call costs the host while the GPU is behind, and what a step takes in all. The bound is far above what is seen.
+TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope device(d);
+  manual_seed(1);
+  Classifier net;
+  optim::AdamW opt{net.parameters(), {.lr = 1e-3}};
+  const auto train = [&](const Tensor& x, const Tensor& y) {
+    const Tensor loss = cross_entropy(net.forward(x), y);
+    backward(loss);
+    opt.step();
+    return loss;
+  };
+  const auto micros = [&](auto&& fn, int times, bool wait) {
+    d.synchronize();
+    const auto start = std::chrono::steady_clock::now();
+    for (int i = 0; i < times; ++i) fn();
+    if (wait) d.synchronize();
+    const std::chrono::duration<double, std::micro> took = std::chrono::steady_clock::now() - start;
+    return took.count() / times;
+  };
+  const Tensor images = rand({5000, 784}), labels = randint(0, 10, {5000});
+  std::vector<std::pair<Tensor, Tensor>> batches;
+  for (int64_t i = 0; i < 4; ++i)
+    batches.emplace_back(images.narrow(0, 128 * i, 128) + 0.0, labels.narrow(0, 128 * i, 128) + 0);
+  for (const auto& [x, y] : batches) x.data(), y.data();
+  auto step = record(train);
+  size_t at = 0;
+  const auto one = [&] {
+    const auto& [x, y] = batches[at++ % batches.size()];
+    step(x, y);
+  };
+  constexpr int k = 16;
+  auto steps = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}));
+  for (int i = 0; i < 20; ++i) one();
+  for (int i = 0; i < 4; ++i) steps();
+  const double host = micros(one, 20, false), each = micros(one, 1000, true);
+  const double host_repeated = micros(steps, 3, false) / k, repeated = micros(steps, 100, true) / k;
+  std::printf(
+      "a call of %zu launches: %.1f us of the host, %.1f us in all; a step of %d in a launch: %.1f and %.1f us\n",
+      step.stats().launches, host, each, k, host_repeated, repeated);
+  EXPECT_LT(host, 60);
+  EXPECT_EQ(step.stats().misses + steps.stats().misses, 0u);
 }
 
 TEST(CudaRecord, OnTwoDevices) {

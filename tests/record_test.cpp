@@ -156,7 +156,7 @@ TEST(Record, AGraphReadsArgumentsWhereverTheyAre) {
   out = expect_step(y, x);
   const auto told = [&] {
     int n = 0;
-    for (const auto& [op, times] : d.renewals) n += times;
+    for (const auto& [op, times] : d.renewals) n += op == "copy of an argument" ? 0 : times;
     return n;
   };
   const int before = told();

@@ -182,29 +182,36 @@ void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vecto
     }
     arguments.push_back(std::move(one));
   }
-  const GraphDesc desc{entries.size(), [this](size_t i) { replay(entries[i], false); },
-                       [this](size_t i) -> const std::string& { return entries[i].plan->op; }};
-  graph = device->capture(desc);
+  const auto capture_all = [&] {
+    graph = {};
+    const size_t first = copied.size();
+    graph = device->capture({first + entries.size(),
+                             [&](size_t i) {
+                               if (i < first) copy_argument(arguments[copied[i]]);
+                               else replay(entries[i - first], false);
+                             },
+                             [&](size_t i) -> const std::string& {
+                               static const std::string copy = "copy of an argument";
+                               return i < first ? copy : entries[i - first].plan->op;
+                             }});
+  };
+  capture_all();
   if (!graph) return;
-  bool again = false;
   for (size_t a = 0; a < args.size(); ++a) {
     Argument& one = arguments[a];
     if (std::all_of(one.readers.begin(), one.readers.end(), [&](uint32_t i) { return graph->renewable(i); })) continue;
     one.slot = private_copy(values[a], MemoryKind::recording);
-    one.address = address_of(one.slot.value());
     for (const uint32_t i : one.readers) place(entries[i], static_cast<uint32_t>(a), one.slot.value().buffer());
-    again = true;
+    copied.push_back(static_cast<uint32_t>(a));
   }
-  if (again) {
-    graph = {};
-    graph = device->capture(desc);
-  }
+  const size_t first = copied.size();
+  if (first > 0) capture_all();
   for (size_t i = 0; i < entries.size(); ++i) {
     Entry& e = entries[i];
     const bool moves = std::any_of(e.arguments.begin(), e.arguments.end(),
                                    [&](const auto& p) { return !arguments[p.second].slot.defined(); });
     if (!moves && !e.changing) continue;
-    if (!graph->renewable(i))
+    if (!graph->renewable(first + i))
       fail<NotImplemented>(Loc::current(), "record: {} asks a library with numbers that change from step to step",
                            e.plan->op);
     renewed.push_back(static_cast<uint32_t>(i));
@@ -266,6 +273,14 @@ std::vector<Tensor> Recording::safe(const std::vector<Tensor>& args) const {
   return out;
 }
 
+void Recording::copy_argument(const Argument& a) const {
+  const Value& to = a.slot.value();
+  const auto element = static_cast<int64_t>(size_of(to.dtype));
+  const auto [low, high] = span_of(to);
+  device->copy_within(address_of(to) + low * element, static_cast<const char*>(a.address) + low * element,
+                      static_cast<size_t>((high - low) * element));
+}
+
 void Recording::place(Entry& e, uint32_t argument, const Buffer& base) {
   for (size_t k = 0; k < e.arguments.size(); ++k) {
     const auto [buffer, which] = e.arguments[k];
@@ -293,27 +308,28 @@ void Recording::run_graph(const std::vector<Tensor>& args) {
     const Value& v = args[a].value();
     void* const at = address_of(v);
     if (at == one.address || one.readers.empty()) continue;
-    if (one.slot.defined()) {
-      const auto element = static_cast<int64_t>(size_of(v.dtype));
-      const auto [low, high] = span_of(v);
-      device->copy_within(static_cast<char*>(one.address) + low * element, static_cast<char*>(at) + low * element,
-                          static_cast<size_t>((high - low) * element));
-      continue;
-    }
+    one.address = at;
+    one.stale = true;
+    if (one.slot.defined()) continue;
     for (const uint32_t i : one.readers) {
       place(entries[i], static_cast<uint32_t>(a), v.buffer());
       entries[i].stale = true;
     }
-    one.address = at;
   }
   size_t next = 0;
   try {
+    for (size_t k = 0; k < copied.size(); ++k) {
+      Argument& one = arguments[copied[k]];
+      if (!one.stale) continue;
+      graph->renew(k, [&] { copy_argument(one); });
+      one.stale = false;
+    }
     for (const uint32_t i : renewed) {
       Entry& e = entries[i];
       while (next < hooks.size() && hooks[next].at <= i) hooks[next++].advance();
       if (!e.changing && !e.stale) continue;
       e.stale = true;
-      graph->renew(i, [&] { replay(e, false); });
+      graph->renew(copied.size() + i, [&] { replay(e, false); });
       e.stale = false;
     }
     while (next < hooks.size()) hooks[next++].advance();

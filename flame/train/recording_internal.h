@@ -58,10 +58,11 @@ struct Recording {
   };
   // Where the launches of a graph read an argument.
   struct Argument {
-    void* address;   // of its first element
+    void* address;   // of its first element, as the graph has it
     uint32_t place;  // that address modulo what launches choose their kernels by
-    Tensor slot;     // if a library reads it: memory of the recording's, to which arguments are copied
+    Tensor slot;     // if a library reads it: memory of the recording's, to which the graph copies it first
     std::vector<uint32_t> readers;
+    bool stale = true;  // the graph copies it from somewhere else
   };
   struct Output {
     enum class Kind : uint8_t { tensor, argument, state } kind;
@@ -92,12 +93,14 @@ struct Recording {
   std::vector<Output> outputs;
   Ref<LaunchGraph> graph;           // null where the device starts the launches one by one
   std::vector<Argument> arguments;  // of the graph
+  std::vector<uint32_t> copied;     // which of them have slots: the graph's first parts, before the entries
   std::vector<uint32_t> renewed;    // the graph's entries that may have to be told anew, in order
 
  private:
   void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values);
   void run_list(const std::vector<Tensor>& args);
   void run_graph(const std::vector<Tensor>& args);
+  void copy_argument(const Argument& a) const;
   void place(Entry& e, uint32_t argument, const Buffer& base);
   void replay(Entry& e, bool counted);
   void add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace);

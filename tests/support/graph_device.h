@@ -1,6 +1,7 @@
 // A CPU device that keeps recorded steps as graphs: what a GPU does with them, without one. Launches named in `libraries`
 // cannot be told anew, as a library's cannot.
 #pragma once
+#include <cstring>
 #include <map>
 #include <memory>
 #include <set>
@@ -19,6 +20,12 @@ class GraphDevice final : public CpuDevice {
   Ref<LaunchGraph> capture(const GraphDesc& g) override {
     if (std::exchange(fail_capture, false)) throw OutOfMemory("a planted failure", Loc::current());
     return make_ref<Graph>(*this, g);
+  }
+
+  void copy_within(void* dst, const void* src, size_t bytes) override {
+    if (!taken_) return CpuDevice::copy_within(dst, src, bytes);
+    const auto copy = [dst, src, bytes](const Run&) { std::memcpy(dst, src, bytes); };
+    taken_->push_back({make_ref<Plan>("copy", copy), {}, {}, nullptr});
   }
 
   std::set<std::string> libraries = {"gemm", "conv forward", "conv backward_data", "conv backward_weight"};
