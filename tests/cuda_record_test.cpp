@@ -98,11 +98,11 @@ auto with(T& t, F&& fn) {
 }
 
 template <class Net>
-void expect_equal_to_eager(Device& d, int steps) {
+void expect_equal_to_eager(Device& d, int steps, int lanes = 1) {
   const Deterministic bits;
   const DeviceScope device(d);
   auto eager = std::make_unique<Trainer<Net>>(), recorded = std::make_unique<Trainer<Net>>();
-  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); }, {.lanes = lanes});
   std::vector<Tensor> kept;  // so that batches come at changing addresses
   const uint64_t before = stats().graph_launches;
   for (int i = 0; i < steps; ++i) {
@@ -135,6 +135,15 @@ TEST(CudaRecord, AnMlpEqualsEagerAtEveryStep) {
 TEST(CudaRecord, ATransformerEqualsEagerAtEveryStep) {
   FLAME_NEEDS_GPU(d);
   expect_equal_to_eager<Transformer>(d, quick() ? 20 : 200);
+}
+
+TEST(CudaRecord, LanesEqualEagerAtEveryStep) {
+  FLAME_NEEDS_GPU(d);
+  for (const int lanes : {2, 4}) {
+    expect_equal_to_eager<Cnn>(d, 40, lanes);
+    expect_equal_to_eager<Mlp>(d, 40, lanes);
+    expect_equal_to_eager<Transformer>(d, 40, lanes);
+  }
 }
 
 // The comparison above must tell another seed and a step without clipping apart.
@@ -549,6 +558,15 @@ TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
   auto steps = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}));
   for (int i = 0; i < 20; ++i) one();
   for (int i = 0; i < 4; ++i) steps();
+  for (const int lanes : {2, 3, 4}) {
+    auto beside = record(train, {.lanes = lanes});
+    auto all = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}), {.lanes = lanes});
+    const auto call = [&] { beside(batches[0].first, batches[0].second); };
+    for (int i = 0; i < 20; ++i) call();
+    for (int i = 0; i < 4; ++i) all();
+    const double each = micros(call, 1000, true), repeated = micros(all, 100, true) / k;
+    std::printf("%d lanes: a call %.1f us in all; a step of %d in a launch: %.1f us\n", lanes, each, k, repeated);
+  }
   const double host = micros(one, 20, false), each = micros(one, 1000, true);
   const double host_repeated = micros(steps, 3, false) / k, repeated = micros(steps, 100, true) / k;
   std::printf(

@@ -7,6 +7,7 @@
 #include <set>
 
 #include "flame/fuse/island.h"
+#include "flame/train/lanes_internal.h"
 #include "tests/support/compare.h"
 #include "tests/support/graph_device.h"
 #include "tests/support/guarded_device.h"
@@ -80,10 +81,10 @@ void alternate(Trainer& t, F&& fn) {
   fn();
 }
 
-void expect_equal_to_eager() {
+void expect_equal_to_eager(int lanes = 1) {
   auto eager = std::make_unique<Trainer>();
   auto recorded = std::make_unique<Trainer>();
-  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); }, {.lanes = lanes});
   const int steps = quick() ? 8 : 30;
   for (int i = 0; i < steps; ++i) {
     const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
@@ -130,6 +131,57 @@ TEST(Record, EqualsEagerAsAGraph) {
   EXPECT_EQ(d.renewals["bernoulli"], replays);
   EXPECT_EQ(d.renewals.count("gemm"), 0u);
   EXPECT_GT(stats().launches, before);
+}
+
+// In an order that is as unlike the program's as the lanes allow.
+TEST(Record, EqualsEagerInLanes) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  for (const int lanes : {1, 2, 3, 8}) {
+    d.out_of_order = 0;
+    expect_equal_to_eager(lanes);
+    EXPECT_EQ(d.out_of_order > 0, lanes > 1) << lanes;
+    std::printf("%d lanes: %d launches out of order\n", lanes, d.out_of_order);
+  }
+}
+
+TEST(Record, LanesKeepWhatDependsInOrder) {
+  uint64_t seed = 1;
+  const auto below = [&](uint64_t n) {
+    return static_cast<size_t>(((seed = seed * 6364136223846793005u + 1) >> 33) % n);
+  };
+  for (int round = 0; round < 50; ++round) {
+    std::vector<Accesses> parts(40);
+    for (Accesses& p : parts)
+      for (int k = 0; k < 3; ++k) {
+        const uintptr_t from = below(60);
+        p.push_back({from, from + 1 + below(4), below(3) == 0});
+      }
+    const uint32_t count = 1 + static_cast<uint32_t>(below(4));
+    const Lanes l = lanes_of(parts, count);
+    std::vector<std::set<size_t>> before(parts.size());  // all that a part comes behind
+    for (size_t i = 0; i < parts.size(); ++i) {
+      ASSERT_LT(l.lane[i], count);
+      const auto behind = [&](size_t j) {
+        before[i].insert(j);
+        before[i].insert(before[j].begin(), before[j].end());
+      };
+      for (size_t j = i; j-- > 0;)
+        if (l.lane[j] == l.lane[i]) {
+          behind(j);
+          break;
+        }
+      for (const uint32_t j : l.after[i]) {
+        ASSERT_LT(j, i);
+        behind(j);
+      }
+      for (size_t j = 0; j < i; ++j)
+        for (const Access& a : parts[i])
+          for (const Access& b : parts[j])
+            EXPECT_TRUE(!(a.write || b.write) || a.from >= b.to || b.from >= a.to || before[i].contains(j))
+                << j << " before " << i;
+    }
+  }
 }
 
 TEST(Record, AGraphReadsArgumentsWhereverTheyAre) {
@@ -546,6 +598,7 @@ TEST(Record, RepeatedStepsEqualSingleOnes) {
 
 TEST(Record, ChecksItsOptions) {
   EXPECT_THROW(record([](const Tensor& x) { return x; }, {.warmup = 1}), ValueError);
+  EXPECT_THROW(record([](const Tensor& x) { return x; }, {.lanes = 0}), ValueError);
 }
 
 TEST(Record, EmptyAndTinySteps) {

@@ -28,6 +28,10 @@ struct GraphDesc {
   size_t parts = 0;
   std::function<void(size_t)> launch;  // makes those of one part
   std::function<const std::string&(size_t)> name;
+  // Which parts may run beside each other: a part follows the one before it in its lane, and the parts named. Empty: one
+  // lane.
+  std::vector<uint32_t> lane = {};
+  std::vector<std::vector<uint32_t>> after = {};
 };
 
 // Launches that a device has taken up without making them, to start them as one.

@@ -121,7 +121,7 @@ struct RecordedStep::Impl {
   void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places, const std::vector<Tensor>& mine,
             const std::vector<Tensor>& out) {
     try {
-      s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out);
+      s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out, options.lanes);
     } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
       return miss(s, "no memory for the recording's list");
     }
@@ -187,6 +187,7 @@ struct RecordedStep::Impl {
 RecordedStep::RecordedStep(Fn fn, RecordOptions options) : impl_(std::make_unique<Impl>()) {
   if (options.warmup < 2)
     fail<ValueError>(Loc::current(), "record: expected a warm-up of at least 2 calls, got {}", options.warmup);
+  if (options.lanes < 1) fail<ValueError>(Loc::current(), "record: expected 1 lane or more, got {}", options.lanes);
   impl_->fn = std::move(fn);
   impl_->options = options;
 }

@@ -126,7 +126,7 @@ Tensor private_copy(const Tensor& t, MemoryKind kind) {
 }
 
 Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args,
-                     const std::vector<Tensor>& values, const std::vector<Tensor>& out)
+                     const std::vector<Tensor>& values, const std::vector<Tensor>& out, int lanes)
     : device(r.device ? r.device : &default_device()),
       hooks(std::move(r.hooks)),
       guards(std::move(r.guards)),
@@ -156,19 +156,50 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
     outside.push_back(
         *std::find_if(r.outside.begin(), r.outside.end(), [&](const Ref<Storage>& s) { return s->id() == id; }));
   for (size_t i = 0; i < log.launches.size(); ++i)
-    add_entry(log.launches[i], offsets, workspaces[i] < offsets.size() ? offsets[workspaces[i]] : 0);
+    add_entry(log.launches[i], log, offsets, workspaces[i] < offsets.size() ? offsets[workspaces[i]] : 0);
   for (const Tensor& t : out) add_output(t, log, args, offsets);
   for (const Recorder::Hook& h : hooks) {
     if (h.own_launch) entries[h.at].changing = true;
     for (Entry& e : entries)
       for (const Word& w : e.scalars) e.changing = e.changing || (h.block && w.p == h.block);
   }
-  capture(args, values);
+  capture(args, values, lanes);
+}
+
+// The copies of arguments that libraries read, then the entries.
+void Recording::capture_parts(int lanes) {
+  constexpr size_t most = 4000;  // parts, whose accesses are compared pairwise
+  graph = {};
+  const size_t first = copied.size();
+  GraphDesc desc{first + entries.size(),
+                 [&](size_t i) {
+                   if (i < first) copy_argument(arguments[copied[i]]);
+                   else replay(entries[i - first], false);
+                 },
+                 [&](size_t i) -> const std::string& {
+                   static const std::string copy = "copy of an argument";
+                   return i < first ? copy : entries[i - first].plan->op;
+                 }};
+  if (lanes > 1 && desc.parts <= most) {
+    std::vector<Accesses> parts(first);
+    for (const Entry& e : entries) parts.push_back(e.touched);
+    for (size_t i = 0; i < first; ++i) {
+      const Argument& a = arguments[copied[i]];
+      const auto at = reinterpret_cast<uintptr_t>(a.slot.value().storage->data());
+      const uintptr_t end = at + a.slot.value().storage->bytes();
+      parts[i].push_back({at, end, true});
+      for (const uint32_t reader : a.readers) parts[first + reader].push_back({at, end, false});
+    }
+    Lanes found = lanes_of(parts, static_cast<uint32_t>(lanes));
+    desc.lane = std::move(found.lane);
+    desc.after = std::move(found.after);
+  }
+  graph = device->capture(desc);
 }
 
 // Once with the arguments where they are; what a library reads of them then gets memory of the recording's, since nothing
 // but a new capture could tell the library another address.
-void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values) {
+void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes) {
   for (size_t a = 0; a < args.size(); ++a) {
     const Value& v = values[a].value();
     const Buffer at{args[a].storage.get(), args[a].offset * static_cast<int64_t>(size_of(v.dtype))};
@@ -182,20 +213,7 @@ void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vecto
     }
     arguments.push_back(std::move(one));
   }
-  const auto capture_all = [&] {
-    graph = {};
-    const size_t first = copied.size();
-    graph = device->capture({first + entries.size(),
-                             [&](size_t i) {
-                               if (i < first) copy_argument(arguments[copied[i]]);
-                               else replay(entries[i - first], false);
-                             },
-                             [&](size_t i) -> const std::string& {
-                               static const std::string copy = "copy of an argument";
-                               return i < first ? copy : entries[i - first].plan->op;
-                             }});
-  };
-  capture_all();
+  capture_parts(lanes);
   if (!graph) return;
   for (size_t a = 0; a < args.size(); ++a) {
     Argument& one = arguments[a];
@@ -205,7 +223,7 @@ void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vecto
     copied.push_back(static_cast<uint32_t>(a));
   }
   const size_t first = copied.size();
-  if (first > 0) capture_all();
+  if (first > 0) capture_parts(lanes);
   for (size_t i = 0; i < entries.size(); ++i) {
     Entry& e = entries[i];
     const bool moves = std::any_of(e.arguments.begin(), e.arguments.end(),
@@ -218,23 +236,33 @@ void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vecto
   }
 }
 
-void Recording::add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace) {
-  Entry e{n.plan, {}, {}, {}, {}, n.reads, n.scalars, nullptr};
+void Recording::add_entry(const Noted& n, const Log& log, const std::vector<size_t>& arena_offsets, size_t workspace) {
+  Entry e{n.plan, {}, {}, {}, {}, n.reads, n.scalars};
+  const auto touches = [&e](const void* at, size_t bytes, bool write) {
+    const auto from = reinterpret_cast<uintptr_t>(at);
+    e.touched.push_back({from, from + bytes, write});
+  };
   for (const Place& p : n.places) {
     Buffer b{nullptr, p.offset};
+    const bool write = e.buffers.size() >= n.reads;
     if (p.kind == Place::Kind::argument) {
       e.arguments.emplace_back(static_cast<uint32_t>(e.buffers.size()), p.index);
       e.argument_offsets.push_back(p.offset);
     } else if (p.kind == Place::Kind::outside) {
       b.storage = outside[p.index].get();
-      if (e.buffers.size() >= n.reads) written.push_back(outside[p.index]);
+      touches(b.storage->data(), b.storage->bytes(), write);
+      if (write) written.push_back(outside[p.index]);
     } else {
       b = {arena.get(), p.offset + static_cast<int64_t>(arena_offsets[p.index])};
+      touches(static_cast<char*>(arena->data()) + arena_offsets[p.index], log.sizes[p.index], write);
     }
     e.buffers.push_back(b);
     e.pointers.push_back(b.storage ? static_cast<char*>(b.storage->data()) + b.offset : nullptr);
   }
-  if (n.plan->workspace) e.workspace = static_cast<char*>(arena->data()) + workspace;
+  if (n.plan->workspace) {
+    e.workspace = static_cast<char*>(arena->data()) + workspace;
+    touches(e.workspace, n.plan->workspace, true);
+  }
   entries.push_back(std::move(e));
 }
 

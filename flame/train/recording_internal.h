@@ -4,6 +4,7 @@
 
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
+#include "flame/train/lanes_internal.h"
 
 namespace flame {
 
@@ -53,6 +54,7 @@ struct Recording {
     uint32_t reads;
     std::vector<Word> scalars;
     void* workspace = nullptr;
+    Accesses touched;       // but for arguments
     bool changing = false;  // reads numbers that a hook changes
     bool stale = true;      // the graph has other numbers or addresses than this
   };
@@ -76,7 +78,7 @@ struct Recording {
 
   // `values` are the arguments that lay at `args`.
   Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values,
-            const std::vector<Tensor>& out);
+            const std::vector<Tensor>& out, int lanes);
   // Arguments that a replay would overwrite before reading them are copied first.
   std::vector<Tensor> safe(const std::vector<Tensor>& args) const;
   void run(const std::vector<Tensor>& args);
@@ -97,13 +99,14 @@ struct Recording {
   std::vector<uint32_t> renewed;    // the graph's entries that may have to be told anew, in order
 
  private:
-  void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values);
+  void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes);
+  void capture_parts(int lanes);
   void run_list(const std::vector<Tensor>& args);
   void run_graph(const std::vector<Tensor>& args);
   void copy_argument(const Argument& a) const;
   void place(Entry& e, uint32_t argument, const Buffer& base);
   void replay(Entry& e, bool counted);
-  void add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace);
+  void add_entry(const Noted& n, const Log& log, const std::vector<size_t>& arena_offsets, size_t workspace);
   void add_output(const Tensor& t, const Log& log, const std::vector<ArgumentPlace>& args,
                   const std::vector<size_t>& arena_offsets);
 };

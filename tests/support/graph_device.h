@@ -1,6 +1,7 @@
 // A CPU device that keeps recorded steps as graphs: what a GPU does with them, without one. Launches named in `libraries`
 // cannot be told anew, as a library's cannot.
 #pragma once
+#include <algorithm>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -30,7 +31,7 @@ class GraphDevice final : public CpuDevice {
 
   std::set<std::string> libraries = {"gemm", "conv forward", "conv backward_data", "conv backward_weight"};
   std::map<std::string, int> renewals;  // by op
-  int captures = 0, starts = 0;
+  int captures = 0, starts = 0, out_of_order = 0;
   bool fail_capture = false, fail_start = false;
 
  private:
@@ -48,6 +49,7 @@ class GraphDevice final : public CpuDevice {
         names_[i] = g.name(i);
         take(i, [&] { g.launch(i); });
       }
+      order_parts(g);
     }
     bool renewable(size_t part) const override { return !device_.libraries.contains(names_[part]); }
     void renew(size_t part, const std::function<void()>& fn) override {
@@ -58,11 +60,29 @@ class GraphDevice final : public CpuDevice {
     void start() override {
       if (std::exchange(device_.fail_start, false)) throw OutOfMemory("a planted failure", Loc::current());
       ++device_.starts;
-      for (const std::vector<Kept>& part : parts_)
-        for (const Kept& k : part) k.plan->body({k.buffers.data(), k.scalars.data(), k.workspace});
+      for (const size_t i : order_)
+        for (const Kept& k : parts_[i]) k.plan->body({k.buffers.data(), k.scalars.data(), k.workspace});
     }
 
    private:
+    // Some order that lanes allow, as unlike the program's as may be.
+    void order_parts(const GraphDesc& g) {
+      std::vector<char> done(g.parts);
+      const auto ready = [&](size_t i) {
+        if (done[i]) return false;
+        for (size_t j = 0; j < i; ++j)
+          if (!done[j] && (g.lane.empty() || g.lane[i] == g.lane[j])) return false;
+        return g.lane.empty() || std::all_of(g.after[i].begin(), g.after[i].end(), [&](uint32_t j) { return done[j]; });
+      };
+      while (order_.size() < g.parts)
+        for (size_t i = g.parts; i-- > 0;)
+          if (ready(i)) {
+            device_.out_of_order += !order_.empty() && i < order_.back();
+            order_.push_back(i);
+            done[i] = true;
+            break;
+          }
+    }
     void take(size_t part, const std::function<void()>& fn) {
       parts_[part].clear();
       device_.taken_ = &parts_[part];
@@ -72,6 +92,7 @@ class GraphDevice final : public CpuDevice {
     GraphDevice& device_;
     std::vector<std::vector<Kept>> parts_;
     std::vector<std::string> names_;
+    std::vector<size_t> order_;
   };
   void run(const Plan& plan, const Launch& l, const Run& r) override {
     if (!taken_) return plan.body(r);

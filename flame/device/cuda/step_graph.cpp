@@ -71,12 +71,13 @@ void StepGraph::capture(const GraphDesc& g) {
                 "cuStreamBeginCapture");
   try {
     const Taking taking(*this, false);
-    CUgraphNode last = nullptr;
-    for (size_t i = 0; i < g.parts; ++i) {
-      const size_t before = nodes_in_graph(&last), first = nodes_.size();
-      g.launch(i);
-      parts_.push_back({first, nodes_in_graph(&last) - before == nodes_.size() - first});
-    }
+    std::vector<Ends> ends(g.parts), lanes(1);
+    for (const uint32_t l : g.lane) lanes.resize(std::max<size_t>(lanes.size(), l + 1));
+    for (size_t i = 0; i < g.parts; ++i) capture_part(g, i, ends, lanes);
+    lane_ = 0;
+    Ends all;
+    for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
+    if (lanes.size() > 1) come_after(all);
     parts_.push_back({nodes_.size(), false});
   } catch (...) {
     CUgraph broken = nullptr;
@@ -86,8 +87,30 @@ void StepGraph::capture(const GraphDesc& g) {
   device_.check(f.cuStreamEndCapture(device_.capture_stream(), &handles_.graph), "cuStreamEndCapture");
 }
 
-// How many there are, and the one that the stream's next launch comes behind.
-size_t StepGraph::nodes_in_graph(CUgraphNode* last) const {
+// Behind the part before it in its lane, and those that it names.
+void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes) {
+  lane_ = g.lane.empty() ? 0 : g.lane[part];
+  if (lanes.size() > 1) {
+    Ends before = lanes[lane_];
+    for (const uint32_t i : g.after[part]) before.insert(before.end(), ends[i].begin(), ends[i].end());
+    std::sort(before.begin(), before.end());
+    before.erase(std::unique(before.begin(), before.end()), before.end());
+    come_after(before);
+  }
+  const size_t nodes = nodes_in_graph(nullptr), first = nodes_.size();
+  g.launch(part);
+  parts_.push_back({first, nodes_in_graph(&ends[part]) - nodes == nodes_.size() - first});
+  lanes[lane_] = ends[part];
+}
+void StepGraph::come_after(const Ends& nodes) const {
+  Ends copy = nodes;
+  device_.check(driver().cuStreamUpdateCaptureDependencies(device_.capture_stream(), copy.data(), nullptr, copy.size(),
+                                                           CU_STREAM_SET_CAPTURE_DEPENDENCIES),
+                "cuStreamUpdateCaptureDependencies");
+}
+
+// How many there are, and those that the stream's next launch comes behind.
+size_t StepGraph::nodes_in_graph(Ends* last) const {
   CUstreamCaptureStatus status = CU_STREAM_CAPTURE_STATUS_NONE;
   CUgraph graph = nullptr;
   const CUgraphNode* before = nullptr;
@@ -98,16 +121,16 @@ size_t StepGraph::nodes_in_graph(CUgraphNode* last) const {
       "cuStreamGetCaptureInfo");
   if (status != CU_STREAM_CAPTURE_STATUS_ACTIVE)
     device_.check(CUDA_ERROR_STREAM_CAPTURE_INVALIDATED, "a launch of a recorded step");
-  *last = count == 1 ? before[0] : nullptr;
+  if (last) last->assign(before, before + count);
   size_t all = 0;
   device_.check(driver().cuGraphGetNodes(graph, nullptr, &all), "cuGraphGetNodes");
   return all;
 }
 
 void StepGraph::captured(Node::Kind kind, CUdeviceptr to, CUdeviceptr from, size_t bytes) {
-  Node n{nullptr, kind, to, from, bytes};
-  nodes_in_graph(&n.node);
-  nodes_.push_back(n);
+  Ends last;
+  nodes_in_graph(&last);
+  nodes_.push_back({last.size() == 1 ? last[0] : nullptr, kind, to, from, bytes});
 }
 
 // The node whose turn it is; a part that launches something else than it did cannot be renewed.

@@ -31,6 +31,7 @@ class StepGraph final : public LaunchGraph {
   void fill(CUdeviceptr to, unsigned char byte, size_t bytes);
   CUstream stream() const;  // throws while a part is renewed
   bool renewing() const { return renewing_; }
+  uint32_t lane() const { return lane_; }               // of the part that is captured
   void keep(void* block) { blocks_.push_back(block); }  // memory that was given back, which launches still use
 
  private:
@@ -45,14 +46,17 @@ class StepGraph final : public LaunchGraph {
     bool renewable;
   };
   class Taking;
+  using Ends = std::vector<CUgraphNode>;  // what comes next waits for these
   struct Handles {
     CUgraph graph = nullptr;
     CUgraphExec ready = nullptr;
   };
   void capture(const GraphDesc& g);
+  void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes);
+  void come_after(const Ends& nodes) const;
   void captured(Node::Kind kind, CUdeviceptr to = 0, CUdeviceptr from = 0, size_t bytes = 0);
   const Node& next(Node::Kind kind);
-  size_t nodes_in_graph(CUgraphNode* last) const;
+  size_t nodes_in_graph(Ends* last) const;
   void destroy() noexcept;
 
   CudaDevice& device_;
@@ -63,6 +67,7 @@ class StepGraph final : public LaunchGraph {
   std::vector<void*> blocks_;
   size_t next_ = 0;  // node to renew
   bool renewing_ = false;
+  uint32_t lane_ = 0;
   static thread_local StepGraph* taking_;
 };
 
