@@ -191,6 +191,32 @@ TEST(CudaConvolutions, BuffersAnywhere) {
   }
 }
 
+// Filters that lie channels-last need no copy, and their gradients lie so too; the bits are those of filters that are turned.
+TEST(CudaConvolutions, FiltersOfEitherLayout) {
+  FLAME_NEEDS_GPU(d);
+  set_deterministic(true);
+  for (const DType t : {DType::f32, DType::bf16})
+    for (const Shape& s : {Shape{48, 16, 3, 3}, Shape{16, 72, 5, 5}, Shape{8, 8, 9, 8}, Shape{8, 5000, 1, 3}}) {
+      const Tensor x = drawn({2, 10, 12, s[1]}, t, 1).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
+                   w = drawn({s[0], s[2], s[3], s[1]}, t, 2).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
+                   turned = w.detach().contiguous().detach().requires_grad_();
+      std::vector<Tensor> all[2];
+      for (const Tensor* of : {&w, &turned}) {
+        const auto launches = [start = stats().launches] { return stats().launches - start; };
+        const Tensor y = conv2d(x, *of), g = y.detach();
+        y.data();
+        EXPECT_EQ(launches(), 1u);
+        const std::vector<Tensor> gradients = grad({y}, {x, *of}, {.grad_outputs = {g}});
+        for (const Tensor& v : gradients) v.data();
+        EXPECT_EQ(launches(), 3u);
+        EXPECT_EQ(is_contiguous(s, gradients[1].strides()), of == &turned);
+        all[of == &turned] = {y.detach().to(cpu()), gradients[0].to(cpu()), gradients[1].contiguous().to(cpu())};
+      }
+      for (size_t i = 0; i < 3; ++i) EXPECT_EQ(difference(all[0][i], all[1][i]), "") << text(t) << " " << s[1] << " " << i;
+    }
+  set_deterministic(false);
+}
+
 // Ten times the same bits where it is asked for; among the candidates for that, none whose sums have no order.
 TEST(CudaDeterminism, GradientsOfConvolutionsAndProductsRepeat) {
   FLAME_NEEDS_GPU(d);

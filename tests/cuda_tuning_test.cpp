@@ -344,8 +344,7 @@ TEST(CudaConvolutions, BiasIsPartOfTheConvolution) {
     std::printf("%s: %llu launches, bias %s\n", std::string(name_of(t)).c_str(), static_cast<unsigned long long>(made),
                 fused ? "by cuDNN" : "by a kernel of ours");
     const Tensor want = conv2d(x.to(DType::f64), w.to(DType::f64), bias.to(DType::f64), {.padding = 1});
-    // By a kernel of ours 16 bits are rounded twice.
-    EXPECT_LT(error_of(y.to(cpu()), want).units, t == DType::f32 ? 64 : fused ? 1.0 : 2.0) << name_of(t);
+    EXPECT_LT(error_of(y.to(cpu()), want).units, t == DType::f32 ? 64 : 1.0) << name_of(t);
   }
 }
 

@@ -2,6 +2,7 @@
 #include "flame/data/idx_dataset.h"
 
 #include <cstdlib>
+#include <future>
 #include <utility>
 
 #include "flame/core/format.h"
@@ -31,8 +32,11 @@ ImageSets idx_folder(const std::string& folder, Loc loc) {
     const std::string plain = folder + "/" + name;
     return io::file_exists(plain) ? plain : plain + ".gz";
   };
-  return {idx_dataset(file("train-images-idx3-ubyte"), file("train-labels-idx1-ubyte"), loc),
-          idx_dataset(file("t10k-images-idx3-ubyte"), file("t10k-labels-idx1-ubyte"), loc)};
+  std::future<TensorDataset> test = std::async(std::launch::async, [&] {
+    return idx_dataset(file("t10k-images-idx3-ubyte"), file("t10k-labels-idx1-ubyte"), loc);
+  });
+  TensorDataset train = idx_dataset(file("train-images-idx3-ubyte"), file("train-labels-idx1-ubyte"), loc);
+  return {std::move(train), test.get()};
 }
 
 std::string dataset_folder(const std::string& name) {
