@@ -29,6 +29,7 @@ struct StateCell : RefCounted {
   ~StateCell() override;
 };
 
+bool is_shared(StateCell& c);  // a write parts someone from the bytes
 // As State::begin_write, for code that knows no segment and takes nothing back: flushes readers, parts sharers, marks shadows.
 Value& begin_write(const Ref<StateCell>& c, Loc loc);
 

@@ -52,7 +52,7 @@ Ref<Value> shadow_of(const Value& v, DType t, Loc loc) {
     refresh(*c, i, loc);
     (*c->left_fresh)[i] = true;
   } else if (!s.fresh) {
-    if (r) flush_pending();  // of the step, where a pause would hide it
+    if (r && s.cell && is_shared(*s.cell)) flush_pending();  // of the step, which a pause would hide
     const Recorder::Pause before_the_step;
     refresh(*c, i, loc);
   }

@@ -35,12 +35,12 @@ void copy_bytes(Device& d, Buffer from, Buffer to, int64_t bytes, Loc loc) {
   d.launch({plan, {&from, 1}, {&to, 1}, size}, loc);
 }
 
-namespace {
-
-bool shared(StateCell& c) {
+bool is_shared(StateCell& c) {
   std::lock_guard lock(c.mutex);
   return c.value->ref_count() > 1 || !c.readers.empty();
 }
+
+namespace {
 
 // Moves everyone else to a copy of the bytes; the cell keeps its address under a new Value.
 void part(StateCell& c, Loc loc) {
@@ -65,10 +65,10 @@ void part(StateCell& c, Loc loc) {
 
 namespace {
 void part_sharers(StateCell& c, Loc loc) {
-  if (!shared(c)) return;
+  if (!is_shared(c)) return;
   note_flush("a state is written");
   flush_pending();
-  if (shared(c)) part(c, loc);
+  if (is_shared(c)) part(c, loc);
 }
 }  // namespace
 
