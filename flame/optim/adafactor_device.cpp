@@ -22,6 +22,7 @@ struct Item {
   void* s;
   int64_t vector, rows, columns, matrices, first_line, lines, first_tile, bands, sums, roots, factor;
   int64_t dense, rank, shape[max_rank], strides[max_rank];
+  const double *skip, *from;
   double k[10];
 };
 struct Table {
@@ -78,7 +79,8 @@ Totals place(std::vector<Placed>& all, size_t first, size_t last) {
   return t;
 }
 
-void launch(const Family& f, size_t first, size_t last, const Totals& t, const Run& run) {
+void launch(const Family& f, size_t first, size_t last, const Totals& t, const Run& run, const double* skip,
+            const double* arguments) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table table;
   for (size_t i = first; i < last; ++i) {
@@ -89,7 +91,9 @@ void launch(const Family& f, size_t first, size_t last, const Totals& t, const R
     const size_t moments = x.vector ? 1 : 2;
     for (size_t m = 0; m < moments; ++m) x.m[m] = run.buffers[from.parameter + 1 + m];
     if (from.shadow) x.s = run.buffers[from.parameter + 1 + moments];
-    std::copy(blocks[from.block].begin(), blocks[from.block].end(), x.k);
+    x.skip = skip;
+    if (arguments) x.from = arguments + from.gradient * std::tuple_size_v<UpdateArguments>;
+    else std::copy(blocks[from.block].begin(), blocks[from.block].end(), x.k);
   }
   (*f.lines)({.blocks = t.lines}, table, run.workspace);
   if (t.tiles > 0) {
@@ -110,10 +114,11 @@ std::optional<DType> shadow_beside(const UpdateTensor& t, const std::vector<Upda
 
 }  // namespace
 
-Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                                const UpdateWays& ways) {
   const std::string text(device_text("optim/adafactor.cu"));
   std::map<std::tuple<DType, DType, std::optional<DType>>, Family> families;
-  size_t buffer = tensors.size();
+  size_t buffer = tensors.size() + (ways.has_factor() ? 1 : 0);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const UpdateTensor& t = tensors[i];
     if (numel(t.shape) > 0) {
@@ -151,12 +156,23 @@ Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor
     }
     all.push_back(std::move(f));
   }
+  DeviceNumbers numbers(name, tensors, d, ways, tensors.size(), buffer);
+  const size_t own = numbers.workspace();
   return make_ref<Plan>(
       name,
-      [all = std::move(all), steps = std::move(steps)](const Run& run) {
-        for (const Step& s : steps) launch(all[s.family], s.first, s.last, s.totals, run);
+      [all = std::move(all), steps = std::move(steps), numbers = std::move(numbers), own,
+       factor = tensors.size()](const Run& run) {
+        Run rest = run;  // whose workspace lies behind the arguments
+        rest.workspace = static_cast<char*>(run.workspace) + own;
+        const double *skip = nullptr, *arguments = nullptr;
+        if (numbers) {
+          numbers.launch(run, static_cast<double*>(run.workspace));
+          skip = static_cast<const double*>(run.buffers[factor]);
+          arguments = static_cast<const double*>(run.workspace);
+        }
+        for (const Step& s : steps) launch(all[s.family], s.first, s.last, s.totals, rest, skip, arguments);
       },
-      static_cast<size_t>(work) * sizeof(double));
+      own + static_cast<size_t>(work) * sizeof(double));
 }
 
 }  // namespace flame::optim

@@ -1,6 +1,8 @@
 // One plan that updates many tensors: threads share the elements of all of them, whatever their sizes.
 #include "flame/optim/update_internal.h"
 
+#include <cmath>
+
 #include "flame/fuse/kernels.h"
 #include "flame/optim/clip_internal.h"
 
@@ -19,8 +21,8 @@ struct Placed : UpdateTensor {
 
 // Elements [begin, end) of one tensor, its gradient times *factor unless null; parameters and gradients of another dtype than
 // the moments go through `stage`.
-void update(const Placed& t, const Run& run, int64_t begin, int64_t end, const double* factor) {
-  const UpdateArguments& a = static_cast<const UpdateArguments*>(run.scalars[0].p)[t.block];
+void update(const Placed& t, const UpdateArguments& a, const Run& run, int64_t begin, int64_t end,
+            const double* factor) {
   const DType compute = compute_dtype(t.parameter);
   void* p = run.buffers[t.parameter_buffer];
   void* g = run.buffers[t.gradient_buffer];
@@ -61,13 +63,27 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end, const d
 
 }  // namespace
 
-Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped) {
-  if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d, clipped);
+bool skips(const Run& run, const std::vector<UpdateTensor>& tensors, const UpdateWays& ways, size_t factor,
+           size_t counts, std::vector<UpdateArguments>& arguments) {
+  const auto* steps = static_cast<const StepOf*>(run.scalars[1].p);
+  auto* skipped = static_cast<int64_t*>(run.buffers[counts]);
+  const bool skip = std::isnan(*static_cast<const double*>(run.buffers[factor]));
+  arguments.resize(tensors.size());
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    const StepOf& s = steps[tensors[i].block];
+    if (skip) ++skipped[tensors[i].block];
+    else ways.skips->of(s.h, static_cast<double>(s.steps - skipped[tensors[i].block]), arguments[i].data());
+  }
+  return skip;
+}
+
+Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways) {
+  if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d, ways);
   std::vector<Placed> placed;
   std::vector<int64_t> starts;  // of each tensor among all elements
   int64_t total = 0;
   const size_t factor_at = tensors.size();
-  size_t buffer = factor_at + (clipped ? 1 : 0);
+  size_t buffer = factor_at + (ways.has_factor() ? 1 : 0);
   for (const UpdateTensor& t : tensors) {
     const int64_t n = numel(t.shape);
     if (n > 0) {
@@ -77,16 +93,21 @@ Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors
     total += n;
     buffer += t.buffers();
   }
-  return make_ref<Plan>(
-      name, [placed = std::move(placed), starts = std::move(starts), total, clipped, factor_at](const Run& run) {
-        const double* factor = clipped ? static_cast<const double*>(run.buffers[factor_at]) : nullptr;
-        parallel_for(total, grain, [&](int64_t begin, int64_t end) {
-          size_t i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;
-          for (; i < placed.size() && starts[i] < end; ++i)
-            update(placed[i], run, std::max<int64_t>(begin - starts[i], 0), std::min(end - starts[i], placed[i].numel),
-                   factor);
-        });
-      });
+  return make_ref<Plan>(name, [placed = std::move(placed), starts = std::move(starts), tensors, total, ways, factor_at,
+                               counts_at = buffer](const Run& run) {
+    const double* factor = ways.has_factor() ? static_cast<const double*>(run.buffers[factor_at]) : nullptr;
+    std::vector<UpdateArguments> own;
+    if (ways.skips && skips(run, tensors, ways, factor_at, counts_at, own)) return;
+    const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
+    parallel_for(total, grain, [&](int64_t begin, int64_t end) {
+      size_t i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;
+      for (; i < placed.size() && starts[i] < end; ++i) {
+        const Placed& t = placed[i];
+        update(t, own.empty() ? blocks[t.block] : own[t.gradient_buffer], run, std::max<int64_t>(begin - starts[i], 0),
+               std::min(end - starts[i], t.numel), factor);
+      }
+    });
+  });
 }
 
 }  // namespace flame::optim

@@ -14,6 +14,8 @@ struct Item {
   C* m[3];
   void* s;               // the parameter in 16 bits, or null
   int64_t count, first;  // elements, and its first block
+  const double* skip;    // null, or NaN there skips the step
+  const double* from;    // where the numbers are, if not here
   double k[10];
 };
 struct Items {
@@ -149,12 +151,15 @@ extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__
     else high = middle - 1;
   }
   const Item& t = all.item[low];
+  if (t.skip && *t.skip != *t.skip) return;
+  double k[10];
+  for (int i = 0; i < 10; ++i) k[i] = t.from ? t.from[i] : t.k[i];
   Numbers n;
-  for (int i = 0; i < 10; ++i) n.k[i] = static_cast<C>(t.k[i]);
-  n.near3 = t.k[3] >= 0.5;
-  n.near5 = t.k[5] >= 0.5;
-  n.copies = t.k[3] == 1;
-  n.rectified = t.k[6] != 0;
+  for (int i = 0; i < 10; ++i) n.k[i] = static_cast<C>(k[i]);
+  n.near3 = k[3] >= 0.5;
+  n.near5 = k[5] >= 0.5;
+  n.copies = k[3] == 1;
+  n.rectified = k[6] != 0;
   C* const m[3] = {t.m[0], t.m[1], t.m[2]};
   const int64_t begin = (blockIdx.x - t.first) * elements_a_block;
 #pragma unroll 4
