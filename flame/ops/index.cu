@@ -18,6 +18,7 @@ struct Walk {
   int64_t at[8], small_at[8], big_at[8], key_at[8], index_at[8][8];
   int64_t rest[8], small_rest[8], big_rest[8];
   const int64_t* index[8];
+  int64_t place_rank, place_size[8], place_step[8], covers;
 };
 struct Place {
   int64_t big, small, key;  // key -1: a bad index
@@ -86,7 +87,7 @@ inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
 
 #if defined(FLAME_GET)
 // A thread reads several elements, so that their indices, and then they, are on the way together.
-constexpr int own = 4;  // as in device_index.cpp
+constexpr int own = 4;  // as in index_device.cpp
 extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 * own + threadIdx.x;
   Place p[own];
@@ -143,21 +144,23 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 #else
 using K = FLAME_KEY;
+using C = computed<T>;
 struct assign {
-  static T of(T, T s) { return s; }
+  static C of(C, C s) { return s; }
 };
 struct add {
-  static T of(T e, T s) { return plus(e, s); }
+  static C of(C e, C s) { return plus(e, s); }
 };
 struct prod {
-  static T of(T e, T s) { return times(e, s); }
+  static C of(C e, C s) { return times(e, s); }
 };
 struct amax {
-  static T of(T e, T s) { return s > e || s != s ? s : e; }
+  static C of(C e, C s) { return s > e || s != s ? s : e; }
 };
 struct amin {
-  static T of(T e, T s) { return s < e || s != s ? s : e; }
+  static C of(C e, C s) { return s < e || s != s ? s : e; }
 };
+C combine(C e, const T& s) { return FLAME_COMBINE::of(e, widen(s)); }
 
 extern "C" __global__ void __launch_bounds__(256)
     index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries) {
@@ -167,6 +170,19 @@ extern "C" __global__ void __launch_bounds__(256)
   keys[i] = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
   entries[i] = static_cast<uint32_t>(i);
 }
+
+#ifdef FLAME_TILE
+// Few tiles: the digits of the first pass are counted as well.
+extern "C" __global__ void __launch_bounds__(256)
+    index_few_keys(const __grid_constant__ Walk w, K* keys, uint32_t* counts) {
+  const int64_t i = global_thread();
+  if (i >= w.entries) return;
+  const Place p = place_of<true>(w, static_cast<I>(i));
+  const K key = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
+  keys[i] = key;
+  atomicAdd(&counts[i / FLAME_TILE * 256 + (key & 255)], 1u);
+}
+#endif
 
 constexpr int64_t run = 256;
 inline bool whole_run(const Walk& w, const K* keys, int64_t first, K key) {
@@ -182,9 +198,10 @@ inline int64_t whole_runs(const Walk& w, const K* keys, int64_t first, K key) {
   }
   return low;
 }
+#if !defined(FLAME_PACK)
 // [runs, slice]: what a run of entries comes to, if they all have one place.
 extern "C" __global__ void __launch_bounds__(256)
-    index_runs(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, T* runs) {
+    index_runs(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, C* runs) {
   I r, element;
   if (!my_part(w, w.entries / run, r, element)) return;
   const int64_t first = r * run;
@@ -192,14 +209,13 @@ extern "C" __global__ void __launch_bounds__(256)
   if (key >= static_cast<K>(w.places) || !whole_run(w, keys, first, key)) return;
   int64_t big = 0, beside = 0;
   add_slice(w, element, big, beside);
-  T e = value[small_of(w, static_cast<I>(entries[first])) + beside];
-  for (int64_t i = 1; i < run; ++i)
-    e = FLAME_COMBINE::of(e, value[small_of(w, static_cast<I>(entries[first + i])) + beside]);
+  C e = widen(value[small_of(w, static_cast<I>(entries[first])) + beside]);
+  for (int64_t i = 1; i < run; ++i) e = combine(e, value[small_of(w, static_cast<I>(entries[first + i])) + beside]);
   runs[r * w.slice + element] = e;
 }
 // The first entry of a place takes all of its entries.
 extern "C" __global__ void __launch_bounds__(256)
-    index_combine(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, const T* runs,
+    index_combine(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const T* value, const C* runs,
                   T* out) {
   I first, element;
   if (!my_part(w, w.entries, first, element)) return;
@@ -208,7 +224,7 @@ extern "C" __global__ void __launch_bounds__(256)
   Place p = place_of<true>(w, static_cast<I>(entries[first]));
   int64_t beside = 0;
   add_slice(w, element, p.big, beside);
-  T e = out[p.big];
+  C e = widen(out[p.big]);
   for (int64_t i = first; i < w.entries && keys[i] == key;)
     if (whole_run(w, keys, i, key)) {
       const int64_t end = i + run * whole_runs(w, keys, i, key);
@@ -216,11 +232,119 @@ extern "C" __global__ void __launch_bounds__(256)
       for (int64_t r = i / run; r < end / run; ++r) e = FLAME_COMBINE::of(e, runs[r * w.slice + element]);
       i = end;
     } else {
-      e = FLAME_COMBINE::of(e, value[small_of(w, static_cast<I>(entries[i])) + beside]);
+      e = combine(e, value[small_of(w, static_cast<I>(entries[i])) + beside]);
       ++i;
     }
-  out[p.big] = e;
+  out[p.big] = convert<T>(e);
 }
+#else
+// As above with units of 16 bytes as elements: a warp a place and chunk of its slice, which it writes whole, entries or none.
+// from: what entries are combined with, or null for zeros.
+constexpr int pack = FLAME_PACK, own = 4, lanes = 32;
+using P = Pack<T, pack>;
+struct Sums {
+  C v[pack];
+};
+extern "C" __global__ void __launch_bounds__(256) index_wide_runs(const __grid_constant__ Walk w, const K* keys,
+                                                                  const uint32_t* entries, const P* value, Sums* runs) {
+  I r, element;
+  if (!my_part(w, w.entries / run, r, element)) return;
+  const int64_t first = r * run;
+  const K key = keys[first];
+  if (key >= static_cast<K>(w.places) || !whole_run(w, keys, first, key)) return;
+  int64_t big = 0, beside = 0;
+  add_slice(w, element, big, beside);
+  Sums e;
+  const P p = value[small_of(w, static_cast<I>(entries[first])) + beside];
+#pragma unroll
+  for (int q = 0; q < pack; ++q) e.v[q] = widen(p.v[q]);
+#pragma unroll 8
+  for (int64_t i = 1; i < run; ++i) {
+    const P p = value[small_of(w, static_cast<I>(entries[first + i])) + beside];
+#pragma unroll
+    for (int q = 0; q < pack; ++q) e.v[q] = combine(e.v[q], p.v[q]);
+  }
+  runs[r * w.slice + element] = e;
+}
+
+// The first entry whose key is not below: 32 parts at a time.
+inline int64_t first_of(const K* keys, int64_t n, K key) {
+  const int lane = threadIdx.x % lanes;
+  int64_t low = 0;  // all before are below; nobody from low + n on is
+  while (n > 0) {
+    const int64_t step = (n + lanes - 1) / lanes, at = (lane + 1) * step - 1;
+    const int below = __popc(__ballot_sync(~0u, at < n && keys[low + at] < key));
+    low += below * step;
+    n = min(n - below * step, step - 1);
+  }
+  return low;
+}
+extern "C" __global__ void __launch_bounds__(256)
+    index_wide(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const P* value, const Sums* runs,
+               const P* from, P* out) {
+  const int lane = threadIdx.x % lanes;
+  const I chunks = static_cast<I>((w.slice + own * lanes - 1) / (own * lanes));
+  const I number = static_cast<I>(global_thread() / lanes), place = number / chunks;
+  if (place >= w.places) return;
+  const K key = static_cast<K>(place);
+  int64_t base = 0, big[own], small[own], element[own];
+  each_axis(place, w.place_rank, w.place_size, [&](int i, int64_t k) { base += k * w.place_step[i]; });
+  bool there[own];
+  Sums e[own];
+#pragma unroll
+  for (int j = 0; j < own; ++j) {
+    element[j] = static_cast<int64_t>(number - place * chunks) * own * lanes + j * lanes + lane;
+    there[j] = element[j] < w.slice;
+    big[j] = base, small[j] = 0;
+    if (there[j]) add_slice(w, static_cast<I>(element[j]), big[j], small[j]);
+    P p{};
+    if (there[j] && from) p = from[big[j]];
+#pragma unroll
+    for (int q = 0; q < pack; ++q) e[j].v[q] = widen(p.v[q]);
+  }
+  for (int64_t i = first_of(keys, w.entries, key); i < w.entries;) {
+    if (whole_run(w, keys, i, key)) {
+      const int64_t end = i + run * whole_runs(w, keys, i, key);
+#pragma unroll 2
+      for (int64_t r = i / run; r < end / run; ++r)
+#pragma unroll
+        for (int j = 0; j < own; ++j)
+          if (there[j]) {
+            const Sums s = runs[r * w.slice + element[j]];
+#pragma unroll
+            for (int q = 0; q < pack; ++q) e[j].v[q] = FLAME_COMBINE::of(e[j].v[q], s.v[q]);
+          }
+      i = end;
+      continue;
+    }
+    const bool mine = i + lane < w.entries && lane < run - i % run && keys[i + lane] == key;
+    const int n = __popc(__ballot_sync(~0u, mine));
+    if (n == 0) break;
+    const int64_t at = mine ? small_of(w, static_cast<I>(entries[i + lane])) : 0;
+#pragma unroll 2
+    for (int l = 0; l < n; ++l) {
+      const P* s = value + __shfl_sync(~0u, at, l);
+      P p[own];
+#pragma unroll
+      for (int j = 0; j < own; ++j)
+        if (there[j]) p[j] = s[small[j]];
+#pragma unroll
+      for (int j = 0; j < own; ++j)
+#pragma unroll
+        for (int q = 0; q < pack; ++q) e[j].v[q] = combine(e[j].v[q], p[j].v[q]);
+    }
+    i += n;
+  }
+#pragma unroll
+  for (int j = 0; j < own; ++j)
+    if (there[j]) {
+      P p;
+#pragma unroll
+      for (int q = 0; q < pack; ++q) p.v[q] = convert<T>(e[j].v[q]);
+      out[big[j]] = p;
+    }
+}
+#endif
 #endif
 
 }  // namespace flame
