@@ -73,15 +73,26 @@ DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
   if (n >= int64_t{1} << 32)
     fail<NotImplemented>(Loc::current(), "sort: no kernel for rows of 2^32 or more elements on {}", d.name());
   const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
+  constexpr int64_t few_tile = 1024, few_blocks = 64;
+  passes_ = (bits + 7) / 8;
   tiles_ = blocks_for(n, wide_ ? 2048 : 4096);
+  const bool few = tiles_ > 1 && rows * blocks_for(n, few_tile) <= few_blocks;
+  if (few) tiles_ = blocks_for(n, few_tile);
   key_bytes_ = up(rows * n * (wide_ ? 8 : 4));
   place_bytes_ = up(rows * n * 4);
-  count_bytes_ = up(rows * 256 * (tiles_ + 1) * 4);
+  count_bytes_ = up(rows * 256 * (few ? passes_ * tiles_ : tiles_ + 1) * 4);
   const auto kernel = [&](const char* entry) {
-    return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, {"-DFLAME_KEY=" + key_type()}});
+    std::vector<std::string> options{"-DFLAME_KEY=" + key_type()};
+    if (few) options.emplace_back("-DFLAME_FEW");
+    return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, std::move(options)});
   };
   if (tiles_ == 1) {
     row_ = kernel("radix_row");
+    return;
+  }
+  if (few) {
+    first_ = kernel("radix_first");
+    pass_ = kernel("radix_pass");
     return;
   }
   count_ = kernel("radix_count");
@@ -99,15 +110,22 @@ DeviceRadix::Rows DeviceRadix::operator()(void* workspace) const {
     return own;
   }
   char* counts = static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_);
-  char* totals = counts + rows_ * 256 * tiles_ * 4;
-  int which = 0;
-  for (int shift = 0; shift < bits_; shift += 8, which = 1 - which) {
-    const Rows from = at(workspace, which), to = at(workspace, 1 - which);
-    (*count_)({.blocks = rows_ * tiles_}, from.keys, counts, n_, tiles_, shift);
+  const int64_t blocks = rows_ * tiles_, one = blocks * 256 * 4;  // one: the bytes of a pass's counts
+  char* totals = counts + one;
+  if (first_) (*first_)({.blocks = blocks}, at(workspace, 0).keys, counts, n_, tiles_, passes_);
+  for (int pass = 0; pass < passes_; ++pass) {
+    const Rows from = at(workspace, pass % 2), to = at(workspace, 1 - pass % 2);
+    const int shift = 8 * pass;
+    if (first_) {
+      char *own = counts + pass * one, *next = pass + 1 < passes_ ? own + one : nullptr;
+      (*pass_)({.blocks = blocks}, from.keys, from.places, to.keys, to.places, own, next, n_, tiles_, shift);
+      continue;
+    }
+    (*count_)({.blocks = blocks}, from.keys, counts, n_, tiles_, shift);
     (*sum_)({.blocks = rows_ * 256}, counts, totals, tiles_);
-    (*move_)({.blocks = rows_ * tiles_}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
+    (*move_)({.blocks = blocks}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
   }
-  return at(workspace, which);
+  return at(workspace, passes_ % 2);
 }
 
 DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)

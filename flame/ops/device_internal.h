@@ -59,10 +59,10 @@ class DeviceRadix {
  private:
   Rows at(void* workspace, int which) const;
   int64_t rows_, n_, tiles_;
-  int bits_;
+  int bits_, passes_;
   bool wide_;
   size_t key_bytes_, place_bytes_, count_bytes_;
-  Ref<Kernel> count_, sum_, move_, row_;  // the last for rows of one tile
+  Ref<Kernel> count_, sum_, move_, row_, first_, pass_;  // row_ for rows of one tile, the last two for few tiles
 };
 
 // How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a
