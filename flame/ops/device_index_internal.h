@@ -37,6 +37,7 @@ struct DeviceRows {
   static DeviceRows along(const char* op, int axis, const Meta& small, const Meta& index, const Meta& big);
   // Settles how many bytes a row takes; no rows if that is too much.
   void keep(int64_t bytes);
+  std::vector<std::string> options(std::string more) const;
   template <class... T>
   void launch(const Kernel& k, const void* index, const T&... arguments) const;
 };

@@ -23,9 +23,18 @@ struct Walk {
 struct Place {
   int64_t big, small, key;  // key -1: a bad index
 };
+// FLAME_FLAT: entries, slices and places have at most an axis each; a stride without one is 0.
+template <class F>
+void each(I number, int64_t rank, const int64_t* sizes, F fn) {
+#if FLAME_FLAT
+  fn(0, static_cast<int64_t>(number));
+#else
+  each_axis(number, rank, sizes, fn);
+#endif
+}
 inline int64_t small_of(const Walk& w, I b) {
   int64_t small = 0;
-  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) { small += k * w.small_at[i]; });
+  each(b, w.at_rank, w.at, [&](int i, int64_t k) { small += k * w.small_at[i]; });
   return small;
 }
 constexpr int axes = FLAME_AXES;
@@ -40,7 +49,7 @@ struct Entry {
 template <bool keyed>
 Entry entry_of(const Walk& w, I b) {
   Entry e{};
-  each_axis(b, w.at_rank, w.at, [&](int i, int64_t k) {
+  each(b, w.at_rank, w.at, [&](int i, int64_t k) {
     e.place.small += k * w.small_at[i];
     e.place.big += k * w.big_at[i];
     if constexpr (keyed) e.place.key += k * w.key_at[i];
@@ -68,7 +77,7 @@ Place place_of(const Walk& w, I b) {
   return e.place;
 }
 inline void add_slice(const Walk& w, I element, int64_t& big, int64_t& small) {
-  each_axis(element, w.slice_rank, w.rest, [&](int i, int64_t k) {
+  each(element, w.slice_rank, w.rest, [&](int i, int64_t k) {
     small += k * w.small_rest[i];
     big += k * w.big_rest[i];
   });
@@ -88,33 +97,33 @@ inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
 #if defined(FLAME_GET)
 // A thread reads several elements, so that their indices, and then they, are on the way together.
 constexpr int own = 4;  // as in index_device.cpp
-extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
+extern "C" __global__ void __launch_bounds__(256, 6) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 * own + threadIdx.x;
-  Place p[own];
+  Place p[own];  // small -1: none
   int64_t given[own][axes];
-  bool there[own];
 #pragma unroll
   for (int u = 0; u < own; ++u) {
     I b, element;
-    there[u] = part_of(w, first + u * 256, w.entries, b, element);
-    if (!there[u]) continue;
+    p[u].small = -1;
+    if (!part_of(w, first + u * 256, w.entries, b, element)) continue;
     Entry e = entry_of<false>(w, b);
     add_slice(w, element, e.place.big, e.place.small);
     p[u] = e.place;
 #pragma unroll
-    for (int j = 0; j < axes; ++j) given[u][j] = w.index[j][e.from[j]];
+    for (int j = 0; j < axes; ++j) given[u][j] = __ldg(w.index[j] + e.from[j]);
+  }
+  T v[own];
+#pragma unroll
+  for (int u = 0; u < own; ++u) {
+    v[u] = T{};
+    if (p[u].small < 0) continue;
+#pragma unroll
+    for (int j = 0; j < axes; ++j) point<false>(w, j, given[u][j], p[u]);
+    if (p[u].key >= 0) v[u] = __ldg(x + p[u].big);
   }
 #pragma unroll
   for (int u = 0; u < own; ++u)
-#pragma unroll
-    for (int j = 0; j < axes; ++j)
-      if (there[u]) point<false>(w, j, given[u][j], p[u]);
-  T v[own];
-#pragma unroll
-  for (int u = 0; u < own; ++u) v[u] = there[u] && p[u].key >= 0 ? x[p[u].big] : T{};
-#pragma unroll
-  for (int u = 0; u < own; ++u)
-    if (there[u]) out[p[u].small] = v[u];
+    if (p[u].small >= 0) __stcs(out + p[u].small, v[u]);
 }
 #elif defined(FLAME_ASSIGN)
 // Places that come once.
@@ -162,25 +171,34 @@ struct amin {
 };
 C combine(C e, const T& s) { return FLAME_COMBINE::of(e, widen(s)); }
 
-extern "C" __global__ void __launch_bounds__(256)
-    index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries) {
-  const int64_t i = global_thread();
-  if (i >= w.entries) return;
-  const Place p = place_of<true>(w, static_cast<I>(i));
-  keys[i] = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
-  entries[i] = static_cast<uint32_t>(i);
-}
-
-#ifdef FLAME_TILE
-// Few tiles: the digits of the first pass are counted as well.
-extern "C" __global__ void __launch_bounds__(256)
-    index_few_keys(const __grid_constant__ Walk w, K* keys, uint32_t* counts) {
-  const int64_t i = global_thread();
-  if (i >= w.entries) return;
+inline K note(const Walk& w, int64_t i, K* keys, uint32_t* entries) {
   const Place p = place_of<true>(w, static_cast<I>(i));
   const K key = static_cast<K>(p.key < 0 ? w.places : p.key);  // bad ones come last
   keys[i] = key;
-  atomicAdd(&counts[i / FLAME_TILE * 256 + (key & 255)], 1u);
+  entries[i] = static_cast<uint32_t>(i);
+  return key;
+}
+#if defined(FLAME_FEW)
+// A block counts the digits of a tile as well: as radix_first.
+extern "C" __global__ void __launch_bounds__(256)
+    index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries, uint32_t* counts, int passes) {
+  __shared__ uint32_t own[256];
+  own[threadIdx.x] = 0;
+  __syncthreads();
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    const int64_t i = static_cast<int64_t>(blockIdx.x) * 1024 + j * 256 + threadIdx.x;
+    if (i < w.entries) atomicAdd(&own[note(w, i, keys, entries) & 255], 1u);
+  }
+  __syncthreads();
+  for (int64_t pass = 0; pass < passes; ++pass)
+    counts[(pass * gridDim.x + blockIdx.x) * 256 + threadIdx.x] = pass == 0 ? own[threadIdx.x] : 0;
+}
+#else
+extern "C" __global__ void __launch_bounds__(256)
+    index_keys(const __grid_constant__ Walk w, K* keys, uint32_t* entries) {
+  const int64_t i = global_thread();
+  if (i < w.entries) note(w, i, keys, entries);
 }
 #endif
 
@@ -238,111 +256,185 @@ extern "C" __global__ void __launch_bounds__(256)
   out[p.big] = convert<T>(e);
 }
 #else
-// As above with units of 16 bytes as elements: a warp a place and chunk of its slice, which it writes whole, entries or none.
-// from: what entries are combined with, or null for zeros.
-constexpr int pack = FLAME_PACK, own = 4, lanes = 32;
+// As above with units of 16 bytes as elements, one to four a lane, so that rows are read together and every place is written once.
+constexpr int pack = FLAME_PACK, units = FLAME_UNITS, lanes = 32;
+constexpr int ahead = units == 1 ? 8 : 4;  // rows on the way
 using P = Pack<T, pack>;
 struct Sums {
   C v[pack];
 };
-extern "C" __global__ void __launch_bounds__(256) index_wide_runs(const __grid_constant__ Walk w, const K* keys,
-                                                                  const uint32_t* entries, const P* value, Sums* runs) {
-  I r, element;
-  if (!my_part(w, w.entries / run, r, element)) return;
-  const int64_t first = r * run;
-  const K key = keys[first];
-  if (key >= static_cast<K>(w.places) || !whole_run(w, keys, first, key)) return;
-  int64_t big = 0, beside = 0;
-  add_slice(w, element, big, beside);
-  Sums e;
-  const P p = value[small_of(w, static_cast<I>(entries[first])) + beside];
+// What a warp has of a slice, and which of the warps for that it is.
+struct Part {
+  int64_t number, element[units], big[units], small[units];
+  bool there[units];
+  explicit Part(const Walk& w) {
+    const I warp = static_cast<I>(global_thread() / lanes);
+    const I parts = static_cast<I>((w.slice + units * lanes - 1) / (units * lanes));
+    number = warp / parts;
+#pragma unroll
+    for (int j = 0; j < units; ++j) {
+      element[j] = static_cast<int64_t>(warp % parts * units + j) * lanes + threadIdx.x % lanes;
+      there[j] = element[j] < w.slice;
+      big[j] = small[j] = 0;
+      if (there[j]) add_slice(w, static_cast<I>(element[j]), big[j], small[j]);
+    }
+  }
+};
+inline void take(Sums& e, const P& p) {
+#pragma unroll
+  for (int q = 0; q < pack; ++q) e.v[q] = combine(e.v[q], p.v[q]);
+}
+inline void begin(Sums& e, const P& p) {
 #pragma unroll
   for (int q = 0; q < pack; ++q) e.v[q] = widen(p.v[q]);
-#pragma unroll 8
-  for (int64_t i = 1; i < run; ++i) {
-    const P p = value[small_of(w, static_cast<I>(entries[first + i])) + beside];
+}
+// Takes the rows that lanes first to last - 1 name by `at`, several of them on the way. fresh: the first one begins the sums.
+inline void take_rows(const P* value, int64_t at, int first, int last, const Part& part, Sums (&e)[units],
+                      bool fresh = false) {
+#pragma unroll 1
+  for (; first < last; first += ahead) {
+    P p[ahead][units];
 #pragma unroll
-    for (int q = 0; q < pack; ++q) e.v[q] = combine(e.v[q], p.v[q]);
+    for (int u = 0; u < ahead; ++u) {
+      const P* row = value + __shfl_sync(~0u, at, (first + u) % lanes);
+#pragma unroll
+      for (int j = 0; j < units; ++j)
+        if (first + u < last && part.there[j]) p[u][j] = row[part.small[j]];
+    }
+#pragma unroll
+    for (int u = 0; u < ahead; ++u)
+#pragma unroll
+      for (int j = 0; j < units; ++j) {
+        if (u == 0 && fresh) begin(e[j], p[u][j]);
+        else if (first + u < last) take(e[j], p[u][j]);
+      }
+    fresh = false;
   }
-  runs[r * w.slice + element] = e;
+}
+extern "C" __global__ void __launch_bounds__(128) index_wide_runs(const __grid_constant__ Walk w, const K* keys,
+                                                                  const uint32_t* entries, const P* value, Sums* runs) {
+  const Part part(w);
+  const int64_t first = part.number * run;
+  if (first + run > w.entries) return;
+  const K key = keys[first];
+  if (key >= static_cast<K>(w.places) || !whole_run(w, keys, first, key)) return;
+  Sums e[units];
+#pragma unroll 1
+  for (int i = 0; i < run; i += lanes) {
+    const int64_t at = small_of(w, static_cast<I>(entries[first + i + threadIdx.x % lanes]));
+    take_rows(value, at, 0, lanes, part, e, i == 0);
+  }
+#pragma unroll
+  for (int j = 0; j < units; ++j)
+    if (part.there[j]) runs[part.number * w.slice + part.element[j]] = e[j];
 }
 
-// The first entry whose key is not below: 32 parts at a time.
-inline int64_t first_of(const K* keys, int64_t n, K key) {
+// The first of n entries from `low` on of which below(entry) does not hold, as it does before it: 32 parts at a time.
+template <class Below>
+int64_t first_not(int64_t low, int64_t n, Below below) {
   const int lane = threadIdx.x % lanes;
-  int64_t low = 0;  // all before are below; nobody from low + n on is
+#pragma unroll 1
   while (n > 0) {
     const int64_t step = (n + lanes - 1) / lanes, at = (lane + 1) * step - 1;
-    const int below = __popc(__ballot_sync(~0u, at < n && keys[low + at] < key));
-    low += below * step;
-    n = min(n - below * step, step - 1);
+    const int are = __popc(__ballot_sync(~0u, at < n && below(low + at)));
+    low += are * step;
+    n = min(n - are * step, step - 1);
   }
   return low;
 }
-extern "C" __global__ void __launch_bounds__(256)
+// Places and entries in one row, each place before its entries, are shared out evenly; a warp takes the places of its share with
+// all of their entries, and those without any. from: what entries are combined with, or null for zeros.
+constexpr int share = 8;  // as in index_device.cpp
+extern "C" __global__ void __launch_bounds__(128)
     index_wide(const __grid_constant__ Walk w, const K* keys, const uint32_t* entries, const P* value, const Sums* runs,
                const P* from, P* out) {
+  const Part part(w);
   const int lane = threadIdx.x % lanes;
-  const I chunks = static_cast<I>((w.slice + own * lanes - 1) / (own * lanes));
-  const I number = static_cast<I>(global_thread() / lanes), place = number / chunks;
+  const int64_t begins = part.number * share, ends = begins + share;
+  if (begins >= w.places + w.entries) return;
+  int64_t i = first_not(0, w.entries, [&](int64_t e) { return static_cast<int64_t>(keys[e]) + 1 + e < begins; });
+  int64_t place = begins - i;
   if (place >= w.places) return;
-  const K key = static_cast<K>(place);
-  int64_t base = 0, big[own], small[own], element[own];
-  each_axis(place, w.place_rank, w.place_size, [&](int i, int64_t k) { base += k * w.place_step[i]; });
-  bool there[own];
-  Sums e[own];
+  i = first_not(i, i < w.entries && static_cast<int64_t>(keys[i]) < place ? w.entries - i : 0,
+                [&](int64_t e) { return static_cast<int64_t>(keys[e]) < place; });
+  if (place + i >= ends) return;  // all of the share is of a place that began before it
+
+  Sums e[units];
+  bool met;  // an entry
+  int64_t to;
+  const auto start = [&] {
+    to = 0;
+    each(static_cast<I>(place), w.place_rank, w.place_size, [&](int j, int64_t k) { to += k * w.place_step[j]; });
+    met = false;
 #pragma unroll
-  for (int j = 0; j < own; ++j) {
-    element[j] = static_cast<int64_t>(number - place * chunks) * own * lanes + j * lanes + lane;
-    there[j] = element[j] < w.slice;
-    big[j] = base, small[j] = 0;
-    if (there[j]) add_slice(w, static_cast<I>(element[j]), big[j], small[j]);
-    P p{};
-    if (there[j] && from) p = from[big[j]];
+    for (int j = 0; j < units; ++j) begin(e[j], from && part.there[j] ? from[to + part.big[j]] : P{});
+  };
+  const auto finish = [&] {
 #pragma unroll
-    for (int q = 0; q < pack; ++q) e[j].v[q] = widen(p.v[q]);
-  }
-  for (int64_t i = first_of(keys, w.entries, key); i < w.entries;) {
-    if (whole_run(w, keys, i, key)) {
-      const int64_t end = i + run * whole_runs(w, keys, i, key);
+    for (int j = 0; j < units; ++j) {
+      if (!part.there[j] || (!met && from == out)) continue;
+      P p{};
+      if (met || from)
+#pragma unroll
+        for (int q = 0; q < pack; ++q) p.v[q] = convert<T>(e[j].v[q]);
+      out[to + part.big[j]] = p;
+    }
+    ++place;
+  };
+  const auto go_to = [&](int64_t next) {
+#pragma unroll 1
+    while (place < next) {
+      finish();
+      start();
+    }
+  };
+  start();
+#pragma unroll 1
+  while (i < w.entries) {
+    if (const int64_t key = static_cast<int64_t>(keys[i]); i % run == 0 && key < w.places &&
+                                                           (key == place || key + i < ends) &&
+                                                           whole_run(w, keys, i, static_cast<K>(key))) {
+      go_to(key);
+      met = true;
+      const int64_t last = i / run + whole_runs(w, keys, i, static_cast<K>(key));
 #pragma unroll 2
-      for (int64_t r = i / run; r < end / run; ++r)
+      for (int64_t r = i / run; r < last; ++r)
 #pragma unroll
-        for (int j = 0; j < own; ++j)
-          if (there[j]) {
-            const Sums s = runs[r * w.slice + element[j]];
+        for (int j = 0; j < units; ++j) {
+          if (!part.there[j]) continue;
+          const Sums s = runs[r * w.slice + part.element[j]];
 #pragma unroll
-            for (int q = 0; q < pack; ++q) e[j].v[q] = FLAME_COMBINE::of(e[j].v[q], s.v[q]);
-          }
-      i = end;
+          for (int q = 0; q < pack; ++q) e[j].v[q] = FLAME_COMBINE::of(e[j].v[q], s.v[q]);
+        }
+      i = last * run;
       continue;
     }
-    const bool mine = i + lane < w.entries && lane < run - i % run && keys[i + lane] == key;
-    const int n = __popc(__ballot_sync(~0u, mine));
-    if (n == 0) break;
-    const int64_t at = mine ? small_of(w, static_cast<I>(entries[i + lane])) : 0;
-#pragma unroll 2
-    for (int l = 0; l < n; ++l) {
-      const P* s = value + __shfl_sync(~0u, at, l);
-      P p[own];
-#pragma unroll
-      for (int j = 0; j < own; ++j)
-        if (there[j]) p[j] = s[small[j]];
-#pragma unroll
-      for (int j = 0; j < own; ++j)
-#pragma unroll
-        for (int q = 0; q < pack; ++q) e[j].v[q] = combine(e[j].v[q], p[j].v[q]);
+    const int n = static_cast<int>(min(min(w.entries - i, run - i % run), static_cast<int64_t>(lanes)));
+    const int64_t key = lane < n ? static_cast<int64_t>(keys[i + lane]) : w.places;
+    const int64_t at = lane < n ? small_of(w, static_cast<I>(entries[i + lane])) : 0;
+    const int64_t left = __shfl_up_sync(~0u, key, 1);
+    const uint32_t firsts = __ballot_sync(~0u, lane == 0 || left != key);
+    const int first = lanes - 1 - __clz(firsts & ~0u >> (lanes - 1 - lane));  // of this lane's place
+    const bool mine = key < w.places && (key == place || key + i + first < ends);
+    const int own = __popc(__ballot_sync(~0u, mine));
+#pragma unroll 1
+    for (int l = 0; l < own;) {
+      go_to(__shfl_sync(~0u, key, l));
+      met = true;
+      const uint32_t later = firsts & ~1u << l;
+      const int last = later ? min(own, __ffs(later) - 1) : own;
+      take_rows(value, at, l, last, part, e);
+      l = last;
     }
-    i += n;
+    i += own;
+    if (own < n) break;
   }
-#pragma unroll
-  for (int j = 0; j < own; ++j)
-    if (there[j]) {
-      P p;
-#pragma unroll
-      for (int q = 0; q < pack; ++q) p.v[q] = convert<T>(e[j].v[q]);
-      out[big[j]] = p;
-    }
+  finish();
+#pragma unroll 1
+  while (place < w.places && place + i < ends) {
+    start();
+    finish();
+  }
 }
 #endif
 #endif

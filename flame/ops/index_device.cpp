@@ -9,19 +9,22 @@
 namespace flame {
 namespace {
 
-constexpr int64_t run = 256, elements_a_thread = 4, lanes = 32, units_a_lane = 4, least_units = 16;  // as in index.cu
+constexpr int64_t run = 256, elements_a_thread = 4, lanes = 32, least_units = 16, share = 8;  // as in index.cu
 constexpr int64_t least_row = 64, most_shared = 96 << 10;  // of each GPU, so that results do not depend on it
 constexpr const char *walks = "ops/index.cu", *rows_file = "ops/index_rows.cu";
 constexpr const char* combine_names[] = {"assign", "add", "prod", "amax", "amin"};
 
 int64_t up(int64_t bytes) { return (bytes + 15) / 16 * 16; }
-int64_t chunks_of(const DeviceWalk& w) { return blocks_for(w.slice, units_a_lane * lanes); }
+// A lane of a warp takes up to four units of 16 bytes of a slice.
+int64_t parts_of(const DeviceWalk& w) { return blocks_for(w.slice, 4 * lanes); }
+int64_t units_of(const DeviceWalk& w) { return blocks_for(w.slice, parts_of(w) * lanes); }
 
 std::vector<std::string> options_of(const DeviceWalk& w, std::vector<std::string> more) {
-  const int64_t most = std::max(w.entries * w.slice, w.place_rank ? w.places * chunks_of(w) : 0);
+  const int64_t most = std::max(w.entries * w.slice, (w.places + w.entries) * parts_of(w));
   const bool small = most < std::numeric_limits<int32_t>::max() - 256;
   more.emplace_back(small ? "-DFLAME_INDEX=int32_t" : "-DFLAME_INDEX=int64_t");
   more.push_back("-DFLAME_AXES=" + std::to_string(w.axes));
+  more.emplace_back(w.at_rank <= 1 && w.slice_rank <= 1 && w.place_rank <= 1 ? "-DFLAME_FLAT=1" : "-DFLAME_FLAT=0");
   return more;
 }
 // The walk in units of 16 bytes; no entries if it does not go that way.
@@ -158,6 +161,9 @@ DeviceRows DeviceRows::along(const char* op, int axis, const Meta& small, const 
   }
   return w;
 }
+std::vector<std::string> DeviceRows::options(std::string more) const {
+  return {std::move(more), rank <= 1 ? "-DFLAME_FLAT=1" : "-DFLAME_FLAT=0"};
+}
 void DeviceRows::keep(int64_t bytes) {
   shared = up(bytes) / 16;
   if (bytes > most_shared || std::max(entries, places) < least_row) rows = 0;
@@ -183,7 +189,7 @@ DeviceGet::DeviceGet(Device& d, const DeviceWalk& w, size_t element, DeviceRows 
   if (w.entries * w.slice == 0) return;
   rows_.keep(rows_.places * static_cast<int64_t>(element));
   if (rows_.rows > 0 && rows_.small_step == 1 && 4 * rows_.entries >= rows_.places)
-    rows_kernel_ = moving_kernel(d, rows_file, "rows_get", element, {"-DFLAME_GET"});
+    rows_kernel_ = moving_kernel(d, rows_file, "rows_get", element, rows_.options("-DFLAME_GET"));
   else if (wide_.entries > 0)
     wide_kernel_ = d.kernel({"index_get", std::string(device_text(walks)), "index_get",
                              options_of(wide_, {"-DFLAME_GET", "-DFLAME_T=uint4"})});
@@ -223,9 +229,10 @@ void DevicePut::choose(bool distinct) {
   rows_.keep(assigns ? listed : listed + 4 * rows_.entries + 2 * (rows_.entries / 5 + 1));
   if (rows_.rows > 0) {
     way_ = Way::rows;
-    first_ = assigns ? moving_kernel(d, rows_file, "rows_assign", size_of(t), {"-DFLAME_ASSIGN"})
-                     : device_kernel(d, rows_file, "rows_combine", t,
-                                     {std::string("-DFLAME_COMBINE=") + combine_names[static_cast<int>(combine)]});
+    first_ = assigns ? moving_kernel(d, rows_file, "rows_assign", size_of(t), rows_.options("-DFLAME_ASSIGN"))
+                     : device_kernel(
+                           d, rows_file, "rows_combine", t,
+                           rows_.options(std::string("-DFLAME_COMBINE=") + combine_names[static_cast<int>(combine)]));
     return;
   }
   if (assigns && (distinct || w.places <= 4 * w.entries)) {
@@ -253,7 +260,11 @@ Ref<Kernel> DevicePut::sorting_kernel(const char* entry, bool wide) const {
   std::vector<std::string> options =
       options_of(wide ? wide_ : walk_, {std::string("-DFLAME_COMBINE=") + combine_names[static_cast<int>(combine_)],
                                         "-DFLAME_KEY=" + radix_->key_type()});
-  if (wide) options.push_back("-DFLAME_PACK=" + std::to_string(16 / size_of(dtype_)));
+  if (wide) {
+    options.push_back("-DFLAME_PACK=" + std::to_string(16 / size_of(dtype_)));
+    options.push_back("-DFLAME_UNITS=" + std::to_string(units_of(wide_)));
+  }
+  if (entry == std::string_view("index_keys") && radix_->few()) options.emplace_back("-DFLAME_FEW");
   if (combine_ == Combine::assign) return moving_kernel(device_, walks, entry, size_of(dtype_), options);
   return device_kernel(device_, walks, entry, dtype_, options);
 }
@@ -289,8 +300,10 @@ void DevicePut::operator()(const void* small, const void* const* index, const vo
 void DevicePut::put_sorted(const DeviceWalk& w, const void* small, const void* from, void* big, void* workspace) const {
   const DeviceRadix::Rows rows = radix_->rows(workspace);
   void* runs = static_cast<char*>(workspace) + radix_->workspace();
-  (*first_)(threads_for(w.entries), w, rows.keys, rows.places);
-  const DeviceRadix::Rows sorted = (*radix_)(workspace);
+  if (radix_->few())
+    (*first_)({.blocks = radix_->blocks()}, w, rows.keys, rows.places, radix_->counts(workspace), radix_->passes());
+  else (*first_)(threads_for(w.entries), w, rows.keys, rows.places);
+  const DeviceRadix::Rows sorted = radix_->sort_counted(workspace);
   const bool wide = wide_.entries > 0 && aligned(small);
   const DeviceWalk& by = wide ? wide_ : w;
   Ref<Kernel> sums = second_, combine = third_;
@@ -298,10 +311,17 @@ void DevicePut::put_sorted(const DeviceWalk& w, const void* small, const void* f
     sums = sorting_kernel("index_runs", false);
     combine = sorting_kernel("index_combine", false);
   }
-  if (w.entries >= run) (*sums)(threads_for(w.entries / run * by.slice), by, sorted.keys, sorted.places, small, runs);
-  if (wide)
-    (*combine)(threads_for(w.places * chunks_of(by) * lanes), by, sorted.keys, sorted.places, small, runs, from, big);
-  else (*combine)(threads_for(w.entries * w.slice), w, sorted.keys, sorted.places, small, runs, big);
+  const int64_t whole_runs = w.entries / run;
+  if (wide) {
+    const auto warps = [&](int64_t n) {
+      return Grid{.blocks = blocks_for(n * blocks_for(by.slice, units_of(by) * lanes) * lanes, 128), .threads = 128};
+    };
+    if (whole_runs > 0) (*sums)(warps(whole_runs), by, sorted.keys, sorted.places, small, runs);
+    (*combine)(warps(blocks_for(w.places + w.entries, share)), by, sorted.keys, sorted.places, small, runs, from, big);
+    return;
+  }
+  if (whole_runs > 0) (*sums)(threads_for(whole_runs * w.slice), w, sorted.keys, sorted.places, small, runs);
+  (*combine)(threads_for(w.entries * w.slice), w, sorted.keys, sorted.places, small, runs, big);
 }
 
 }  // namespace flame

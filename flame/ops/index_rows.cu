@@ -1,6 +1,6 @@
 // Reading and writing by an index along short rows: a block takes a row, whose elements and counts lie in shared memory
 // meanwhile, so that memory is read and written once, in order. Entries of one place are combined in the order of the index.
-// FLAME_T: the dtype, or an integer of its size where numbers only move.
+// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_FLAT: rows follow each other by one stride.
 #include "flame/device/fault.cuh"
 #include "flame/fuse/scalar_math.h"
 
@@ -28,11 +28,16 @@ inline Row my_row(const Rows& w) {
   r.memory = all_memory + threadIdx.y * w.shared;
   if (number >= w.rows) return r;
   r.entries = static_cast<int>(w.entries), r.places = static_cast<int>(w.places);
-  each_axis(number, w.rank, w.size, [&](int i, int64_t k) {
+  const auto add_axis = [&](int i, int64_t k) {
     r.small += k * w.small_at[i];
     r.index += k * w.index_at[i];
     r.big += k * w.big_at[i];
-  });
+  };
+#if FLAME_FLAT
+  add_axis(0, number);
+#else
+  each_axis(number, w.rank, w.size, add_axis);
+#endif
   return r;
 }
 __noinline__ void bad_index(const Rows& w, int64_t given) { report_bad_index(w.op, given, w.axis, w.places); }
@@ -46,6 +51,7 @@ inline bool good(const Rows& w, int64_t k) {
 constexpr int own = 8;
 template <class Load, class Use>
 void in_chunks(int n, Load load, Use use) {
+#pragma unroll 1
   for (int first = threadIdx.x; first < n; first += own * blockDim.x) {
 #pragma unroll
     for (int u = 0; u < own; ++u)
@@ -128,6 +134,7 @@ inline void order(const uint16_t* key, int entries, int place, uint16_t* list, i
   if (n <= 64) {
     const uint32_t a = lane < n ? list[lane] : 0, b = lane + 32 < n ? list[lane + 32] : 0;
     int before_a = 0, before_b = 0;
+#pragma unroll 1
     for (int j = 0; j < n; ++j) {
       const uint32_t other = list[j];
       before_a += other < a;
@@ -138,6 +145,7 @@ inline void order(const uint16_t* key, int entries, int place, uint16_t* list, i
     if (lane + 32 < n) list[before_b] = static_cast<uint16_t>(b);
   } else {
     int met = 0;
+#pragma unroll 1
     for (int i = lane; i < (entries + 31) / 32 * 32; i += 32) {
       const uint32_t equal = __ballot_sync(~0u, i < entries && key[i] == place);
       if (equal >> lane & 1) list[met + __popc(equal & ((1u << lane) - 1))] = static_cast<uint16_t>(i);
@@ -162,6 +170,7 @@ extern "C" __global__ void __launch_bounds__(512)
   __shared__ uint32_t all_listed[8], all_manies[8];
   uint32_t &listed = all_listed[threadIdx.y], &manies = all_manies[threadIdx.y];
   if (threadIdx.x == 0) listed = manies = 0;
+#pragma unroll 1
   for (int p = threadIdx.x; p < places; p += blockDim.x) count[p] = 0;
   __syncthreads();
   int64_t k[own];
@@ -179,6 +188,7 @@ extern "C" __global__ void __launch_bounds__(512)
         if (is) atomicAdd(&count[k[u]], 1u << 16);
       });
   __syncthreads();
+#pragma unroll 1
   for (int p = threadIdx.x; p < (places + 31) / 32 * 32; p += blockDim.x) {
     const uint32_t n = p < places ? count[p] >> 16 : 0;
     uint32_t through = n, base = 0;
@@ -220,6 +230,7 @@ extern "C" __global__ void __launch_bounds__(512)
         out[r.big + p] = convert<T>(e);
       });
   __syncthreads();
+#pragma unroll 1
   for (uint32_t which = threadIdx.x / 32; which < manies; which += blockDim.x / 32) {
     const int p = many[which], n = static_cast<int>(count[p] >> 16);
     uint16_t* at = list + (count[p] & 0xffff) - n;
@@ -232,8 +243,10 @@ extern "C" __global__ void __launch_bounds__(512)
       C sum{};
       if (mine + run <= n) {
         sum = widen(value[at[mine]]);
+#pragma unroll 1
         for (int j = 1; j < run; ++j) sum = combine(sum, value[at[mine + j]]);
       }
+#pragma unroll 1
       for (int l = 0; l < 32; ++l) {
         const C other = __shfl_sync(~0u, sum, l);
         if (i + (l + 1) * run <= n) e = FLAME_COMBINE::of(e, other);
