@@ -146,14 +146,15 @@ using V = S::V;
 #ifdef FLAME_BACK
 // A block a line, read and written once. A thread has packs of neighbours, as many as 16 bytes of results hold, each beside
 // the next thread's, and all are on the way before anything is joined: lane by lane, warp by warp, tile by tile.
-constexpr int threads = FLAME_THREADS, pack = 16 / sizeof(Result), packs = 16 / pack, warps = threads / 32, sums = packs * warps;
+constexpr int threads = FLAME_THREADS, pack = 16 / sizeof(Result), packs = 16 / pack, warps = threads / 32,
+              sums = packs * warps;
 constexpr int each = sums > 32 ? sums / 32 : 1;
 constexpr bool back = FLAME_BACK;  // from the last element in memory to the first
 using From = Pack<T, pack>;
 using To = Pack<Result, pack>;
 constexpr int turned(int j) { return back ? pack - 1 - j : j; }
 
-extern "C" __global__ void __launch_bounds__(threads, 1)
+extern "C" __global__ void __launch_bounds__(threads, 768 / threads)
     scan_row(const __grid_constant__ Lines l, const __grid_constant__ Data p) {
   __shared__ V totals[sums];
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;

@@ -53,6 +53,9 @@ struct Keys {
     const K u = std::bit_cast<Bits>(v);
     if constexpr (integral) {
       return std::is_unsigned_v<V> ? u : u ^ top;
+    } else if constexpr (std::is_same_v<V, float>) {  // adding 0 turns -0 into 0, and every NaN into 0x7fffffff
+      const uint32_t sum = __float_as_uint(__fadd_rn(v, 0.0f));
+      return sum ^ (static_cast<uint32_t>(static_cast<int32_t>(sum) >> 31) | top);
     } else {
       const auto x = widen(v);
       if (x != x) return nan;
@@ -72,6 +75,13 @@ struct Keys {
     else return std::bit_cast<V>(static_cast<Bits>(k & top ? k ^ top : ~k & all));
   }
 };
+
+// The same pointer; what is read beside it takes no other way there.
+template <class P>
+P* settled(P* p) {
+  asm("" : "+l"(p));
+  return p;
+}
 
 // Over the rows: sizes of the other axes, and strides of x and of the results, of which `wanted` from the `first` place in
 // order on are given. `middle`: the first NaN instead, if there is one.

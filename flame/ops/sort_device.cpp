@@ -30,31 +30,46 @@ Rows rows_of(const Meta& x, const Meta& y, const DeviceOrder& o) {
   return w;
 }
 
+const char* dense(const Rows& w) {
+  return w.x_step == 1 && w.y_step == 1 ? "-DFLAME_DENSE=true" : "-DFLAME_DENSE=false";
+}
+
 // The first of rows, in as many launches as it takes to bring them down to one part a row.
 Ref<Plan> top_plan(Device& d, const char* name, DType t, const Rows& w) {
   constexpr int64_t part = 4096;  // as in top.cu
-  const int64_t k = w.first + w.wanted, key = t == DType::f64 || t == DType::i64 ? 8 : 4;
+  const int64_t k = w.first + w.wanted, key = size_of(t) == 8 ? 8 : 4;
   const auto bytes = [=](int64_t n) {
     return n > part ? (w.rows * blocks_for(n, part) * k * (key + 4) + 15) / 16 * 16 : 0;
   };
   const int64_t first = bytes(w.n), second = bytes(blocks_for(w.n, part) * k);
+  const auto kernel = [&](const char* entry) { return device_kernel(d, "ops/top.cu", entry, t, {dense(w)}); };
+  Ref<Kernel> again;
+  if (first > 0) again = kernel("top_of_parts");
   return make_ref<Plan>(
       name,
-      [=, top = device_kernel(d, "ops/top.cu", "top", t)](const Run& r) {
+      [=, top = kernel("top")](const Run& r) {
+        struct Parts {  // as in top.cu
+          uint32_t parts, each, more;
+        };
+        struct Results {
+          char *keys, *places;
+          void *values, *indices;
+        } out{nullptr, nullptr, r.buffers[1], r.buffers[2]}, in = out;
         char *at = static_cast<char*>(r.workspace), *beside = at + first;
-        char *keys = nullptr, *places = nullptr, *keys_out = nullptr, *places_out = nullptr;
         int64_t n = w.n, parts = 0;
         while (parts != 1) {
           parts = blocks_for(n, part);
           if (parts > 1) {
-            keys_out = at;
-            places_out = at + w.rows * parts * k * key;
+            out.keys = at;
+            out.places = at + w.rows * parts * k * key;
           }
-          (*top)({.blocks = w.rows * parts}, w, r.buffers[0], keys, places, n, parts, keys_out, places_out,
-                 r.buffers[1], r.buffers[2]);
+          const Parts p{static_cast<uint32_t>(parts), static_cast<uint32_t>(n / parts),
+                        static_cast<uint32_t>(n % parts)};
+          const Grid grid{.blocks = w.rows * parts};
+          if (!in.keys) (*top)(grid, w, r.buffers[0], p, out);
+          else (*again)(grid, w, r.buffers[0], p, out, in.keys, in.places, n);
           n = parts * k;
-          keys = keys_out;
-          places = places_out;
+          in = out;
           std::swap(at, beside);
         }
       },
@@ -62,8 +77,11 @@ Ref<Plan> top_plan(Device& d, const char* name, DType t, const Rows& w) {
 }
 
 // A block a row.
-Ref<Plan> row_plan(Device& d, const char* name, DType t, const Rows& w, int threads) {
-  Ref<Kernel> k = device_kernel(d, "ops/sort_row.cu", "sort_row", t, {"-DFLAME_THREADS=" + std::to_string(threads)});
+Ref<Plan> row_plan(Device& d, const char* name, DType t, const Rows& w) {
+  const int64_t items = size_of(t) == 8 ? 4 : 16;  // as in sort_row.cu
+  const int threads = static_cast<int>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(w.n))) / items);
+  Ref<Kernel> k =
+      device_kernel(d, "ops/sort_row.cu", "sort_row", t, {"-DFLAME_THREADS=" + std::to_string(threads), dense(w)});
   return make_ref<Plan>(name, [=](const Run& r) {
     (*k)({.blocks = w.rows, .threads = threads}, w, r.buffers[0], r.buffers[1], r.buffers[2]);
   });
@@ -78,8 +96,7 @@ Ref<Plan> plan_order(Device& d, const char* name, const Meta& x, const Meta& y, 
   const DType t = x.dtype;
   if (w.n > short_row && !o.middle && o.first + w.wanted <= most_of_top) return top_plan(d, name, t, w);
   const int64_t longest = size_of(t) == 8 ? 2048 : 4096;
-  if (w.n > short_row && w.n <= longest)
-    return row_plan(d, name, t, w, static_cast<int>(std::bit_ceil(static_cast<uint64_t>(w.n)) / 8));
+  if (w.n > short_row && w.n <= longest) return row_plan(d, name, t, w);
   const DeviceSort order(d, t, w.rows, w.n, 8 * static_cast<int>(size_of(t)));
   w.padded = order.padded();
   return make_ref<Plan>(

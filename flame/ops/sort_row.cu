@@ -1,7 +1,7 @@
 // A block a row, sorted on the way from memory to memory. Keys of 32 bits and more are spread over as many buckets as there are
 // elements, as evenly as a histogram of their upper bits allows, and ordered by comparison within a bucket. Where many share
-// a bucket, and for shorter keys, digits of eight bits follow one another, stably. FLAME_T: the dtype; FLAME_THREADS: an eighth
-// of the longest row.
+// a bucket, and for shorter keys, digits of eight bits follow one another, stably. FLAME_T: the dtype; FLAME_THREADS: of a
+// block; FLAME_DENSE: whether the elements of a row are neighbours.
 #include "flame/fuse/block_scan.cuh"
 #include "flame/ops/sort.cuh"
 
@@ -9,11 +9,10 @@ namespace flame {
 using T = FLAME_T;
 using Order = Keys<T>;
 using K = Order::K;
-#ifndef FLAME_ITEMS
-#define FLAME_ITEMS 8
-#endif
-constexpr int threads = FLAME_THREADS, warps = threads / 32, items = FLAME_ITEMS, room = threads * items;
-constexpr int digits = 256, bins = 1024, most = 24;  // elements of a bucket
+constexpr int items = sizeof(T) == 8 ? 4 : 16;  // as in sort_device.cpp
+constexpr int threads = FLAME_THREADS, warps = threads / 32, room = threads * items;
+constexpr int blocks = (sizeof(T) == 8 ? 1536 : 1024) / threads;  // at a time
+constexpr int digits = 256, bins = 1024, most = 24;               // elements of a bucket
 constexpr bool wide = sizeof(K) == 8, bucketed = sizeof(T) >= 4;
 
 template <int bytes>
@@ -109,9 +108,9 @@ struct Out {
     const uint32_t i = static_cast<uint32_t>(at - first);
     if (i >= static_cast<uint32_t>(r.wanted)) return;
     const bool descending = r.descending;
-    values[to + i * r.y_step] =
-        Order::tells(key, descending) ? Order::value(key, descending) : x[from + place * r.x_step];
-    places[to + i * r.y_step] = place;
+    const int64_t y = to + (FLAME_DENSE ? i : i * r.y_step);
+    values[y] = Order::tells(key, descending) ? Order::value(key, descending) : x[from + place * r.x_step];
+    places[y] = place;
   }
 };
 
@@ -210,9 +209,6 @@ inline void by_digit(Shared& s, const K (&key)[items], int n, int shift, uint32_
   for (int i = 0; i < items; ++i) {
     const bool here = item_at(i) < n;
     const uint32_t d = static_cast<uint32_t>(key[i] >> shift) & (digits - 1);
-#ifdef FLAME_MATCH
-    uint32_t equal = __match_any_sync(~0u, here ? d : digits);
-#else
     uint32_t equal = __ballot_sync(~0u, here);
     if (!here) equal = ~equal;
 #pragma unroll
@@ -220,7 +216,6 @@ inline void by_digit(Shared& s, const K (&key)[items], int n, int shift, uint32_
       const uint32_t ones = __ballot_sync(~0u, d >> b & 1);
       equal &= d >> b & 1 ? ones : ~ones;
     }
-#endif
     const uint32_t before = equal & ((1u << lane()) - 1), so_far = s.met[warp()][d];
     at[i] = at[i] & 0xffff | so_far + __popc(before) << 16;
     __syncwarp();
@@ -292,26 +287,31 @@ inline void by_digits(Shared& s, K (&key)[items], int n, K vary, const Out& out)
     if (item_at(i) < n) out(item_at(i), key[i], at[i]);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 1)
+extern "C" __global__ void __launch_bounds__(threads, blocks)
     sort_row(const __grid_constant__ Rows r, const T* x, T* values, int64_t* places) {
   __shared__ Shared s;
   int64_t from, to;
   row_at(r, blockIdx.x, from, to);
-#ifdef FLAME_N
-  constexpr int n = FLAME_N;
-#else
   const int n = static_cast<int>(r.n);
-#endif
   const bool descending = r.descending;
   Out out{r, x, values, places, from, to, static_cast<int>(r.first)};
-  T own[items];
   K key[items];
+  {
+    const int64_t step = FLAME_DENSE ? 1 : r.x_step;
+    const T* mine = settled(x + from + item_at(0) * step);
+    T own[items];
+    if (n == room) {  // all reads on the way, none asks whether it may
 #pragma unroll
-  for (int i = 0; i < items; ++i)
-    if (item_at(i) < n) own[i] = read_once(x + from + item_at(i) * r.x_step);
-  s.clear();
+      for (int i = 0; i < items; ++i) own[i] = read_once(mine + i * 32 * step);
+    } else {
 #pragma unroll
-  for (int i = 0; i < items; ++i) key[i] = item_at(i) < n ? Order::of(own[i], descending) : K(0);
+      for (int i = 0; i < items; ++i)
+        if (item_at(i) < n) own[i] = read_once(mine + i * 32 * step);
+    }
+    s.clear();
+#pragma unroll
+    for (int i = 0; i < items; ++i) key[i] = item_at(i) < n ? Order::of(own[i], descending) : K(0);
+  }
   if (r.middle) {
     int nans = 0;
 #pragma unroll
@@ -319,9 +319,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     if (nans > 0) out.first = n - nans;
   }
   const K vary = varying(s, key, n);
-#ifndef FLAME_DIGITS_ONLY
   if (written_by_buckets<bucketed>(s, key, n, vary, out)) return;
-#endif
   by_digits(s, key, n, vary, out);
 }
 
