@@ -1,9 +1,11 @@
 // Kernels of ops/*.cu and strided copies on a device.
 #include "flame/ops/device_internal.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "flame/core/format.h"
+#include "flame/core/philox.h"
 
 namespace flame {
 
@@ -66,6 +68,19 @@ void DeviceCopy::operator()(void* to, const void* from) const {
   for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
   for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
   (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
+}
+
+DeviceDraw::DeviceDraw(uint64_t seed, uint64_t call_number, int64_t n) : call(call_number), count(n) {
+  PhiloxKey k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    key[2 * round] = k[0];
+    key[2 * round + 1] = k[1];
+    k = {k[0] + 0x9e3779b9u, k[1] + 0xbb67ae85u};
+  }
+}
+Grid DeviceDraw::grid(int64_t bits, size_t element) const {
+  const int64_t packs = bits == 64 ? 2 : std::max<int64_t>(4, 16 / static_cast<int64_t>(element));
+  return {.blocks = blocks_for(count, 4 * 256 * packs)};
 }
 
 DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)

@@ -35,10 +35,16 @@ class DeviceCopy {
 
 // What a draw's kernel is told: as in random.cu.
 struct DeviceDraw {
-  uint64_t seed, call;
+  uint64_t call;
   int64_t count;
-  double f[6];
-  uint64_t u[2];
+  double f[4] = {};
+  float g[2] = {};
+  uint64_t u[2] = {};
+  uint32_t key[20];
+
+  DeviceDraw(uint64_t seed, uint64_t call, int64_t count);
+  // Of numbers of `element` bytes, from `bits` random ones each; outputs start at a multiple of 16 bytes.
+  Grid grid(int64_t bits, size_t element) const;
 };
 
 // Sorts rows of n keys, each beside a place of 32 bits, by the `bits` low bits of the keys, stably: as in radix.cu.
