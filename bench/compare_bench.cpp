@@ -205,7 +205,7 @@ int main(int argc, char** argv) try {
     words >> what >> n;
     if (what == "steps") say(steps(training, static_cast<int64_t>(n)));
     else if (what == "time") say(timed(training, n));
-    else if (what == "about") say(training.about());
+    else if (what == "about") say(training.about()), empty_cache();
     else throw std::invalid_argument("cannot " + line);
   }
   return 0;

@@ -6,10 +6,14 @@ usage: bench/torch_compare.py WORKLOAD --weights FILE [--system torch_eager] [--
                               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
        bench/torch_compare.py WORKLOAD --export --weights FILE [--data FILE] [--size small] [--batches 8] [--seed 0]
        (initial weights as PyTorch draws them, and random batches)
+       bench/torch_compare.py --machine
+Beside the lines of input of compare_bench: "ulp SEED" begins anew with each weight moved by one ulp, up or down at random, and
+makes the first step.
 """
 import argparse
 import json
 import mmap
+import subprocess
 import sys
 import time
 
@@ -48,14 +52,14 @@ class GPT(nn.Module):
         s.head.weight = s.te.weight
         nn.init.normal_(s.te.weight, std=0.02)
 
-    def body(s, i):
+    def body(s, i, target):
         x = s.te(i) + s.pe(torch.arange(i.shape[1], device=i.device))
         for b in s.b:
             x = b(x)
         return x
 
     def logits(s, i, target):
-        return s.head(s.ln(s.body(i)))
+        return s.head(s.ln(s.body(i, target)))
 
     def forward(s, i, target):
         return F.cross_entropy(s.logits(i, target).flatten(0, 1).float(), target.flatten())
@@ -244,7 +248,7 @@ def export(task, a):
 
 class Training:
     def __init__(self, task, a):
-        self.task, self.a, self.count = task, a, 0
+        self.task, self.a, self.count, self.graph = task, a, 0, None
         self.precision = a.precision or task.precision
         self.max_norm = task.max_norm if a.max_norm is None else a.max_norm
         allowed = self.precision != "float32"
@@ -260,7 +264,7 @@ class Training:
             for name, t in own.items():
                 t.copy_(given[name])
         self.data = [t.to(a.device) for t in load(a.data).values()] if a.data else task.drawn(8, a.device)
-        if task.channels_last:
+        if task.channels_last and a.device != "cpu":  # there it rounds twice as much
             self.model.to(memory_format=torch.channels_last)
             self.data[0] = self.data[0].to(memory_format=torch.channels_last)
         graph = a.system.endswith("_graph")
@@ -269,7 +273,13 @@ class Training:
         fused = None if torch.device(a.device).type == "cpu" else True
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4, fused=fused, capturable=graph)
         self.step = self.replay if graph else self.train
-        self.graph = None
+
+    def move_weights(self, seed):
+        draw = torch.Generator().manual_seed(seed)
+        with torch.no_grad():
+            for p in self.model.parameters():
+                to = torch.where(torch.rand(p.shape, generator=draw) < 0.5, torch.inf, -torch.inf).to(p.device)
+                p.copy_(torch.where(p == 0, p, torch.nextafter(p, to)))
 
     def autocast(self):
         return torch.autocast(torch.device(self.a.device).type, torch.bfloat16, enabled=self.precision == "bf16")
@@ -334,6 +344,8 @@ class Training:
                 body, logits = self.model.body(*self.batch(0)), self.model.logits(*self.batch(0))
         gradients = names(p.grad for p in self.model.parameters())
         self.optimizer.zero_grad(set_to_none=True)
+        if self.a.device != "cpu":
+            torch.cuda.empty_cache()
         moments = names(t for s in self.optimizer.state.values() for name, t in s.items() if name != "step")
         return {"peak_memory": peak, "precision": self.precision, "dtypes": {
             "weights": names(self.model.parameters()), "gradients": gradients, "moments": moments,
@@ -367,7 +379,17 @@ class Training:
         return {"seconds": seconds, "steps": count}
 
 
+def machine():
+    version = torch.backends.cudnn.version() or 0
+    driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+    print(json.dumps({"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "torch": torch.__version__,
+                      "cudnn": f"{version // 10000}.{version // 100 % 100}.{version % 100}",
+                      "driver": driver.stdout.splitlines()[0]}))
+
+
 def main():
+    if sys.argv[1:] == ["--machine"]:
+        return machine()
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("workload")
     p.add_argument("--system", default="torch_eager", choices=["torch_eager", "torch_eager_graph", "torch_compile",
@@ -396,6 +418,11 @@ def main():
     say({"loss": loss, "since_main": time.perf_counter() - START, "imports": IMPORTED, "items": task.items, "unit": task.unit})
     for line in sys.stdin:
         what, *n = line.split()
+        if what == "ulp":
+            training = Training(task, a)
+            training.move_weights(int(n[0]))
+            say({"loss": training.step().item()})
+            continue
         say({"steps": lambda: training.steps(int(n[0])), "time": lambda: training.timed(float(n[0])),
              "about": training.about}[what]())
 
