@@ -4,7 +4,7 @@
 //   time S    at least S seconds and 50 steps between two waits
 //   about     peak memory, dtypes, what was recorded
 // compare_bench WORKLOAD --weights FILE [--data FILE] [--system flame | flame_eager] [--size full | small] [--device cuda:0]
-//               [--precision float32 | tf32] [--max-norm 1] [--check FILE]
+//               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
 // --check writes logits, loss, gradients and the weights after one step to a file instead.
 #include <flame/flame.h>
 
@@ -18,6 +18,10 @@
 #include <sstream>
 
 #include "compare_tasks.h"
+#if __has_include("flame/autograd/autocast.h")
+#include "flame/autograd/autocast.h"
+#define FLAME_HAS_AUTOCAST 1
+#endif
 
 using namespace flame;
 using nlohmann::json;
@@ -61,8 +65,8 @@ class Training {
         task_(task_of(workload, flags_["--size"] == "small")),
         precision_(flags_.contains("--precision") ? flags_["--precision"] : task_.precision),
         max_norm_(flags_.contains("--max-norm") ? std::stod(flags_["--max-norm"]) : task_.max_norm) {
-    if (precision_ != "float32" && precision_ != "tf32")
-      throw std::invalid_argument("no precision '" + precision_ + "'; there are float32 and tf32");
+    if (precision_ != "float32" && precision_ != "tf32" && precision_ != "bf16")
+      throw std::invalid_argument("no precision '" + precision_ + "'; there are float32, tf32 and bf16");
     set_matmul_precision(precision_ == "float32" ? "highest" : "high");
     task_.model->load_state(io::load_safetensors(flags_.at("--weights")));
     const bool reads = flags_.contains("--data");
@@ -91,8 +95,17 @@ class Training {
       in.push_back(all.narrow(0, i % (all.size(0) / task_.batch) * task_.batch, task_.batch));
     return in;
   }
+  // fn(in) in the precision that was asked for.
+  Tensor call(const Task::Fn& fn, const Tensors& in) const {
+#ifdef FLAME_HAS_AUTOCAST
+    const AutocastScope scope(precision_ == "bf16" ? std::optional(DType::bf16) : std::nullopt);
+#else
+    if (precision_ == "bf16") throw std::invalid_argument("this FLAME has no autocast");
+#endif
+    return fn(in);
+  }
   Tensor train(const Tensors& in) {
-    const Tensor loss = task_.loss(in);
+    const Tensor loss = call(task_.loss, in);
     backward(loss);
     optimizer_.step({.max_norm = max_norm_});
     return loss.detach();
@@ -110,7 +123,7 @@ class Training {
 
 void Training::check(const std::string& path) {
   const Tensors in = batch(0);
-  std::vector<io::NamedTensor> out{{"logits", task_.forward(in)}, {"loss", task_.loss(in)}};
+  std::vector<io::NamedTensor> out{{"logits", call(task_.forward, in)}, {"loss", call(task_.loss, in)}};
   out.back().second.data();
   backward(out.back().second);
   for (const auto& [name, p] : task_.model->named_parameters()) out.emplace_back("gradient." + name, p.grad());
@@ -123,7 +136,7 @@ json Training::about() {
   const MemoryStats m = memory_stats();  // before the steps below
   const RecordStats& r = recorded_.stats();
   std::set<std::string> weights, gradients, moments;
-  backward(task_.loss(batch(0)));
+  backward(call(task_.loss, batch(0)));
   for (const Parameter& p : task_.model->parameters()) {
     weights.emplace(name_of(p.dtype()));
     gradients.emplace(name_of(p.grad().dtype()));
@@ -139,8 +152,8 @@ json Training::about() {
            {{"weights", weights},
             {"gradients", gradients},
             {"moments", moments},
-            {"residual", std::string(name_of(task_.body(batch(0)).dtype()))},
-            {"logits", std::string(name_of(task_.forward(batch(0)).dtype()))}}},
+            {"residual", std::string(name_of(call(task_.body, batch(0)).dtype()))},
+            {"logits", std::string(name_of(call(task_.forward, batch(0)).dtype()))}}},
           {"recorded",
            {{"calls", r.calls},
             {"replays", r.replays},
