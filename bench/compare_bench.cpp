@@ -1,7 +1,7 @@
 // Trains a model of examples/models as bench/compare asks: makes the first step at once and says its loss on a line of JSON, then
 // answers lines of input, each by a line:
 //   steps N   N steps, each waited for: their seconds and losses
-//   time S    at least S seconds and 50 steps between two waits
+//   time S N  at least S seconds and N steps between two waits
 //   about     peak memory, dtypes, what was recorded
 // compare_bench WORKLOAD --weights FILE [--data FILE] [--system flame | flame_eager] [--size full | small] [--device cuda:0]
 //               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
@@ -174,7 +174,7 @@ json steps(Training& t, int64_t count) {
   return {{"seconds", seconds}, {"losses", losses}};
 }
 
-json timed(Training& t, double least) {
+json timed(Training& t, double least, int64_t least_steps) {
   const auto run = [&](int64_t count) {
     default_device().synchronize();
     const auto start = Clock::now();
@@ -183,7 +183,7 @@ json timed(Training& t, double least) {
     return seconds_since(start);
   };
   run(3);
-  const auto count = std::max<int64_t>(50, static_cast<int64_t>(1.1 * least / (run(10) / 10)) + 1);
+  const auto count = std::max<int64_t>(least_steps, static_cast<int64_t>(1.1 * least / (run(10) / 10)) + 1);
   const Stats before = stats();
   const double seconds = run(count);
   const Stats after = stats();
@@ -215,9 +215,10 @@ int main(int argc, char** argv) try {
     std::istringstream words(line);
     std::string what;
     double n = 0;
-    words >> what >> n;
+    int64_t least = 50;
+    words >> what >> n >> least;
     if (what == "steps") say(steps(training, static_cast<int64_t>(n)));
-    else if (what == "time") say(timed(training, n));
+    else if (what == "time") say(timed(training, n, least));
     else if (what == "about") say(training.about()), empty_cache();
     else throw std::invalid_argument("cannot " + line);
   }

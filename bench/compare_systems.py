@@ -131,13 +131,13 @@ class Measurement:
         self.samples.append({"workload": self.workload + of, "system": system, "metric": metric, "unit": unit,
                              "values": [float(f"{v:.6g}") for v in values]})
 
-    def run(self, systems, turns, seconds, firsts):
+    def run(self, systems, turns, seconds, least, firsts):
         with tempfile.TemporaryDirectory() as folder:
             weights, _ = export(self.workload, folder, "full", 0)
             start = lambda system: System(system, self.workload, self.build, "--weights", weights,
                                           environment={name: f"{folder}/{system}/{name}" for name in CACHES})
             running = {system: peer for system in systems if (peer := self.begin(system, start))}
-            self.take_turns(running, turns, seconds)
+            self.take_turns(running, turns, seconds, least)
             for peer in running.values():
                 peer.end()
             for system in running if firsts else ():
@@ -166,11 +166,11 @@ class Measurement:
             self.note(f"  recorded: {about['recorded']}")
         return peer
 
-    def take_turns(self, running, turns, seconds):
+    def take_turns(self, running, turns, seconds, least):
         took = {system: [] for system in running}
         for _ in range(turns):
             for system in took:
-                took[system].append(running[system].ask(f"time {seconds}"))
+                took[system].append(running[system].ask(f"time {seconds} {least}"))
         for system, answers in took.items():
             missed = sum(a.get("misses", 0) for a in answers)
             if missed:

@@ -111,7 +111,7 @@ class Training:
             seconds += [(time.perf_counter() - start) / each] * each
         return {"seconds": seconds[:count], "losses": losses[:count]}
 
-    def timed(self, least):
+    def timed(self, least, least_steps):
         def run(calls):
             jax.block_until_ready(self.state)
             start = time.perf_counter()
@@ -122,7 +122,7 @@ class Training:
         each = LENGTH if self.scans else 1
         trial = -(-10 // each)
         run(trial)
-        calls = max(-(-50 // each), int(1.1 * least / (run(trial) / trial)) + 1)
+        calls = max(-(-least_steps // each), int(1.1 * least / (run(trial) / trial)) + 1)
         return {"seconds": run(calls), "steps": calls * each}
 
     def about(self):
@@ -151,7 +151,7 @@ def main():
          "unit": "images/s"})
     for line in sys.stdin:
         what, *n = line.split()
-        say({"steps": lambda: training.steps(int(n[0])), "time": lambda: training.timed(float(n[0])),
+        say({"steps": lambda: training.steps(int(n[0])), "time": lambda: training.timed(float(n[0]), int(n[1])),
              "about": training.about}[what]())
 
 

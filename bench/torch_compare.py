@@ -363,7 +363,7 @@ class Training:
             seconds.append(time.perf_counter() - start)
         return {"seconds": seconds, "losses": losses}
 
-    def timed(self, least):
+    def timed(self, least, least_steps):
         def run(count):
             self.wait()
             start = time.perf_counter()
@@ -372,7 +372,7 @@ class Training:
             self.wait()
             return time.perf_counter() - start
         run(3 if self.graph or self.step == self.train else 6)
-        count = max(50, int(1.1 * least / (run(10) / 10)) + 1)
+        count = max(least_steps, int(1.1 * least / (run(10) / 10)) + 1)
         seconds = run(count)
         if self.a.device != "cpu":
             torch.cuda.empty_cache()
@@ -423,7 +423,7 @@ def main():
             training.move_weights(int(n[0]))
             say({"loss": training.step().item()})
             continue
-        say({"steps": lambda: training.steps(int(n[0])), "time": lambda: training.timed(float(n[0])),
+        say({"steps": lambda: training.steps(int(n[0])), "time": lambda: training.timed(float(n[0]), int(n[1])),
              "about": training.about}[what]())
 
 
