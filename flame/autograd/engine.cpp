@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "flame/autograd/autocast.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
@@ -48,6 +49,7 @@ class Engine {
 
   void run() {
     const GradMode mode(context_.create_graph);
+    const NoAutocast as_forward;  // whose dtypes the rules compute in
     const BackwardPass pass(run_);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end());

@@ -199,7 +199,7 @@ void Device::launch(const Launch& l, Loc where) {
   if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where, MemoryKind::workspace);
   counters().launches += 1;
   run(*l.plan, l, Run{pointers, l.scalars.data(), workspace ? workspace->data() : nullptr});
-  if (recorder) recorder->note(l, where);
+  if (Recorder* r = Recorder::current()) r->note(l, where);
 }
 
 void Device::replay(const Launch& l, const Run& r) {
@@ -211,7 +211,13 @@ Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed))
   recorder = this;
 }
 Recorder::~Recorder() { recorder = previous_; }
-Recorder* Recorder::current() { return recorder; }
+Recorder* Recorder::current() { return recorder && !recorder->paused_ ? recorder : nullptr; }
+Recorder::Pause::Pause() : recorder_(current()) {
+  if (recorder_) recorder_->paused_ = true;
+}
+Recorder::Pause::~Pause() {
+  if (recorder_) recorder_->paused_ = false;
+}
 
 void Recorder::guard(const void* subject, const char* what, std::function<bool()> holds) {
   if (std::find(guarded_.begin(), guarded_.end(), subject) != guarded_.end()) return;
@@ -219,7 +225,7 @@ void Recorder::guard(const void* subject, const char* what, std::function<bool()
   guards.push_back({std::move(holds), what});
 }
 void Recorder::before_replay(const void* subject, std::function<void()> fn) {
-  if (std::find(prepared_.begin(), prepared_.end(), subject) != prepared_.end()) return;
+  if (prepares(subject)) return;
   prepared_.push_back(subject);
   preparations.push_back(std::move(fn));
 }

@@ -1,5 +1,6 @@
 // Internal: a step being recorded, as a flat list of launches. See train/record.h for the public face.
 #pragma once
+#include <algorithm>
 #include <functional>
 #include <vector>
 
@@ -40,7 +41,19 @@ class Recorder {
   Recorder(const Recorder&) = delete;
   Recorder& operator=(const Recorder&) = delete;
 
-  static Recorder* current();  // of this thread, or null
+  // While one lives, what this thread does is no part of the step, and what it makes counts as made before.
+  class Pause {
+   public:
+    Pause();
+    ~Pause();
+    Pause(const Pause&) = delete;
+    Pause& operator=(const Pause&) = delete;
+
+   private:
+    Recorder* const recorder_;  // null: there is none, or it is paused already
+  };
+
+  static Recorder* current();  // of this thread, or null; null while paused
   void note(const Launch& l, Loc where);
   // A host action that belongs to the step: done now by the caller, and again at this place of every replay. `undo`
   // takes one such action back. With own_launch, it belongs to the launch just noted, and fails with it.
@@ -49,10 +62,15 @@ class Recorder {
   }
   // Something that must be as it is now whenever the recording is replayed.
   void guard(const void* subject, const char* what, std::function<bool()> holds);
-  // Done before a replay, after the guards: e.g. parting those who share a State that the step writes.
+  // Done before a replay, after the guards: e.g. parting those who share a State that the step writes. Once a subject.
   void before_replay(const void* subject, std::function<void()> fn);
-  bool made_here(uint64_t storage_id) const { return storage_id >= first_id; }
-  void storage_made(uint64_t id) { alive.push_back(id); }
+  bool prepares(const void* subject) const {
+    return std::find(prepared_.begin(), prepared_.end(), subject) != prepared_.end();
+  }
+  bool made_here(uint64_t storage_id) const {
+    return storage_id >= first_id && std::find(adopted_.begin(), adopted_.end(), storage_id) == adopted_.end();
+  }
+  void storage_made(uint64_t id) { (paused_ ? adopted_ : alive).push_back(id); }
   void storage_gone(uint64_t id) { std::erase(alive, id); }
 
   Device* device = nullptr;
@@ -67,7 +85,9 @@ class Recorder {
 
  private:
   Recorder* previous_;
+  bool paused_ = false;
   std::vector<const void*> guarded_, prepared_;
+  std::vector<uint64_t> adopted_;  // storages made while paused
 };
 
 }  // namespace flame

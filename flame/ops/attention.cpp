@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -316,6 +317,8 @@ Tensor mask_of_rank_4(const Tensor& mask, const Shape& batch, const Shape& q, in
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                                     Loc loc) {
+  if (const AutocastCall cast{"scaled_dot_product_attention", {&q, &k, &v}})
+    return scaled_dot_product_attention(cast(q, loc), cast(k, loc), cast(v, loc), o, loc);
   const OpScope scope(op_name);
   const Checked c = check(q, k, v, o, loc);
   const DType t = promote(promote(q.dtype(), k.dtype()), v.dtype());

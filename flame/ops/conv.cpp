@@ -2,6 +2,7 @@
 // A transposed convolution is the data gradient, called by the user.
 #include "flame/ops/conv.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -292,24 +293,36 @@ Tensor transposed(const Tensor& x, const Tensor& weight, const Tensor& bias, con
 }  // namespace
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv1dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv1d", {&x, &weight, &bias}})
+    return conv1d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv2d", {&x, &weight, &bias}})
+    return conv2d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv3d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv3dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv3d", {&x, &weight, &bias}})
+    return conv3d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose1dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose1d", {&x, &weight, &bias}})
+    return conv_transpose1d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose2dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose2d", {&x, &weight, &bias}})
+    return conv_transpose2d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 Tensor conv_transpose3d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose3dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose3d", {&x, &weight, &bias}})
+    return conv_transpose3d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 

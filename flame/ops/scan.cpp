@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -329,11 +330,13 @@ ValuesAndIndices cumulative_extreme(const char* name, bool greatest, const Tenso
 }  // namespace
 
 Tensor cumsum(const Tensor& x, int64_t axis, Loc loc) {
+  if (const AutocastCall cast{"cumsum", {&x}}) return cumsum(cast(x, loc), axis, loc);
   return along_axis("cumsum", x, axis, loc, [&](const Tensor& t, int a) {
     return std::vector<Tensor>{dispatch(make_ref<CumSum>(a, false), {t}, loc)};
   })[0];
 }
 Tensor cumprod(const Tensor& x, int64_t axis, Loc loc) {
+  if (const AutocastCall cast{"cumprod", {&x}}) return cumprod(cast(x, loc), axis, loc);
   return along_axis("cumprod", x, axis, loc, [&](const Tensor& t, int a) {
     return std::vector<Tensor>{dispatch(make_ref<CumProd>(a, false), {t}, loc)};
   })[0];

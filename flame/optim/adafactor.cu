@@ -1,6 +1,6 @@
 // Adafactor over a table of tensors. Lines are rows of matrices, or parts of vectors; every sum of a line or a column is
 // taken in one order, which sizes decide. FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and
-// the moments' dtype; FLAME_ITEMS: of a table.
+// the moments' dtype; FLAME_ITEMS: of a table; FLAME_S, if defined: the dtype of the shadows that parameters may have.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -13,6 +13,7 @@ struct Item {
   P* p;
   const G* g;
   C* m[2];  // second moments of rows and columns; of a vector: of its elements
+  void* s;  // the parameter in 16 bits, or null
   int64_t vector, rows, columns, matrices;
   int64_t first_line, lines;  // of all tensors'
   int64_t first_tile, bands;  // blocks of 256 columns of a band each
@@ -185,7 +186,11 @@ extern "C" __global__ void __launch_bounds__(256) apply(const __grid_constant__ 
   for (int64_t i = threadIdx.x; i < l.count; i += 256) {
     const int64_t at = t.place(l.begin + i);
     const C u = widen(t.g[at]) * factor_of(t, l, roots, row, i, cap);
-    t.p[at] = convert<P>(widen(t.p[at]) * keep - rate * u);
+    const P updated = convert<P>(widen(t.p[at]) * keep - rate * u);
+    t.p[at] = updated;
+#ifdef FLAME_S
+    if (t.s) static_cast<FLAME_S*>(t.s)[at] = convert<FLAME_S>(widen(updated));
+#endif
   }
 }
 

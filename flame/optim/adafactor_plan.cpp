@@ -166,6 +166,9 @@ class Pass {
   Access parameter(const Factored& t) const {
     return {t, run_.buffers[t.parameter_buffer], t.parameter, compute_dtype(t.parameter)};
   }
+  Access shadow(const Factored& t) const {
+    return {t, run_.buffers[t.parameter_buffer + t.buffers() - 1], *t.shadow, compute_dtype(t.parameter)};
+  }
   void* scratch(DType compute, int64_t i) const { return element(scratch_, compute, i); }
 
   static double get(const void* p, DType t, int64_t i) {
@@ -293,6 +296,7 @@ class Pass {
         kernels_.factored_update[k](values, gradients, column_factors(t, row, c), row_factor(t, row), cap, a[1], rate,
                                     n);
       p.write(at, n, values);
+      if (t.shadow) shadow(t).write(at, n, values);
     });
   }
 };
@@ -311,7 +315,7 @@ Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tens
       batches.back().tensors.push_back(list.size() - 1);
       add_bands(batches.back(), list.size() - 1, list.back());
     }
-    buffer += 1 + static_cast<size_t>(tensors[i].moments);
+    buffer += tensors[i].buffers();
   }
   for (const Batch& b : batches) workspace = std::max(workspace, Pass::workspace(b));
   return make_ref<Plan>(

@@ -14,6 +14,7 @@
 #include "flame/optim/clip_internal.h"
 #include "flame/optim/optimizer_internal.h"
 #include "flame/tensor/internal.h"
+#include "flame/tensor/shadow.h"
 
 namespace flame::optim {
 
@@ -107,6 +108,25 @@ void Core::undo_step(const std::vector<size_t>& present) {
   steps -= 1;
 }
 
+namespace {
+// What a plan depends on of one parameter with a gradient, and as a number.
+struct Signed {
+  size_t slot;
+  DType gradient;
+  std::optional<DType> shadow;
+};
+uint64_t number_of(const Signed& s) {
+  const uint64_t shadow = s.shadow ? static_cast<uint64_t>(*s.shadow) : num_dtypes;
+  return (s.slot * num_dtypes + static_cast<uint64_t>(s.gradient)) * (num_dtypes + 1) + shadow;
+}
+Signed read(uint64_t n) {
+  const uint64_t shadow = n % (num_dtypes + 1), rest = n / (num_dtypes + 1);
+  Signed s{static_cast<size_t>(rest / num_dtypes), static_cast<DType>(rest % num_dtypes), {}};
+  if (shadow < num_dtypes) s.shadow = static_cast<DType>(shadow);
+  return s;
+}
+}  // namespace
+
 const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, bool clipped) {
   constexpr size_t most = 16;
   const auto it = std::find_if(plans.begin(), plans.end(),
@@ -118,13 +138,14 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, b
   auto present = std::make_shared<std::vector<size_t>>();
   std::vector<UpdateTensor> tensors;
   for (const uint64_t entry : signature) {
-    const size_t i = static_cast<size_t>(entry / num_dtypes);
+    const Signed what = read(entry);
+    const size_t i = what.slot;
     const Slot& s = slots[i];
     const Hyper& h = groups[s.group];
     present->push_back(i);
     const Value& p = s.parameter.value();
-    tensors.push_back({rule.kernel(h, compute_dtype(p.dtype)), p.dtype, static_cast<DType>(entry % num_dtypes), p.shape,
-                       p.strides, static_cast<int>(s.kinds.size()), i});
+    tensors.push_back({rule.kernel(h, compute_dtype(p.dtype)), p.dtype, what.gradient, p.shape, p.strides,
+                       static_cast<int>(s.kinds.size()), i, what.shadow});
   }
   if (plans.size() == most) plans.pop_back();
   Device& d = slots[0].parameter.device();
@@ -141,7 +162,7 @@ namespace {
 struct Gradients {
   std::vector<Tensor> given;
   std::vector<Ref<Value>> values;
-  std::vector<uint64_t> signature;  // slot * num_dtypes + dtype
+  std::vector<uint64_t> signature;
 };
 
 Gradients gather(const Core& c, Loc loc) {
@@ -160,7 +181,7 @@ Gradients gather(const Core& c, Loc loc) {
                         p.device().name(), i, g.device().name());
     out.given.push_back(g.detach());
     out.values.push_back(converted(g.value_ref(), g.dtype(), p.value().strides));
-    out.signature.push_back(i * num_dtypes + static_cast<uint64_t>(g.dtype()));
+    out.signature.push_back(number_of({i, g.dtype(), shadow_in_use(p)}));
   }
   for (const Ref<Value>& v : out.values) materialize(*v);
   return out;
@@ -170,11 +191,13 @@ Gradients gather(const Core& c, Loc loc) {
 void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>& gradients, const Tensor& factor,
             Loc loc) {
   std::vector<const Value*> targets;
-  for (const size_t i : *plan.present) {
-    Slot& s = c.slots[i];
+  for (size_t k = 0; k < plan.present->size(); ++k) {
+    Slot& s = c.slots[(*plan.present)[k]];
     targets.push_back(&s.parameter.begin_write(loc));
     for (State& m : s.moments)
       if (m.defined()) targets.push_back(&m.begin_write(loc));
+    if (const auto shadow = read(plan.signature[k]).shadow)
+      targets.push_back(&begin_shadow_write(s.parameter, *shadow, loc));
   }
   std::vector<Buffer> reads, writes;
   for (const Ref<Value>& v : gradients) reads.push_back(v->buffer());
@@ -188,6 +211,9 @@ void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>
     c.undo_step(*plan.present);
     throw;
   }
+  for (size_t k = 0; k < plan.present->size(); ++k)
+    if (const auto shadow = read(plan.signature[k]).shadow)
+      shadow_written(c.slots[(*plan.present)[k]].parameter, *shadow);
 }
 
 // A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see

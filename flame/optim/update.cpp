@@ -12,6 +12,9 @@ constexpr int64_t stage = 1024;  // elements converted at a time, in L1
 struct Placed : UpdateTensor {
   int64_t numel;
   size_t gradient_buffer, parameter_buffer;
+  void* shadow_at(const Run& run, int64_t i) const {
+    return element(run.buffers[parameter_buffer + buffers() - 1], *shadow, i);
+  }
 };
 
 // Elements [begin, end) of one tensor, its gradient times *factor unless null; parameters and gradients of another dtype than
@@ -27,8 +30,16 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end, const d
       moments[k] = element(run.buffers[t.parameter_buffer + 1 + k], compute, i);
     return moments.data();
   };
-  if (t.parameter == compute && t.gradient == compute && !factor)
-    return t.kernel(a, element(p, compute, begin), element(g, compute, begin), moments_at(begin), end - begin);
+  const BlockFn store_shadow = t.shadow ? cast_kernel(t.parameter, *t.shadow) : nullptr;
+  if (t.parameter == compute && t.gradient == compute && !factor) {
+    const int64_t size = store_shadow ? stage : end - begin;  // what is cast lies in L1
+    for (int64_t i = begin, n = 0; i < end; i += n) {
+      n = std::min(size, end - i);
+      t.kernel(a, element(p, compute, i), element(g, compute, i), moments_at(i), n);
+      if (store_shadow) store_shadow(element(p, compute, i), nullptr, nullptr, t.shadow_at(run, i), n);
+    }
+    return;
+  }
 
   const BlockFn load_p = cast_kernel(t.parameter, compute), load_g = cast_kernel(t.gradient, compute);
   const BlockFn store_p = cast_kernel(compute, t.parameter);
@@ -44,6 +55,7 @@ void update(const Placed& t, const Run& run, int64_t begin, int64_t end, const d
     load_g(from, nullptr, nullptr, g_stage, n);
     t.kernel(a, p_stage, g_stage, moments_at(i), n);
     store_p(p_stage, nullptr, nullptr, element(p, t.parameter, i), n);
+    if (store_shadow) store_shadow(element(p, t.parameter, i), nullptr, nullptr, t.shadow_at(run, i), n);
   }
 }
 
@@ -63,7 +75,7 @@ Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors
       starts.push_back(total);
     }
     total += n;
-    buffer += 1 + static_cast<size_t>(t.moments);
+    buffer += t.buffers();
   }
   return make_ref<Plan>(
       name, [placed = std::move(placed), starts = std::move(starts), total, clipped, factor_at](const Run& run) {

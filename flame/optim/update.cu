@@ -1,5 +1,6 @@
 // The element loops of the optimizers over many tensors in one launch: the CPU's arithmetic in its order, uncontracted.
-// FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and the moments' dtype; FLAME_RULE: one below.
+// FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and the moments' dtype; FLAME_RULE: one below;
+// FLAME_S, if defined: the dtype of the shadows that parameters may have.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -11,6 +12,7 @@ struct Item {
   P* p;
   const G* g;
   C* m[3];
+  void* s;               // the parameter in 16 bits, or null
   int64_t count, first;  // elements, and its first block
   double k[10];
 };
@@ -161,7 +163,11 @@ extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__
     const C x = widen(t.p[i]), given = widen(factor ? scaled(t.g[i], *factor) : t.g[i]);
     constexpr bool plain = std::is_same_v<FLAME_RULE, average>;  // no sign, no decay
     const C g = plain ? given : n.k[0] * given + n.k[2] * x;
-    t.p[i] = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));
+    const P updated = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));
+    t.p[i] = updated;
+#ifdef FLAME_S
+    if (t.s) static_cast<FLAME_S*>(t.s)[i] = convert<FLAME_S>(widen(updated));
+#endif
   }
 }
 

@@ -17,6 +17,7 @@ struct Item {
   void* p;
   const void* g;
   void* m[3];
+  void* s;
   int64_t count, first;
   double k[10];
 };
@@ -53,10 +54,12 @@ const char* rule_of(UpdateFn fn) {
 struct Placed {
   size_t gradient, parameter, block;
   int moments;
+  bool shadow;
   int64_t count;
 };
 // Tensors that one kernel updates.
 struct Family {
+  std::optional<DType> shadow;
   Ref<Kernel> small, large;
   std::vector<Placed> tensors;
 };
@@ -70,7 +73,8 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
   for (size_t i = first; i < last; ++i) {
     const Placed& t = all[i];
     Item& item = table.item[table.count++];
-    item = {run.buffers[t.parameter], run.buffers[t.gradient], {}, t.count, at, {}};
+    item = {run.buffers[t.parameter], run.buffers[t.gradient], {}, nullptr, t.count, at, {}};
+    if (t.shadow) item.s = run.buffers[t.parameter + 1 + static_cast<size_t>(t.moments)];
     for (int m = 0; m < t.moments; ++m) item.m[m] = run.buffers[t.parameter + 1 + static_cast<size_t>(m)];
     std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
     at += blocks_for(t.count, elements_a_block);
@@ -82,33 +86,42 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
 
 Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped) {
   const std::string text(device_text("optim/update.cu"));
-  std::map<std::string, Family> families;
-  size_t buffer = tensors.size() + (clipped ? 1 : 0);
-  for (const UpdateTensor& t : tensors) {
+  // By rule and dtypes, then by shadows; tensors without one join those that have, so that they share a launch.
+  std::map<std::string, std::vector<Family>> families;
+  const auto family = [&](const UpdateTensor& t) -> Family& {
     const char* rule = rule_of(t.kernel);
     if (!rule) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t.parameter, d.name());
-    const DType compute = compute_dtype(t.parameter);
-    Family& f = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
-    if (!f.small) {
-      const auto kernel = [&](size_t items) {
-        return d.kernel(
-            {name,
-             text,
-             "update",
-             {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
-              fmt::format("-DFLAME_G={}", device_type(t.gradient)), fmt::format("-DFLAME_C={}", device_type(compute)),
-              fmt::format("-DFLAME_RULE={}", rule), fmt::format("-DFLAME_ITEMS={}", items), "--fmad=false"}});
-      };
-      f.small = kernel(few);
-      if (tensors.size() > few) f.large = kernel(most);
-    }
+    auto& list = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
+    for (Family& f : list)
+      if (!t.shadow || f.shadow == t.shadow) return f;
+    Family& f = list.emplace_back();
+    f.shadow = t.shadow;
+    const auto kernel = [&](size_t items) {
+      std::vector<std::string> options{fmt::format("-DFLAME_P={}", device_type(t.parameter)),
+                                       fmt::format("-DFLAME_G={}", device_type(t.gradient)),
+                                       fmt::format("-DFLAME_C={}", device_type(compute_dtype(t.parameter))),
+                                       fmt::format("-DFLAME_RULE={}", rule),
+                                       fmt::format("-DFLAME_ITEMS={}", items),
+                                       "--fmad=false"};
+      if (t.shadow) options.push_back(fmt::format("-DFLAME_S={}", device_type(*t.shadow)));
+      return d.kernel({name, text, "update", std::move(options)});
+    };
+    f.small = kernel(few);
+    if (tensors.size() > few) f.large = kernel(most);
+    return f;
+  };
+  for (const UpdateTensor& t : tensors)
+    if (t.shadow) family(t);
+  size_t buffer = tensors.size() + (clipped ? 1 : 0);
+  for (const UpdateTensor& t : tensors) {
     if (const int64_t n = numel(t.shape); n > 0)
-      f.tensors.push_back({static_cast<size_t>(&t - tensors.data()), buffer, t.block, t.moments, n});
-    buffer += 1 + static_cast<size_t>(t.moments);
+      family(t).tensors.push_back(
+          {static_cast<size_t>(&t - tensors.data()), buffer, t.block, t.moments, t.shadow.has_value(), n});
+    buffer += t.buffers();
   }
   std::vector<Family> all;
-  all.reserve(families.size());
-  for (auto& [key, f] : families) all.push_back(std::move(f));
+  for (auto& [key, list] : families)
+    for (Family& f : list) all.push_back(std::move(f));
   return make_ref<Plan>(name, [all = std::move(all), clipped, count = tensors.size()](const Run& run) {
     const void* factor = clipped ? run.buffers[count] : nullptr;
     for (const Family& f : all) {

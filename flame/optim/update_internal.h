@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "flame/device/cpu/parallel.h"
@@ -46,9 +47,12 @@ struct UpdateTensor {
   Shape shape;
   Strides strides;  // of parameter and gradient: dense
   int moments;
-  size_t block;  // index of its UpdateArguments
+  size_t block;                      // index of its UpdateArguments
+  std::optional<DType> shadow = {};  // a copy of the parameter in 16 bits is written as well
+  // The parameter, its moments and its shadow.
+  size_t buffers() const { return 1 + static_cast<size_t>(moments) + (shadow ? 1 : 0); }
 };
-// Buffers: all gradients; if clipped a factor of them all (float64); then for each tensor the parameter and its moments.
+// Buffers: all gradients; if clipped a factor of them all (float64); then for each tensor what it has.
 // scalars[0]: address of the first block. The second by kernels from text.
 Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped = false);
 Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <list>
 
+#include "flame/autograd/autocast.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
@@ -69,7 +70,8 @@ struct RecordedStep::Impl {
 
   Signature& find(const std::vector<Tensor>& args) {
     Key key;
-    key << mode << grad_enabled() << fusion_enabled() << deterministic() << matmul_precision() << args.size();
+    key << mode << grad_enabled() << static_cast<int>(autocast_dtype().value_or(DType::f32)) << fusion_enabled()
+        << deterministic() << matmul_precision() << args.size();
     for (const Tensor& t : args) key << t.value().meta() << &t.device() << t.requires_grad();
     for (auto it = signatures.begin(); it != signatures.end(); ++it)
       if (it->key == key.bytes()) {

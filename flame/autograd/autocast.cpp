@@ -1,0 +1,73 @@
+// The thread's autocast, and the casts that ops ask of it.
+#include "flame/autograd/autocast.h"
+
+#include "flame/autograd/autocast_ops.h"
+#include "flame/autograd/node.h"
+#include "flame/autograd/op_scope.h"
+#include "flame/core/format.h"
+#include "flame/tensor/shadow.h"
+
+namespace flame {
+
+namespace {
+thread_local std::optional<DType> mode;
+
+bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
+bool is_cast(const Tensor& x) { return x.defined() && is_float(x.dtype()); }
+}  // namespace
+
+AutocastScope::AutocastScope(std::optional<DType> t, Loc loc) : before_(mode) {
+  if (t && !narrow(*t)) fail<DTypeError>(loc, "autocast: expected float16 or bfloat16, got {}", *t);
+  mode = t;
+}
+AutocastScope::~AutocastScope() { mode = before_; }
+std::optional<DType> autocast_dtype() { return mode; }
+
+bool autocasts() { return mode && !OpScope::current(); }
+
+DType autocast_result(AutocastOp, const Tensor& x) {
+  if (!x.defined()) return DType::f32;  // about to be refused
+  return narrow(x.dtype()) && autocasts() ? DType::f32 : x.dtype();
+}
+
+namespace {
+// The dtype that the inputs are to have, if one is to be cast.
+std::optional<DType> target(Precision p, std::span<const Tensor* const> in) {
+  std::optional<DType> widest;
+  for (const Tensor* x : in) {
+    if (!is_cast(*x)) continue;
+    if (x->dtype() == DType::f64) return {};
+    widest = widest ? promote(*widest, x->dtype()) : x->dtype();
+  }
+  if (!widest) return {};
+  const DType to = p == Precision::low ? *mode : p == Precision::wide ? DType::f32 : *widest;
+  const bool same = std::ranges::all_of(in, [&](const Tensor* x) { return !is_cast(*x) || x->dtype() == to; });
+  return same ? std::nullopt : std::optional(to);
+}
+}  // namespace
+
+AutocastCall::AutocastCall(AutocastOp op, std::initializer_list<const Tensor*> in) : before_(mode) {
+  if (!autocasts()) return;
+  to_ = target(op.precision, {in.begin(), in.size()});
+  if (to_) mode.reset();
+}
+AutocastCall::AutocastCall(AutocastOp op, std::span<const Tensor> in) : before_(mode) {
+  if (!autocasts()) return;
+  std::vector<const Tensor*> all;
+  all.reserve(in.size());
+  for (const Tensor& x : in) all.push_back(&x);
+  to_ = target(op.precision, all);
+  if (to_) mode.reset();
+}
+AutocastCall::~AutocastCall() {
+  if (to_) mode = before_;
+}
+
+Tensor AutocastCall::operator()(const Tensor& x, Loc loc) const {
+  if (!is_cast(x) || x.dtype() == *to_) return x;
+  if (!narrow(*to_) || x.dtype() != DType::f32 || !x.value().cell) return x.to(*to_, loc);
+  const Rule back = [loc](const CustomContext& c) { return std::vector<Tensor>{c.grads[0].to(DType::f32, loc)}; };
+  return with_rule("to", {&x, 1}, {Tensor(shadow_of(x.value(), *to_, loc))}, {}, back, loc)[0];
+}
+
+}  // namespace flame
