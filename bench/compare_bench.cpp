@@ -5,7 +5,7 @@
 //   about     peak memory, dtypes, what was recorded
 // compare_bench WORKLOAD --weights FILE [--data FILE] [--system flame | flame_eager] [--size full | small] [--device cuda:0]
 //               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
-// --check writes logits, loss, gradients and the weights after one step to a file instead.
+// --check writes the first sample's logits, loss, gradients and the weights after one step to a file instead.
 #include <flame/flame.h>
 
 #include <algorithm>
@@ -18,10 +18,6 @@
 #include <sstream>
 
 #include "compare_tasks.h"
-#if __has_include("flame/autograd/autocast.h")
-#include "flame/autograd/autocast.h"
-#define FLAME_HAS_AUTOCAST 1
-#endif
 
 using namespace flame;
 using nlohmann::json;
@@ -97,11 +93,7 @@ class Training {
   }
   // fn(in) in the precision that was asked for.
   Tensor call(const Task::Fn& fn, const Tensors& in) const {
-#ifdef FLAME_HAS_AUTOCAST
     const AutocastScope scope(precision_ == "bf16" ? std::optional(DType::bf16) : std::nullopt);
-#else
-    if (precision_ == "bf16") throw std::invalid_argument("this FLAME has no autocast");
-#endif
     return fn(in);
   }
   Tensor train(const Tensors& in) {
@@ -123,9 +115,9 @@ class Training {
 
 void Training::check(const std::string& path) {
   const Tensors in = batch(0);
-  std::vector<io::NamedTensor> out{{"logits", call(task_.forward, in)}, {"loss", call(task_.loss, in)}};
-  out.back().second.data();
-  backward(out.back().second);
+  const Tensor logits = no_grad([&] { return call(task_.forward, in).narrow(0, 0, 1); }), loss = call(task_.loss, in);
+  std::vector<io::NamedTensor> out{{"logits", logits}, {"loss", loss.detach()}};
+  backward(loss);
   for (const auto& [name, p] : task_.model->named_parameters()) out.emplace_back("gradient." + name, p.grad());
   optimizer_.step({.max_norm = max_norm_});
   for (const auto& [name, p] : task_.model->named_parameters()) out.emplace_back("after." + name, p.tensor());

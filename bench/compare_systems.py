@@ -41,15 +41,25 @@ class Gone(Exception):
     """A system's process ended."""
 
 
+def program_of(system, build, environment):
+    """Its command, and the environment it runs in."""
+    environment = {**os.environ, **(environment or {})}
+    if system in FLAME:
+        environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*wheel_libraries(), environment.get("LD_LIBRARY_PATH")]))
+        return [str(pathlib.Path(build) / "bench/compare_bench")], environment
+    return [sys.executable, str(BENCH / ("jax_compare.py" if system in JAX else "torch_compare.py"))], environment
+
+
+def run_once(system, workload, build, *flags):
+    program, environment = program_of(system, build, None)
+    subprocess.run([*program, workload, "--system", system, *map(str, flags)], env=environment, check=True)
+
+
 class System(Peer):
     """A process that trains one workload; it has made its first step when this is made."""
 
     def __init__(self, system, workload, build, *flags, environment=None):
-        program = ([str(pathlib.Path(build) / "bench/compare_bench")] if system in FLAME else
-                   [sys.executable, str(BENCH / ("jax_compare.py" if system in JAX else "torch_compare.py"))])
-        environment = {**os.environ, **(environment or {})}
-        if system in FLAME:
-            environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*wheel_libraries(), environment.get("LD_LIBRARY_PATH")]))
+        program, environment = program_of(system, build, environment)
         start = time.monotonic()
         super().__init__([*program, workload, "--system", system, *map(str, flags)], environment)
         self.first = self.answer()
@@ -65,10 +75,10 @@ class System(Peer):
         self.process.communicate()
 
 
-def export(workload, folder, size, batches):
+def export(workload, folder, size, batches, seed=0):
     """Files of the initial weights and of some batches."""
     weights, data = (pathlib.Path(folder) / f"{workload}.{what}" for what in ("weights", "data"))
-    subprocess.run([sys.executable, str(BENCH / "torch_compare.py"), workload, "--export", "--size", size, "--weights", weights,
+    subprocess.run([sys.executable, str(BENCH / "torch_compare.py"), workload, "--export", "--size", size, "--seed", str(seed), "--weights", weights,
                     *(["--data", data, "--batches", str(batches)] if batches else [])], check=True)
     return weights, data
 

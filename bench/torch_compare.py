@@ -327,8 +327,11 @@ class Training:
     def check(self, path):
         batch = self.batch(0)
         with self.autocast():
-            out = {"logits": self.model.logits(*batch), "loss": self.model(*batch)}
-        out["loss"].backward()
+            with torch.no_grad():
+                out = {"logits": self.model.logits(*batch)[:1]}
+            loss = self.model(*batch)
+        loss.backward()
+        out["loss"] = loss
         out |= {f"gradient.{name}": p.grad.clone() for name, p in self.model.named_parameters()}
         if self.max_norm:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.max_norm)

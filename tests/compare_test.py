@@ -102,6 +102,7 @@ class Records(unittest.TestCase):
         self.assertIn("| 1.50x |", next(l for l in lines if "torch_compile" in l))
         self.assertIn("| 1.50x |", next(l for l in lines if "jax_scan" in l))
         self.assertIn(">1.50: 60 tokens/s", compare_page.picture(rows))
+        self.assertIn(">1.50: 4 ms", compare_page.picture(rows))
 
     def test_settling(self):
         self.assertAlmostEqual(compare_systems.settled(5, [1] * 3 + [0.1] * 40), 5 + 3 + 0.7)
