@@ -183,6 +183,7 @@ bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   pack.finalize("a cuDNN variant pack");
   const auto execute = [&] {
     std::lock_guard lock(dnn_.mutex);
+    dnn_.follow();
     return dnn_.f.cudnnBackendExecute(dnn_.handle, e.plan.raw(), pack.raw());
   };
   if (!trying) must(device_, "cudnnBackendExecute", execute);
@@ -223,7 +224,13 @@ void Convolution::run(const Run& r) {
 
 Libraries::Dnn::Dnn(CudaDevice& d) : device(d) {
   must(d, "cudnnCreate", [&] { return f.cudnnCreate(&handle); });
-  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())); });
+  follow();
+}
+void Libraries::Dnn::follow() {
+  const CUstream s = device.raw_stream();
+  if (s == on) return;
+  must(device, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(s)); });
+  on = s;
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
