@@ -1,4 +1,4 @@
-// Walks over index tensors, and which kernels of index.cu and index_rows.cu take them.
+// Walks over index tensors, and which kernels of index*.cu take them.
 #include "flame/ops/device_index_internal.h"
 
 #include <bit>
@@ -266,7 +266,7 @@ Ref<Kernel> DevicePut::sorting_kernel(const char* entry, bool wide) const {
   }
   if (entry == std::string_view("index_keys") && radix_->few()) options.emplace_back("-DFLAME_FEW");
   if (combine_ == Combine::assign) return moving_kernel(device_, walks, entry, size_of(dtype_), options);
-  return device_kernel(device_, walks, entry, dtype_, options);
+  return device_kernel(device_, wide ? "ops/index_wide.cu" : walks, entry, dtype_, options);
 }
 bool DevicePut::reads_base(const void* small, const void* base) const {
   if (!base_.same()) return false;

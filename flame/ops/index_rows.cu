@@ -2,10 +2,11 @@
 // meanwhile, so that memory is read and written once, in order. Entries of one place are combined in the order of the index.
 // FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_FLAT: rows follow each other by one stride.
 #include "flame/device/fault.cuh"
-#include "flame/fuse/scalar_math.h"
+#ifdef FLAME_COMBINE
+#include "flame/ops/index_combine.cuh"
+#endif
 
 namespace flame {
-using namespace kernels;
 using T = FLAME_T;
 
 // As in device_index_internal.h. Along the axis, the big tensor and the index have neighbours, the small one has or repeats one.
@@ -108,21 +109,6 @@ extern "C" __global__ void __launch_bounds__(512)
       });
 }
 #else
-using C = computed<T>;
-struct add {
-  static C of(C e, C s) { return plus(e, s); }
-};
-struct prod {
-  static C of(C e, C s) { return times(e, s); }
-};
-struct amax {
-  static C of(C e, C s) { return s > e || s != s ? s : e; }
-};
-struct amin {
-  static C of(C e, C s) { return s < e || s != s ? s : e; }
-};
-C combine(C e, const T& s) { return FLAME_COMBINE::of(e, widen(s)); }
-
 constexpr int few = 4, run = 256;
 inline void in_order(uint32_t& a, uint32_t& b) {
   const uint32_t low = min(a, b), high = max(a, b);
