@@ -6,7 +6,35 @@ namespace flame {
 #if defined(FLAME_GET)
 // A thread reads several elements, so that their indices, and then they, are on the way together.
 constexpr int own = 4;  // as in index_device.cpp
-extern "C" __global__ void __launch_bounds__(256, 6) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
+#if FLAME_FLAT == 2
+// Without a branch around a read: what is beyond the end reads the last element.
+extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
+  const U n = static_cast<U>(w.slice), total = static_cast<U>(w.entries) * n,
+          first = blockIdx.x * 256 * own + threadIdx.x;
+  U element[own];
+  int64_t k[own];
+#pragma unroll
+  for (int u = 0; u < own; ++u) {
+    const U at = min(first + u * 256, total - 1), b = at / n;
+    element[u] = at - b * n;
+    k[u] = __ldg(w.index[0] + b);
+  }
+  T v[own];
+#pragma unroll
+  for (int u = 0; u < own; ++u) {
+    const int64_t place = w.wraps && k[u] < 0 ? k[u] + w.size[0] : k[u];
+    const bool good = static_cast<uint64_t>(place) < static_cast<uint64_t>(w.size[0]);
+    if (!good) bad_index(w, 0, k[u]);
+    const int64_t big =
+        static_cast<int64_t>(static_cast<int32_t>(place)) * static_cast<int32_t>(w.step[0]) + element[u];
+    v[u] = good ? __ldg(x + big) : T{};
+  }
+#pragma unroll
+  for (int u = 0; u < own; ++u)
+    if (first + u * 256 < total) __stcs(out + first + u * 256, v[u]);
+}
+#else
+extern "C" __global__ void __launch_bounds__(256) index_get(const __grid_constant__ Walk w, const T* x, T* out) {
   const int64_t first = static_cast<int64_t>(blockIdx.x) * 256 * own + threadIdx.x;
   Place p[own];  // small -1: none
   int64_t given[own][axes];
@@ -34,6 +62,7 @@ extern "C" __global__ void __launch_bounds__(256, 6) index_get(const __grid_cons
   for (int u = 0; u < own; ++u)
     if (p[u].small >= 0) __stcs(out + p[u].small, v[u]);
 }
+#endif
 #elif defined(FLAME_ASSIGN)
 // Places that come once.
 extern "C" __global__ void __launch_bounds__(256) index_assign(const __grid_constant__ Walk w, const T* value, T* out) {

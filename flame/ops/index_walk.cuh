@@ -1,6 +1,7 @@
 // Walks over the entries of index tensors, and sorted keys, which are the places that they point to.
 // FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_INDEX: int32_t where all counts fit; FLAME_AXES: how
-// many index tensors there are; FLAME_FLAT: entries, slices and places have at most an axis each, whose stride is 0 if they have none.
+// many index tensors there are; FLAME_FLAT: entries, slices and places have at most an axis each, whose stride is 0 if they have none; 2: as
+// DeviceWalk::whole_slices says.
 #pragma once
 #include "flame/device/fault.cuh"
 #ifdef FLAME_COMBINE
@@ -10,6 +11,7 @@
 namespace flame {
 using T = FLAME_T;
 using I = FLAME_INDEX;
+using U = std::make_unsigned_t<I>;
 
 // As in device_index_internal.h.
 struct Walk {
@@ -85,9 +87,9 @@ inline void add_slice(const Walk& w, I element, int64_t& big, int64_t& small) {
 // An entry and an element of its slice, from the thread's number; false beyond the last.
 inline bool part_of(const Walk& w, int64_t i, int64_t entries, I& b, I& element) {
   if (i >= entries * w.slice) return false;
-  const I n = static_cast<I>(w.slice);
-  b = n == 1 ? static_cast<I>(i) : static_cast<I>(i) / n;
-  element = static_cast<I>(i) - b * n;
+  const U n = static_cast<U>(w.slice), at = static_cast<U>(i);
+  b = static_cast<I>(n == 1 ? at : at / n);
+  element = static_cast<I>(at - static_cast<U>(b) * n);
   return true;
 }
 inline bool my_part(const Walk& w, int64_t entries, I& b, I& element) {
