@@ -16,6 +16,9 @@ struct DeviceWalk {
   int64_t place_rank = 0, place_size[max_rank]{}, place_step[max_rank]{};  // where in the big tensor a place lies
   int64_t covers = 1;  // places and slices are all of the big tensor
 
+  // One list of indices, whose slices are dense and follow each other in the small tensor; no number needs more than 32 bits.
+  bool whole_slices() const;
+
   // small: [at.., rest..], big: [as many axes as index tensors.., rest..]; `names`: what errors call these axes.
   static DeviceWalk of_list(const char* op, const Dims& names, bool wraps, std::span<const Meta> index,
                             const Meta& small, const Meta& big);
@@ -37,6 +40,7 @@ struct DeviceRows {
   static DeviceRows along(const char* op, int axis, const Meta& small, const Meta& index, const Meta& big);
   // Settles how many bytes a row takes; no rows if that is too much.
   void keep(int64_t bytes);
+  int threads() const;
   std::vector<std::string> options(std::string more) const;
   template <class... T>
   void launch(const Kernel& k, const void* index, const T&... arguments) const;

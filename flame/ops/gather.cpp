@@ -150,6 +150,7 @@ const RegisterOp registered_gather({
               {{transposed({4, 5}, t), classes({4, 7}, 5)}, along(1), "columns of a transpose", 1},
               {{strided({3, 4, 5}, t), classes({3, 6, 5}, 4)}, along(-2), "middle axis of a strided view", 1},
               {{uniform({4, 5}, t), classes({0, 5}, 4)}, along(0), "empty index", 1},
+              {{uniform({1, 64}, t), classes({1, 40}, 64)}, along(1), "rows of a block", 1},
               {{uniform({}, t), classes({}, 1)}, along(0), "0-d", 1},
           };
         },

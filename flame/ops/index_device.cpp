@@ -1,4 +1,4 @@
-// Walks over index tensors, and which kernels of index.cu and index_rows.cu take them.
+// Walks over index tensors, and which kernels of index*.cu take them.
 #include "flame/ops/device_index_internal.h"
 
 #include <bit>
@@ -9,22 +9,23 @@
 namespace flame {
 namespace {
 
-constexpr int64_t run = 256, elements_a_thread = 4, lanes = 32, least_units = 16, share = 8;  // as in index.cu
+constexpr int64_t run = 256, elements_a_thread = 4, lanes = 32, least_units = 16, share = 12;  // as in index*.cu
 constexpr int64_t least_row = 64, most_shared = 96 << 10;  // of each GPU, so that results do not depend on it
 constexpr const char *walks = "ops/index.cu", *rows_file = "ops/index_rows.cu";
 constexpr const char* combine_names[] = {"assign", "add", "prod", "amax", "amin"};
 
 int64_t up(int64_t bytes) { return (bytes + 15) / 16 * 16; }
-// A lane of a warp takes up to four units of 16 bytes of a slice.
-int64_t parts_of(const DeviceWalk& w) { return blocks_for(w.slice, 4 * lanes); }
-int64_t units_of(const DeviceWalk& w) { return blocks_for(w.slice, parts_of(w) * lanes); }
+// A lane of a warp takes up to four units of 16 bytes of a slice, two where its sums would be of 16 numbers.
+int64_t parts_of(const DeviceWalk& w, size_t element) { return blocks_for(w.slice, (element == 1 ? 2 : 4) * lanes); }
+int64_t units_of(const DeviceWalk& w, size_t element) { return blocks_for(w.slice, parts_of(w, element) * lanes); }
 
 std::vector<std::string> options_of(const DeviceWalk& w, std::vector<std::string> more) {
-  const int64_t most = std::max(w.entries * w.slice, (w.places + w.entries) * parts_of(w));
+  const int64_t most = std::max(w.entries * w.slice, (w.places + w.entries) * parts_of(w, 1));
   const bool small = most < std::numeric_limits<int32_t>::max() - 256;
   more.emplace_back(small ? "-DFLAME_INDEX=int32_t" : "-DFLAME_INDEX=int64_t");
   more.push_back("-DFLAME_AXES=" + std::to_string(w.axes));
-  more.emplace_back(w.at_rank <= 1 && w.slice_rank <= 1 && w.place_rank <= 1 ? "-DFLAME_FLAT=1" : "-DFLAME_FLAT=0");
+  const bool flat = w.at_rank <= 1 && w.slice_rank <= 1 && w.place_rank <= 1;
+  more.emplace_back(!flat ? "-DFLAME_FLAT=0" : small && w.whole_slices() ? "-DFLAME_FLAT=2" : "-DFLAME_FLAT=1");
   return more;
 }
 // The walk in units of 16 bytes; no entries if it does not go that way.
@@ -138,6 +139,13 @@ DeviceWalk DeviceWalk::along(const char* op, int axis, const Meta& small, const 
   return w;
 }
 
+bool DeviceWalk::whole_slices() const {
+  constexpr int64_t most = std::numeric_limits<int32_t>::max();
+  const bool one = entries == 1 || (at_rank == 1 && small_at[0] == slice && index_at[0][0] == 1 && big_at[0] == 0);
+  const bool dense = slice == 1 || (slice_rank == 1 && small_rest[0] == 1 && big_rest[0] == 1);
+  return axes == 1 && one && dense && size[0] <= most && step[0] >= 0 && step[0] <= most;
+}
+
 DeviceRows DeviceRows::along(const char* op, int axis, const Meta& small, const Meta& index, const Meta& big) {
   DeviceRows w;
   const int64_t n = index.shape[axis], step = small.strides[axis];
@@ -161,23 +169,27 @@ DeviceRows DeviceRows::along(const char* op, int axis, const Meta& small, const 
   }
   return w;
 }
+// A thread takes some sixteen elements of a row.
+int DeviceRows::threads() const {
+  const auto most = static_cast<uint64_t>(std::max(entries, places));
+  return static_cast<int>(std::clamp<uint64_t>(std::bit_ceil(most / 16), lanes, 256));
+}
 std::vector<std::string> DeviceRows::options(std::string more) const {
-  return {std::move(more), rank <= 1 ? "-DFLAME_FLAT=1" : "-DFLAME_FLAT=0"};
+  return {std::move(more), rank <= 1 ? "-DFLAME_FLAT=1" : "-DFLAME_FLAT=0",
+          "-DFLAME_THREADS=" + std::to_string(threads())};
 }
 void DeviceRows::keep(int64_t bytes) {
   shared = up(bytes) / 16;
   if (bytes > most_shared || std::max(entries, places) < least_row) rows = 0;
 }
-// A thread takes some sixteen elements of a row; a block of short rows takes several.
+// A block of short rows takes several.
 template <class... T>
 void DeviceRows::launch(const Kernel& k, const void* at, const T&... arguments) const {
   DeviceRows w = *this;
   w.index = at;
-  const auto most = static_cast<uint64_t>(std::max(entries, places));
-  const int threads = static_cast<int>(std::clamp<uint64_t>(std::bit_ceil(most / 16), lanes, 256));
-  const int64_t beside = std::clamp<int64_t>(most_shared / 2 / (16 * shared), 1, 256 / threads);
+  const int64_t beside = std::clamp<int64_t>(most_shared / 2 / (16 * shared), 1, 256 / threads());
   k({.blocks = blocks_for(rows, beside),
-     .threads = threads,
+     .threads = threads(),
      .shared = static_cast<int>(16 * shared * beside),
      .threads_y = static_cast<int>(beside)},
     w, arguments...);
@@ -225,7 +237,7 @@ void DevicePut::choose(bool distinct) {
   const bool assigns = combine == Combine::assign;
   if (!distinct && w.entries >= std::numeric_limits<uint32_t>::max())
     fail<NotImplemented>(Loc::current(), "{}: no kernel for 2^32 or more entries of an index on {}", w.op, d.name());
-  const int64_t listed = up(rows_.entries * element) + 4 * rows_.places;
+  const int64_t listed = up(rows_.entries * element) + up(4 * rows_.places);
   rows_.keep(assigns ? listed : listed + 4 * rows_.entries + 2 * (rows_.entries / 5 + 1));
   if (rows_.rows > 0) {
     way_ = Way::rows;
@@ -262,11 +274,11 @@ Ref<Kernel> DevicePut::sorting_kernel(const char* entry, bool wide) const {
                                         "-DFLAME_KEY=" + radix_->key_type()});
   if (wide) {
     options.push_back("-DFLAME_PACK=" + std::to_string(16 / size_of(dtype_)));
-    options.push_back("-DFLAME_UNITS=" + std::to_string(units_of(wide_)));
+    options.push_back("-DFLAME_UNITS=" + std::to_string(units_of(wide_, size_of(dtype_))));
   }
   if (entry == std::string_view("index_keys") && radix_->few()) options.emplace_back("-DFLAME_FEW");
   if (combine_ == Combine::assign) return moving_kernel(device_, walks, entry, size_of(dtype_), options);
-  return device_kernel(device_, walks, entry, dtype_, options);
+  return device_kernel(device_, wide ? "ops/index_wide.cu" : walks, entry, dtype_, options);
 }
 bool DevicePut::reads_base(const void* small, const void* base) const {
   if (!base_.same()) return false;
@@ -314,7 +326,8 @@ void DevicePut::put_sorted(const DeviceWalk& w, const void* small, const void* f
   const int64_t whole_runs = w.entries / run;
   if (wide) {
     const auto warps = [&](int64_t n) {
-      return Grid{.blocks = blocks_for(n * blocks_for(by.slice, units_of(by) * lanes) * lanes, 128), .threads = 128};
+      return Grid{.blocks = blocks_for(n * blocks_for(by.slice, units_of(by, size_of(dtype_)) * lanes) * lanes, 128),
+                  .threads = 128};
     };
     if (whole_runs > 0) (*sums)(warps(whole_runs), by, sorted.keys, sorted.places, small, runs);
     (*combine)(warps(blocks_for(w.places + w.entries, share)), by, sorted.keys, sorted.places, small, runs, from, big);

@@ -1,11 +1,13 @@
 // Reading and writing by an index along short rows: a block takes a row, whose elements and counts lie in shared memory
 // meanwhile, so that memory is read and written once, in order. Entries of one place are combined in the order of the index.
-// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_FLAT: rows follow each other by one stride.
+// FLAME_T: the dtype, or an integer of its size where numbers only move. FLAME_FLAT: rows follow each other by one stride. FLAME_THREADS: how
+// many a row has.
 #include "flame/device/fault.cuh"
-#include "flame/fuse/scalar_math.h"
+#ifdef FLAME_COMBINE
+#include "flame/ops/index_combine.cuh"
+#endif
 
 namespace flame {
-using namespace kernels;
 using T = FLAME_T;
 
 // As in device_index_internal.h. Along the axis, the big tensor and the index have neighbours, the small one has or repeats one.
@@ -19,13 +21,20 @@ struct Rows {
 struct Row {
   int64_t small, index, big;
   int entries, places;  // none beyond the last row
-  uint4* memory;
 };
 extern __shared__ uint4 all_memory[];
+inline uint4* own_memory(const Rows& w) { return all_memory + threadIdx.y * static_cast<uint32_t>(w.shared); }
+// One address in registers that others are counted from, rather than a sum each.
+template <class P>
+P* from_here(P* p) {
+  asm("" : "+l"(p));
+  __builtin_assume(__isGlobal(p));
+  return p;
+}
+constexpr int threads = FLAME_THREADS;  // along x
 inline Row my_row(const Rows& w) {
   const int64_t number = static_cast<int64_t>(blockIdx.x) * blockDim.y + threadIdx.y;
   Row r{};
-  r.memory = all_memory + threadIdx.y * w.shared;
   if (number >= w.rows) return r;
   r.entries = static_cast<int>(w.entries), r.places = static_cast<int>(w.places);
   const auto add_axis = [&](int i, int64_t k) {
@@ -48,44 +57,54 @@ inline bool good(const Rows& w, int64_t k) {
 }
 
 // Calls load(u, i), and then use(u, i), for the numbers below n of a thread, so that several loads are on the way.
+#ifdef FLAME_GET
 constexpr int own = 8;
+#else
+constexpr int own = 4;
+#endif
 template <class Load, class Use>
 void in_chunks(int n, Load load, Use use) {
 #pragma unroll 1
-  for (int first = threadIdx.x; first < n; first += own * blockDim.x) {
+  for (int first = threadIdx.x; first < n; first += own * threads) {
 #pragma unroll
     for (int u = 0; u < own; ++u)
-      if (const int i = first + u * blockDim.x; i < n) load(u, i);
+      if (const int i = first + u * threads; i < n) load(u, i);
 #pragma unroll
     for (int u = 0; u < own; ++u)
-      if (const int i = first + u * blockDim.x; i < n) use(u, i);
+      if (const int i = first + u * threads; i < n) use(u, i);
   }
 }
 
 #if defined(FLAME_GET)
-extern "C" __global__ void __launch_bounds__(512) rows_get(const __grid_constant__ Rows w, const T* x, T* out) {
+extern "C" __global__ void __launch_bounds__(256) rows_get(const __grid_constant__ Rows w, const T* x, T* out) {
   const Row r = my_row(w);
-  const int64_t* index = w.index + r.index;
-  T* row = reinterpret_cast<T*>(r.memory);
+  const int64_t* index = from_here(w.index + r.index);
+  T* row = reinterpret_cast<T*>(own_memory(w));
+  x = from_here(x + r.big);
+  out = from_here(out + r.small);
   int64_t k[own];
   T v[own];
   in_chunks(
-      r.places, [&](int u, int p) { v[u] = read_once(x + r.big + p); }, [&](int u, int p) { row[p] = v[u]; });
+      r.places, [&](int u, int p) { v[u] = read_once(x + p); }, [&](int u, int p) { row[p] = v[u]; });
   __syncthreads();
   in_chunks(
       r.entries, [&](int u, int i) { k[u] = read_once(index + i); },
-      [&](int u, int i) { out[r.small + i] = good(w, k[u]) ? row[k[u]] : T{}; });
+      [&](int u, int i) { out[i] = good(w, k[u]) ? row[k[u]] : T{}; });
 }
 #elif defined(FLAME_ASSIGN)
 // from: what places keep that nobody writes, or null for zeros.
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(256)
     rows_assign(const __grid_constant__ Rows w, const T* src, const T* from, T* out) {
   const Row r = my_row(w);
-  const int64_t* index = w.index + r.index;
+  const int64_t* index = from_here(w.index + r.index);
   const int entries = r.entries, places = r.places, step = static_cast<int>(w.small_step);
-  T* value = reinterpret_cast<T*>(r.memory);
-  uint32_t* last = reinterpret_cast<uint32_t*>(r.memory + (entries * sizeof(T) + 15) / 16);
-  for (int p = threadIdx.x; p < places; p += blockDim.x) last[p] = 0;
+  T* value = reinterpret_cast<T*>(own_memory(w));
+  src = from_here(src + r.small);
+  out = from_here(out + r.big);
+  const bool onto = from;  // something
+  from = from_here(onto ? from + r.big : out);
+  uint32_t* last = reinterpret_cast<uint32_t*>(own_memory(w) + (entries * sizeof(T) + 15) / 16);
+  for (int p = threadIdx.x; p < places; p += threads) last[p] = 0;
   __syncthreads();
   int64_t k[own];
   T v[own];
@@ -93,7 +112,7 @@ extern "C" __global__ void __launch_bounds__(512)
       entries,
       [&](int u, int i) {
         k[u] = read_once(index + i);
-        v[u] = read_once(src + r.small + i * step);
+        v[u] = read_once(src + i * step);
       },
       [&](int u, int i) {
         value[i] = v[u];
@@ -101,28 +120,13 @@ extern "C" __global__ void __launch_bounds__(512)
       });
   __syncthreads();
   in_chunks(
-      places, [&](int u, int p) { v[u] = from ? from[r.big + p] : T{}; },
+      places, [&](int u, int p) { v[u] = onto ? from[p] : T{}; },
       [&](int u, int p) {
         const uint32_t l = last[p];
-        out[r.big + p] = l ? value[l - 1] : v[u];
+        out[p] = l ? value[l - 1] : v[u];
       });
 }
 #else
-using C = computed<T>;
-struct add {
-  static C of(C e, C s) { return plus(e, s); }
-};
-struct prod {
-  static C of(C e, C s) { return times(e, s); }
-};
-struct amax {
-  static C of(C e, C s) { return s > e || s != s ? s : e; }
-};
-struct amin {
-  static C of(C e, C s) { return s < e || s != s ? s : e; }
-};
-C combine(C e, const T& s) { return FLAME_COMBINE::of(e, widen(s)); }
-
 constexpr int few = 4, run = 256;
 inline void in_order(uint32_t& a, uint32_t& b) {
   const uint32_t low = min(a, b), high = max(a, b);
@@ -157,21 +161,27 @@ inline void order(const uint16_t* key, int entries, int place, uint16_t* list, i
 
 // Entries are listed by place: counted, given a part of the list each, and put there; those of a place are then brought
 // into the order of the index. Where the parts lie depends on timing, what comes of them does not.
-extern "C" __global__ void __launch_bounds__(512)
+extern "C" __global__ void __launch_bounds__(256)
     rows_combine(const __grid_constant__ Rows w, const T* src, const T* from, T* out) {
   const Row r = my_row(w);
-  const int64_t* index = w.index + r.index;
+  const int64_t* index = from_here(w.index + r.index);
   const int entries = r.entries, places = r.places, lane = threadIdx.x % 32, step = static_cast<int>(w.small_step);
-  T* value = reinterpret_cast<T*>(r.memory);
-  uint32_t* count = reinterpret_cast<uint32_t*>(r.memory + (entries * sizeof(T) + 15) / 16);
-  uint16_t* key = reinterpret_cast<uint16_t*>(count + places);
+  T* value = reinterpret_cast<T*>(own_memory(w));
+  src = from_here(src + r.small);
+  out = from_here(out + r.big);
+  const bool onto = from;  // something
+  from = from_here(onto ? from + r.big : out);
+  uint4* counts = own_memory(w) + (entries * sizeof(T) + 15) / 16;
+  const int quads = (places + 3) / 4;
+  uint32_t* count = reinterpret_cast<uint32_t*>(counts);
+  uint16_t* key = reinterpret_cast<uint16_t*>(counts + quads);
   uint16_t* list = key + entries;
   uint16_t* many = list + entries;  // places of more than a few
   __shared__ uint32_t all_listed[8], all_manies[8];
   uint32_t &listed = all_listed[threadIdx.y], &manies = all_manies[threadIdx.y];
   if (threadIdx.x == 0) listed = manies = 0;
 #pragma unroll 1
-  for (int p = threadIdx.x; p < places; p += blockDim.x) count[p] = 0;
+  for (int q = threadIdx.x; q < quads; q += threads) counts[q] = {};
   __syncthreads();
   int64_t k[own];
   T v[own];
@@ -179,7 +189,7 @@ extern "C" __global__ void __launch_bounds__(512)
       entries,
       [&](int u, int i) {
         k[u] = read_once(index + i);
-        v[u] = read_once(src + r.small + i * step);
+        v[u] = read_once(src + i * step);
       },
       [&](int u, int i) {
         const bool is = good(w, k[u]);
@@ -189,25 +199,29 @@ extern "C" __global__ void __launch_bounds__(512)
       });
   __syncthreads();
 #pragma unroll 1
-  for (int p = threadIdx.x; p < (places + 31) / 32 * 32; p += blockDim.x) {
-    const uint32_t n = p < places ? count[p] >> 16 : 0;
-    uint32_t through = n, base = 0;
+  for (int q = threadIdx.x; q < (quads + 31) / 32 * 32; q += threads) {  // four places at a time
+    uint4 n = q < quads ? counts[q] : uint4{};
+    n = {n.x >> 16, n.y >> 16, n.z >> 16, n.w >> 16};
+    const uint32_t all = n.x + n.y + n.z + n.w;
+    uint32_t through = all, base = 0;
 #pragma unroll
     for (int by = 1; by < 32; by *= 2) {
       const uint32_t left = __shfl_up_sync(~0u, through, by);
       if (lane >= by) through += left;
     }
     if (lane == 31) base = atomicAdd(&listed, through);
-    base = __shfl_sync(~0u, base, 31);
-    if (p < places) count[p] = n << 16 | (base + through - n);
+    base = __shfl_sync(~0u, base, 31) + through - all;
+    if (q < quads)
+      counts[q] = {n.x << 16 | base, n.y << 16 | (base + n.x), n.z << 16 | (base + n.x + n.y),
+                   n.w << 16 | (base + all - n.w)};
   }
   __syncthreads();
 #pragma unroll 4
-  for (int i = threadIdx.x; i < entries; i += blockDim.x)
+  for (int i = threadIdx.x; i < entries; i += threads)
     if (const int p = key[i]; p != 0xffff) list[atomicAdd(&count[p], 1u) & 0xffff] = static_cast<uint16_t>(i);
   __syncthreads();
   in_chunks(
-      places, [&](int u, int p) { v[u] = from ? from[r.big + p] : T{}; },
+      places, [&](int u, int p) { v[u] = onto ? from[p] : T{}; },
       [&](int u, int p) {
         const int n = static_cast<int>(count[p] >> 16);
         const uint16_t* at = list + (count[p] & 0xffff) - n;
@@ -227,16 +241,15 @@ extern "C" __global__ void __launch_bounds__(512)
 #pragma unroll
         for (int j = 0; j < few; ++j)
           if (j < n) e = combine(e, value[m[j]]);
-        out[r.big + p] = convert<T>(e);
+        out[p] = convert<T>(e);
       });
   __syncthreads();
 #pragma unroll 1
-  for (uint32_t which = threadIdx.x / 32; which < manies; which += blockDim.x / 32) {
+  for (uint32_t which = threadIdx.x / 32; which < manies; which += threads / 32) {
     const int p = many[which], n = static_cast<int>(count[p] >> 16);
     uint16_t* at = list + (count[p] & 0xffff) - n;
     order(key, entries, p, at, n);
-    const int64_t to = r.big + p;
-    C e = from ? widen(from[to]) : C{};
+    C e = onto ? widen(from[p]) : C{};
     int i = 0;
     for (; i + run <= n; i += 32 * run) {  // a lane sums a run
       const int mine = i + lane * run;
@@ -255,7 +268,7 @@ extern "C" __global__ void __launch_bounds__(512)
     i = n / run * run;
 #pragma unroll 4
     for (; i < n; ++i) e = combine(e, value[at[i]]);
-    if (lane == 0) out[to] = convert<T>(e);
+    if (lane == 0) out[p] = convert<T>(e);
   }
 }
 #endif

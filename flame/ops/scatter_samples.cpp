@@ -19,6 +19,7 @@ std::vector<SampleCase> elementwise(DType t, Tensor (*fn)(const Tensor&, int64_t
       {{strided({4, 5}, t, 1), uniform({3, 5}, t, 2)}, along(-1, classes({2, 3}, 5)), "a small index"},
       {{uniform({}, t, 1), uniform({}, t, 2)}, along(0, classes({}, 1)), "0-d"},
       {{uniform({2, 3}, t, 1), uniform({0, 3}, t, 2)}, along(0, classes({0, 3}, 2)), "no index"},
+      {{uniform({1, 64}, t, 1), uniform({1, 40}, t, 2)}, along(1, classes({1, 40}, 30)), "rows of a block"},
   };
 }
 template <ScatterReduce reduce, bool include_self>
@@ -38,6 +39,7 @@ std::vector<SampleCase> slicewise(DType t, Tensor (*fn)(const Tensor&, int64_t, 
       {{uniform({5}, t, 1), uniform({7}, t, 2)}, along(0, classes({7}, 5)), "vector"},
       {{uniform({}, t, 1), uniform({}, t, 2)}, along(0, classes({1}, 1)), "0-d"},
       {{uniform({2, 3}, t, 1), uniform({0, 3}, t, 2)}, along(0, classes({0}, 2)), "no index"},
+      {{uniform({2, 128}, t, 1), uniform({2, 128}, t, 2)}, along(0, classes({2}, 2)), "wide slices"},
   };
 }
 
