@@ -2,6 +2,7 @@
 // places, with ties, NaN, zeros of both signs and infinities, over rows of any strides.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include <flame/flame.h>
@@ -117,6 +118,21 @@ TEST(CudaSort, MiddleOfRows) {
     for (const int64_t n : {257, 2048, 4096})
       for (const Kind kind : kinds)
         expect_cpu(d, text(t, n, kind), rows(3, n, t, kind), [](const Tensor& x) { return both(median(x, 1)); });
+}
+
+TEST(CudaSort, NanOfAnyBitsAreOne) {
+  FLAME_NEEDS_GPU(d);
+  constexpr uint32_t bits[] = {0xffc00000u, 0x7f800001u, 0x7fffffffu, 0x80000000u, 0u, 0xff800001u, 0xff800000u};
+  std::vector<float> v(8400);
+  for (size_t i = 0; i < v.size(); ++i) v[i] = std::bit_cast<float>(bits[i % std::size(bits)]);
+  const Tensor x = Tensor::from(v, {2, 4200});
+  for (const int64_t n : {200, 4096, 4200})
+    for (const bool largest : {false, true})
+      expect_cpu(d, text(DType::f32, n, Kind::mixed), x.narrow(1, 0, n), [=](const Tensor& y) {
+        const auto a = sort(y, {.descending = largest}), b = topk(y, 5, {.largest = largest});
+        const auto c = topk(y, 60, {.largest = largest});
+        return Tensors{a.values, a.indices, b.values, b.indices, c.values, c.indices};
+      });
 }
 
 TEST(CudaSort, RowsOfAnyStrides) {
