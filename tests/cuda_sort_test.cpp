@@ -2,6 +2,7 @@
 // places, with ties, NaN, zeros of both signs and infinities, over rows of any strides.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 
 #include <flame/flame.h>
@@ -46,6 +47,19 @@ std::string text(DType t, int64_t n, Kind kind) {
 constexpr Kind kinds[] = {Kind::distinct, Kind::mixed, Kind::same};
 constexpr DType dtypes[] = {DType::f32, DType::f64, DType::bf16, DType::f16, DType::i64, DType::i32, DType::u8};
 
+TEST(CudaSort, ShortRows) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : dtypes)
+    for (const int64_t n : {1, 2, 33, 64, 200, 256})
+      for (const Kind kind : kinds)
+        expect_cpu(d, text(t, n, kind), rows(67, n, t, kind), [=](const Tensor& x) {
+          const auto a = sort(x), b = sort(x, {.descending = true}), c = topk(x, std::min<int64_t>(n, 3));
+          const auto e = median(x, 1), f = kthvalue(x, n);
+          return Tensors{a.values,  a.indices, b.values,  b.indices, c.values,
+                         c.indices, e.values,  e.indices, f.values,  f.indices};
+        });
+}
+
 TEST(CudaSort, WholeRows) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : dtypes)
@@ -58,6 +72,9 @@ TEST(CudaSort, WholeRows) {
     for (const Kind kind : kinds)
       expect_cpu(d, text(DType::f32, n, kind), rows(2, n, DType::f32, kind),
                  [](const Tensor& x) { return both(sort(x)); });
+  for (const DType t : {DType::f64, DType::bf16, DType::u8})  // by digits: several tiles, several rows
+    for (const Kind kind : kinds)
+      expect_cpu(d, text(t, 30'001, kind), rows(3, 30'001, t, kind), [](const Tensor& x) { return both(sort(x)); });
   // Keys that differ in their lowest or highest bits alone, and crowded ones.
   for (const int shift : {0, 20, 50}) {
     std::vector<int64_t> v(6000);
@@ -101,6 +118,21 @@ TEST(CudaSort, MiddleOfRows) {
     for (const int64_t n : {257, 2048, 4096})
       for (const Kind kind : kinds)
         expect_cpu(d, text(t, n, kind), rows(3, n, t, kind), [](const Tensor& x) { return both(median(x, 1)); });
+}
+
+TEST(CudaSort, NanOfAnyBitsAreOne) {
+  FLAME_NEEDS_GPU(d);
+  constexpr uint32_t bits[] = {0xffc00000u, 0x7f800001u, 0x7fffffffu, 0x80000000u, 0u, 0xff800001u, 0xff800000u};
+  std::vector<float> v(8400);
+  for (size_t i = 0; i < v.size(); ++i) v[i] = std::bit_cast<float>(bits[i % std::size(bits)]);
+  const Tensor x = Tensor::from(v, {2, 4200});
+  for (const int64_t n : {200, 4096, 4200})
+    for (const bool largest : {false, true})
+      expect_cpu(d, text(DType::f32, n, Kind::mixed), x.narrow(1, 0, n), [=](const Tensor& y) {
+        const auto a = sort(y, {.descending = largest}), b = topk(y, 5, {.largest = largest});
+        const auto c = topk(y, 60, {.largest = largest});
+        return Tensors{a.values, a.indices, b.values, b.indices, c.values, c.indices};
+      });
 }
 
 TEST(CudaSort, RowsOfAnyStrides) {

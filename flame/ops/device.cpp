@@ -2,7 +2,6 @@
 #include "flame/ops/device_internal.h"
 
 #include <algorithm>
-#include <bit>
 
 #include "flame/core/format.h"
 #include "flame/core/philox.h"
@@ -140,33 +139,6 @@ DeviceRadix::Rows DeviceRadix::sort_counted(void* workspace) const {
     (*move_)({.blocks = blocks()}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
   }
   return at(workspace, passes_ % 2);
-}
-
-DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)
-    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
-  constexpr int64_t tile = 2048;  // as in sort.cu
-  if (padded_ > tile) {
-    padded_ = n;
-    radix_.emplace(d, rows, n, bits);
-  } else {
-    stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
-  }
-}
-std::vector<std::string> DeviceSort::options() const {
-  if (!radix_) return {};
-  return {"-DFLAME_KEY=" + radix_->key_type()};
-}
-size_t DeviceSort::workspace() const {
-  return radix_ ? radix_->workspace() : static_cast<size_t>(rows_ * padded_) * 16;
-}
-DeviceRadix::Rows DeviceSort::rows(void* workspace) const {
-  return radix_ ? radix_->rows(workspace) : DeviceRadix::Rows{workspace, nullptr};
-}
-DeviceRadix::Rows DeviceSort::operator()(void* workspace) const {
-  if (radix_) return (*radix_)(workspace);
-  const int64_t total = rows_ * padded_;
-  (*stages_)({.blocks = blocks_for(total, 2048), .threads = 1024}, workspace, total, padded_);
-  return {workspace, nullptr};
 }
 
 }  // namespace flame

@@ -81,22 +81,4 @@ class DeviceRadix {
   Ref<Kernel> count_, sum_, move_, row_, pass_;  // the last two for rows of one tile and for few tiles
 };
 
-// How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a
-// power of two, long ones by digits. As in sort.cu.
-class DeviceSort {
- public:
-  DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits);
-  bool digits() const { return radix_.has_value(); }
-  std::vector<std::string> options() const;  // of the kernels that fill and read the rows
-  int64_t padded() const { return padded_; }
-  size_t workspace() const;
-  DeviceRadix::Rows rows(void* workspace) const;
-  DeviceRadix::Rows operator()(void* workspace) const;
-
- private:
-  int64_t rows_, padded_;
-  std::optional<DeviceRadix> radix_;
-  Ref<Kernel> stages_;
-};
-
 }  // namespace flame

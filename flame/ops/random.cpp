@@ -167,17 +167,16 @@ Ref<Plan> device_plan(Device& d, Kind kind, DType t, int64_t n) {
   const char* name = names[static_cast<int>(kind)];
   if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
   if (kind == Kind::permutation) {
-    const DeviceSort order(d, t, 1, n, 64);
+    const DeviceRadix order(d, 1, n, 64);
+    const std::string key = "-DFLAME_KEY=" + order.key_type();
     return make_ref<Plan>(
         name,
-        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t, order.options()),
-         put = device_kernel(d, "ops/sort.cu", "put_places", t, order.options())](const Run& r) {
+        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t, {key}),
+         put = device_kernel(d, "ops/sort.cu", "put_places", t, {key})](const Run& r) {
           const Draw draw(r);
           const DeviceRadix::Rows rows = order.rows(r.workspace);
-          (*fill)({.blocks = blocks_for(order.padded(), 256)}, rows.keys, rows.places, draw.seed, draw.call, n,
-                  order.padded());
-          const DeviceRadix::Rows sorted = order(r.workspace);
-          (*put)({.blocks = blocks_for(n, 256)}, sorted.keys, sorted.places, r.buffers[0], n);
+          (*fill)({.blocks = blocks_for(n, 256)}, rows.keys, rows.places, draw.seed, draw.call, n);
+          (*put)({.blocks = blocks_for(n, 256)}, order(r.workspace).places, r.buffers[0], n);
         },
         order.workspace());
   }

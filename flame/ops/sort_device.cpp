@@ -1,4 +1,5 @@
-// Sorting on a device: the first of a row by top.cu, rows that a block can hold by sort_row.cu, others by sort.cu.
+// Sorting on a device: short rows by sort_short.cu, the first of a row by top.cu, rows that a block can hold by sort_row.cu, long
+// ones by sort.cu and radix.cu.
 #include "flame/ops/sort_device_internal.h"
 
 #include <bit>
@@ -78,7 +79,7 @@ Ref<Plan> top_plan(Device& d, const char* name, DType t, const Rows& w) {
 
 // A block a row.
 Ref<Plan> row_plan(Device& d, const char* name, DType t, const Rows& w) {
-  const int64_t items = size_of(t) == 8 ? 4 : 16;  // as in sort_row.cu
+  const int64_t items = size_of(t) == 8 ? 8 : 16;  // as in sort_row.cu
   const int threads = static_cast<int>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(w.n))) / items);
   Ref<Kernel> k =
       device_kernel(d, "ops/sort_row.cu", "sort_row", t, {"-DFLAME_THREADS=" + std::to_string(threads), dense(w)});
@@ -87,29 +88,43 @@ Ref<Plan> row_plan(Device& d, const char* name, DType t, const Rows& w) {
   });
 }
 
-}  // namespace
+// Several rows a block.
+Ref<Plan> short_plan(Device& d, const char* name, DType t, Rows w) {
+  constexpr int64_t tile = 2048;  // as in sort_short.cu
+  w.padded = static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(w.n)));
+  return make_ref<Plan>(name, [=, k = device_kernel(d, "ops/sort_short.cu", "sort_short", t)](const Run& r) {
+    (*k)({.blocks = blocks_for(w.rows, tile / w.padded), .threads = 1024}, w, r.buffers[0], r.buffers[1], r.buffers[2]);
+  });
+}
 
-Ref<Plan> plan_order(Device& d, const char* name, const Meta& x, const Meta& y, const DeviceOrder& o) {
-  constexpr int64_t short_row = 256, most_of_top = 64;  // as in top.cu
-  Rows w = rows_of(x, y, o);
-  if (w.rows * w.n * w.wanted == 0) return make_ref<Plan>(name, [](const Run&) {});
-  const DType t = x.dtype;
-  if (w.n > short_row && !o.middle && o.first + w.wanted <= most_of_top) return top_plan(d, name, t, w);
-  const int64_t longest = size_of(t) == 8 ? 2048 : 4096;
-  if (w.n > short_row && w.n <= longest) return row_plan(d, name, t, w);
-  const DeviceSort order(d, t, w.rows, w.n, 8 * static_cast<int>(size_of(t)));
-  w.padded = order.padded();
+Ref<Plan> long_plan(Device& d, const char* name, DType t, const Rows& w) {
+  const DeviceRadix order(d, w.rows, w.n, 8 * static_cast<int>(size_of(t)));
+  const std::string key = "-DFLAME_KEY=" + order.key_type();
   return make_ref<Plan>(
       name,
-      [w, order, fill = device_kernel(d, "ops/sort.cu", "fill", t, order.options()),
-       put = device_kernel(d, "ops/sort.cu", "put", t, order.options())](const Run& r) {
+      [w, order, fill = device_kernel(d, "ops/sort.cu", "fill", t, {key}),
+       put = device_kernel(d, "ops/sort.cu", "put", t, {key})](const Run& r) {
         const DeviceRadix::Rows rows = order.rows(r.workspace);
-        (*fill)({.blocks = blocks_for(w.rows * w.padded, 256)}, w, r.buffers[0], rows.keys, rows.places);
+        (*fill)({.blocks = blocks_for(w.rows * w.n, 256)}, w, r.buffers[0], rows.keys, rows.places);
         const DeviceRadix::Rows sorted = order(r.workspace);
         (*put)({.blocks = blocks_for(w.rows * w.wanted, 256)}, w, sorted.keys, sorted.places, r.buffers[0],
                r.buffers[1], r.buffers[2]);
       },
       order.workspace());
+}
+
+}  // namespace
+
+Ref<Plan> plan_order(Device& d, const char* name, const Meta& x, const Meta& y, const DeviceOrder& o) {
+  constexpr int64_t short_row = 256, most_of_top = 64;  // as in top.cu
+  const Rows w = rows_of(x, y, o);
+  if (w.rows * w.n * w.wanted == 0) return make_ref<Plan>(name, [](const Run&) {});
+  const DType t = x.dtype;
+  if (w.n <= short_row) return short_plan(d, name, t, w);
+  if (!o.middle && o.first + w.wanted <= most_of_top) return top_plan(d, name, t, w);
+  const int64_t longest = size_of(t) == 8 ? 2048 : 4096;
+  if (w.n <= longest) return row_plan(d, name, t, w);
+  return long_plan(d, name, t, w);
 }
 
 }  // namespace flame

@@ -1,6 +1,6 @@
-// A block a row, sorted on the way from memory to memory. Keys of 32 bits and more are spread over as many buckets as there are
+// A block a row, sorted on the way from memory to memory. Keys of 16 bits and more are spread over as many buckets as there are
 // elements, as evenly as a histogram of their upper bits allows, and ordered by comparison within a bucket. Where many share
-// a bucket, and for shorter keys, digits of eight bits follow one another, stably. FLAME_T: the dtype; FLAME_THREADS: of a
+// a bucket, and for bytes, digits of eight bits follow one another, stably. FLAME_T: the dtype; FLAME_THREADS: of a
 // block; FLAME_DENSE: whether the elements of a row are neighbours.
 #include "flame/fuse/block_scan.cuh"
 #include "flame/ops/sort.cuh"
@@ -9,17 +9,18 @@ namespace flame {
 using T = FLAME_T;
 using Order = Keys<T>;
 using K = Order::K;
-constexpr int items = sizeof(T) == 8 ? 4 : 16;  // as in sort_device.cpp
+constexpr int items = sizeof(T) == 8 ? 8 : 16;  // as in sort_device.cpp
 constexpr int threads = FLAME_THREADS, warps = threads / 32, room = threads * items;
-constexpr int blocks = (sizeof(T) == 8 ? 1536 : 1024) / threads;  // at a time
-constexpr int digits = 256, bins = 1024, most = 24;               // elements of a bucket
-constexpr bool wide = sizeof(K) == 8, bucketed = sizeof(T) >= 4;
+constexpr int blocks = 1024 / threads;  // at a time
+constexpr int digits = 256, bins = 1024, most = 32;               // elements of a bucket
+constexpr int beyond = 4;                                         // entries after a row's last that count as greater
+constexpr bool wide = sizeof(K) == 8, bucketed = sizeof(T) >= 2;
 
 template <int bytes>
 struct Entries {  // key and place in one word
   using E = typename KeyOf<2 * bytes>::type;
   static constexpr int half = 4 * sizeof(E);
-  E e[room];
+  E e[room + beyond];
   static E entry(K key, uint32_t place) { return static_cast<E>(key) << half | place; }
   void put(int i, K key, uint32_t place) { e[i] = entry(key, place); }
   bool less(int i, K key, uint32_t place) const { return e[i] < entry(key, place); }
@@ -28,8 +29,8 @@ struct Entries {  // key and place in one word
 };
 template <>
 struct Entries<8> {
-  K keys[room];
-  uint16_t places[room];
+  K keys[room + beyond];
+  uint16_t places[room + beyond];
   void put(int i, K key, uint32_t place) {
     keys[i] = key;
     places[i] = static_cast<uint16_t>(place);
@@ -99,18 +100,22 @@ inline K varying(Shared& s, const K (&key)[items], int n) {
 // Writes the element that is `at`-th in order.
 struct Out {
   const Rows& r;
-  const T* x;
+  const T* x;  // the row's
   T* values;
   int64_t* places;
-  int64_t from, to;
   int first;
   void operator()(int at, K key, uint32_t place) const {
     const uint32_t i = static_cast<uint32_t>(at - first);
     if (i >= static_cast<uint32_t>(r.wanted)) return;
     const bool descending = r.descending;
-    const int64_t y = to + (FLAME_DENSE ? i : i * r.y_step);
-    values[y] = Order::tells(key, descending) ? Order::value(key, descending) : x[from + place * r.x_step];
-    places[y] = place;
+    const T v = Order::tells(key, descending) ? Order::value(key, descending) : x[place * r.x_step];
+    if (FLAME_DENSE) {
+      values[i] = v;
+      places[i] = place;
+    } else {
+      values[i * r.y_step] = v;
+      places[i * r.y_step] = place;
+    }
   }
 };
 
@@ -152,12 +157,15 @@ bool by_buckets(S& s, const K (&key)[items], int n, K vary, const Out& out) {
     }
   }
   __syncthreads();
-  uint32_t where[items];  // bucket, and how many came before
+  uint32_t where[items];  // bucket, and how many came before; reads and writes of shared memory do not alternate
+#pragma unroll
+  for (int i = 0; i < items; ++i)
+    if (item_at(i) < n) where[i] = spread.bucket(key[i], s.bins);
 #pragma unroll
   for (int i = 0; i < items; ++i)
     if (item_at(i) < n) {
-      const uint32_t b = spread.bucket(key[i], s.bins), half = b % 2 * 16;
-      where[i] = b << 16 | (atomicAdd(&s.buckets[b / 2], 1u << half) >> half & 0xffff);
+      const uint32_t half = where[i] % 2 * 16;
+      where[i] = where[i] << 16 | (atomicAdd(&s.buckets[where[i] / 2], 1u << half) >> half & 0xffff);
     }
   __syncthreads();
   bool full = false;
@@ -181,16 +189,40 @@ bool by_buckets(S& s, const K (&key)[items], int n, K vary, const Out& out) {
   const uint16_t* starts = reinterpret_cast<const uint16_t*>(s.buckets);
 #pragma unroll
   for (int i = 0; i < items; ++i)
-    if (item_at(i) < n) s.entries.put(starts[where[i] >> 16] + (where[i] & 0xffff), key[i], item_at(i));
+    if (item_at(i) < n) where[i] = starts[where[i] >> 16] + (where[i] & 0xffff);
+#pragma unroll
+  for (int i = 0; i < items; ++i)
+    if (item_at(i) < n) s.entries.put(where[i], key[i], item_at(i));
+  if (threadIdx.x < beyond) s.entries.put(n + threadIdx.x, ~K(0), 0xffffu);
   __syncthreads();
+  constexpr int together = 4;
 #pragma unroll 1
-  for (int j = threadIdx.x; j < n; j += threads) {
-    const K own = s.entries.key(j);
-    const uint32_t place = s.entries.place(j), b = spread.bucket(own, s.bins);
-    const int begin = starts[b], end = b + 1 < room ? starts[b + 1] : n;
-    int at = begin;
-    for (int m = begin; m < end; ++m) at += s.entries.less(m, own, place);
-    out(at, own, place);
+  for (int first = threadIdx.x; first < n; first += together * threads) {
+    K own[together];
+    uint32_t place[together];
+    int at[together], end[together];
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      const int j = first + i * threads < n ? first + i * threads : first;
+      own[i] = s.entries.key(j);
+      place[i] = s.entries.place(j);
+    }
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      const uint32_t b = spread.bucket(own[i], s.bins);
+      at[i] = starts[b];
+      end[i] = b + 1 < room ? starts[b + 1] : n;
+    }
+#pragma unroll
+    for (int i = 0; i < together; ++i) {
+      if (first + i * threads >= n) break;
+#pragma unroll 1
+      for (int m = at[i]; m < end[i]; m += beyond) {  // what comes after a bucket is greater
+#pragma unroll
+        for (int k = 0; k < beyond; ++k) at[i] += s.entries.less(m + k, own[i], place[i]);
+      }
+      out(at[i], own[i], place[i]);
+    }
   }
   return true;
 }
@@ -294,7 +326,7 @@ extern "C" __global__ void __launch_bounds__(threads, blocks)
   row_at(r, blockIdx.x, from, to);
   const int n = static_cast<int>(r.n);
   const bool descending = r.descending;
-  Out out{r, x, values, places, from, to, static_cast<int>(r.first)};
+  Out out{r, x + from, values + to, places + to, static_cast<int>(r.first)};
   K key[items];
   {
     const int64_t step = FLAME_DENSE ? 1 : r.x_step;

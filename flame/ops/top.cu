@@ -7,7 +7,7 @@ using T = FLAME_T;
 using Order = Keys<T>;
 using K = Order::K;
 constexpr int threads = 256, warps = threads / 32, items = 16;  // as in sort_device.cpp
-constexpr int blocks = sizeof(T) == 8 ? 5 : 8;                  // at a time
+constexpr int blocks = sizeof(T) == 8 ? 4 : 6;                  // at a time
 constexpr int room = 512;                                       // elements compared with one another
 
 struct Found {
