@@ -16,7 +16,6 @@ constexpr int kernel(int axis) { return window[axis][0]; }
 constexpr int stride(int axis) { return window[axis][1]; }
 constexpr int padding(int axis) { return window[axis][2]; }
 constexpr int over(int axis) { return (kernel(axis) - 1) / stride(axis) + 1; }  // windows over an element, at most
-constexpr int volume = kernel(0) * kernel(1) * kernel(2);
 constexpr A least = -std::numeric_limits<A>::infinity();
 
 // As in pool_device_internal.h.
@@ -111,6 +110,7 @@ struct Words {
       w[i / per] = i % per == 0 ? bits : w[i / per] | bits;  // in order
     }
   }
+  uint32_t word(int i) const { return w[i / per]; }  // that holds number i
   // Whether number i is `e`, given words full of e.
   bool is(int i, E e, uint32_t full) const {
     if constexpr (sizeof(E) == 1) return ((w[i / per] ^ full) & 0xffu << shift(i)) == 0;
@@ -135,14 +135,19 @@ struct Row {
       if (counts && inside(at, p.size[2])) x[k].load(row + at * p.channels);
     }
   }
-  A operator()(int v, int s) const {
-    const int i = rows ? lead + v * stride(2) + s : s * V + v;
-    return widen(x[i / P].get(i % P));
+  static constexpr int at(int v, int s) { return rows ? lead + v * stride(2) + s : s * V + v; }
+  T operator()(int v, int s) const { return x[at(v, s) / P].get(at(v, s) % P); }
+  // Of two windows, v and v + 1, as halves of a word.
+  uint32_t pair(int v, int s) const {
+    const int a = at(v, s), b = at(v + 1, s);
+    const uint32_t low = x[a / P].word(a % P), high = x[b / P].word(b % P);
+    if (P > 1 && a % 2 == 0 && b == a + 1) return low;
+    return __byte_perm(low, high, (P > 1 && a % 2 ? 0x32 : 0x10) | (P > 1 && b % 2 ? 0x7600 : 0x5400));
   }
 };
-// fn(v, number in the window, element) in the order of the window's elements.
+// fn(row, s, number in the window) for place s of each row, in the order of the window's elements.
 template <class F>
-void each_element(const FixedPool& p, const At& at, const T* x, T none, F fn) {
+void each_place(const FixedPool& p, const At& at, const T* x, T none, F fn) {
   const int32_t d = start_of(0, at.place[0]), h = start_of(1, at.place[1]), w = start_of(2, at.place[2]);
 #pragma unroll
   for (int q = 0; q < kernel(0); ++q)
@@ -151,9 +156,7 @@ void each_element(const FixedPool& p, const At& at, const T* x, T none, F fn) {
       const int32_t first = ((d + q) * p.size[1] + h + r) * p.size[2] * p.channels + at.first;
       const Row row(p, x + first, w, inside(d + q, p.size[0]) && inside(h + r, p.size[1]), none);
 #pragma unroll
-      for (int s = 0; s < kernel(2); ++s)
-#pragma unroll
-        for (int v = 0; v < V; ++v) fn(v, (q * kernel(1) + r) * kernel(2) + s, row(v, s));
+      for (int s = 0; s < kernel(2); ++s) fn(row, s, (q * kernel(1) + r) * kernel(2) + s);
     }
 }
 // The place in the plane of an element of the window at (d, h, w).
@@ -168,32 +171,92 @@ inline int32_t first_inside(int axis, int32_t o) {
 }
 
 #if FLAME_PASS == 0
+// The largest element met by V windows and its number there: the first of equals; a NaN beats all but an earlier one.
+struct Best {
+  A value[V];
+  int32_t place[V];
+  void begin(int v, int32_t first) {
+    value[v] = least;
+    place[v] = first;
+  }
+  void take(const Row& row, int s, int n) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) {
+      const A e = widen(row(v, s));
+      if (!(e <= value[v]) && value[v] == value[v]) {
+        value[v] = e;
+        place[v] = n;
+      }
+    }
+  }
+  T best(int v) const { return convert<T>(value[v]); }
+  int32_t number(int v) const { return place[v]; }
+};
+#if __CUDA_ARCH__ >= 900
+constexpr bool in_pairs = V % 2 == 0 && (std::is_same_v<T, half> || std::is_same_v<T, bhalf>);
+#else
+constexpr bool in_pairs = false;
+#endif
+// Ones in the halves of a word where a and b compare so.
+#define FLAME_COMPARE(name, what)                                                                                   \
+  template <class E>                                                                                                \
+  uint32_t name(uint32_t a, uint32_t b) {                                                                           \
+    uint32_t mask;                                                                                                  \
+    if constexpr (std::is_same_v<E, half>) asm("set." what ".u32.f16x2 %0, %1, %2;" : "=r"(mask) : "r"(a), "r"(b)); \
+    else asm("set." what ".u32.bf16x2 %0, %1, %2;" : "=r"(mask) : "r"(a), "r"(b));                                  \
+    return mask;                                                                                                    \
+  }
+FLAME_COMPARE(greater_or_nan, "gtu")
+FLAME_COMPARE(no_nan, "num")
+#undef FLAME_COMPARE
+// The same of two numbers of 16 bits at a time.
+template <class E>
+struct BestPairs {
+  uint32_t value[(V + 1) / 2], place[(V + 1) / 2];
+  void begin(int v, int32_t first) {
+    const uint32_t bits = std::bit_cast<uint16_t>(convert<E>(least));
+    value[v / 2] = bits | bits << 16;
+    place[v / 2] = v % 2 ? place[v / 2] | first << 16 : first;
+  }
+  void take(const Row& row, int s, int n) {
+#pragma unroll
+    for (int v = 0; v < V; v += 2) {
+      uint32_t &best = value[v / 2], &where = place[v / 2];
+      const uint32_t e = row.pair(v, s), better = greater_or_nan<E>(e, best) & no_nan<E>(best, best);
+      best = (e & better) | (best & ~better);
+      where = (n * 0x10001u & better) | (where & ~better);
+    }
+  }
+  E best(int v) const { return std::bit_cast<E>(static_cast<uint16_t>(value[v / 2] >> v % 2 * 16)); }
+  int32_t number(int v) const { return place[v / 2] >> v % 2 * 16 & 0xffff; }
+};
+template <bool which, class X, class Y>
+struct Either {
+  using type = X;
+};
+template <class X, class Y>
+struct Either<false, X, Y> {
+  using type = Y;
+};
+
 extern "C" __global__ void __launch_bounds__(256) max_pool(const __grid_constant__ FixedPool p, const T* __restrict__ x,
                                                            Place* __restrict__ index, T* __restrict__ y) {
   const int32_t i = static_cast<int32_t>(global_thread());
   if (i >= p.count) return;
   const At at = at_of(p, i, p.size);
-  A best[V];
-  int32_t number[V];
+  typename Either<in_pairs, BestPairs<T>, Best>::type best;
 #pragma unroll
-  for (int v = 0; v < V; ++v) {
-    best[v] = least;
-    number[v] = (first_inside(0, at.place[0]) * kernel(1) + first_inside(1, at.place[1])) * kernel(2) +
-                first_inside(2, at.place[2] + (rows ? v : 0));
-  }
-  each_element(p, at, x, convert<T>(least), [&](int v, int n, A e) {
-    if (!(e <= best[v]) && best[v] == best[v]) {  // the first of equals; a NaN beats all but an earlier one
-      best[v] = e;
-      number[v] = n;
-    }
-  });
+  for (int v = 0; v < V; ++v)
+    best.begin(v, (first_inside(0, at.place[0]) * kernel(1) + first_inside(1, at.place[1])) * kernel(2) +
+                      first_inside(2, at.place[2] + (rows ? v : 0)));
+  each_place(p, at, x, convert<T>(least), [&](const Row& row, int s, int n) { best.take(row, s, n); });
   Words<T, V> out;
   Words<Place, V> where;
 #pragma unroll
   for (int v = 0; v < V; ++v) {
-    out.set(v, convert<T>(best[v]));
-    const int32_t place = place_of(p, at.place[0], at.place[1], at.place[2] + (rows ? v : 0), number[v]);
-    where.set(v, static_cast<Place>(sizeof(Place) == 1 ? number[v] : place));
+    out.set(v, best.best(v));
+    const int32_t n = best.number(v), place = place_of(p, at.place[0], at.place[1], at.place[2] + (rows ? v : 0), n);
+    where.set(v, static_cast<Place>(sizeof(Place) == 1 ? n : place));
   }
   out.store(y + i * V);
   where.store(index + i * V);
@@ -327,7 +390,10 @@ extern "C" __global__ void __launch_bounds__(256)
   if (i >= p.count) return;
   const At at = at_of(p, i, p.size);
   A sum[V] = {};
-  each_element(p, at, x, convert<T>(A(0)), [&](int v, int, A e) { sum[v] += e; });
+  each_place(p, at, x, convert<T>(A(0)), [&](const Row& row, int s, int) {
+#pragma unroll
+    for (int v = 0; v < V; ++v) sum[v] += widen(row(v, s));
+  });
   Words<T, V> out;
   const Mean first(p, at.place[0], at.place[1], at.place[2]);
 #pragma unroll
