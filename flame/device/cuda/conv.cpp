@@ -120,8 +120,8 @@ class Aligned {
 TuningKey key_of(const CudaDevice& d, const DnnFunctions& f, const ConvDesc& c) {
   constexpr const char* passes[] = {"forward", "backward_data", "backward_weight"};
   return {fmt::format("cuDNN {}", f.cudnnGetVersion()), fmt::format("{} sm_{}", d.gpu_name(), d.arch()),
-          fmt::format("conv {} {}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
-                      passes[static_cast<int>(c.pass)], c.x.dtype, c.bias ? " bias" : "",
+          fmt::format("conv {} {}{}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
+                      passes[static_cast<int>(c.pass)], c.x.dtype, c.tf32 ? " tf32" : "", c.bias ? " bias" : "",
                       c.activation == Activation::relu ? " relu" : "", c.x.shape, c.w.shape, c.y.shape, c.stride,
                       c.padding, c.dilation, c.groups)};
 }

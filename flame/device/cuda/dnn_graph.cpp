@@ -76,8 +76,8 @@ constexpr Names names[] = {
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
 
-// Engines whose numbers may be used: none that rounds operands, and none that sums in another order each time.
-bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
+// Engines whose numbers may be used: none that rounds operands if they shall be exact, and none that sums in another order each time.
+bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, bool exact) {
   const DnnFunctions& f = dnn.f;
   Descriptor engine(dnn, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t e = engine.raw();
@@ -94,11 +94,11 @@ bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
     tuning_stats().unordered += 1;
     return false;
   }
-  return std::none_of(notes.begin(), last, [t](cudnnBackendNumericalNote_t n) {
+  return std::none_of(notes.begin(), last, [exact](cudnnBackendNumericalNote_t n) {
     switch (n) {
       case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP: return false;
-      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return t == DType::f32;  // TF32
-      default: return true;                                           // reduced precision, FFT, Winograd
+      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return exact;  // TF32
+      default: return true;                                 // reduced precision, FFT, Winograd
     }
   });
 }
@@ -188,7 +188,7 @@ Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, c
 }
 
 ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending)
-    : dnn_(dnn), dtype_(c.x.dtype), ending_(ending) {
+    : dnn_(dnn), dtype_(c.x.dtype), tf32_(c.tf32), ending_(ending) {
   const bool fused = ending == Ending::fused, wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
@@ -269,7 +269,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
                                    count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
       continue;
     for (int64_t i = 0; i < count && out.size() < most; ++i) {
-      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_)) continue;
+      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_ == DType::f32 && !tf32_)) continue;
       std::optional<Execution> e = finish(configs[static_cast<size_t>(i)]);
       if (!e || (!out.empty() && e->workspace > std::max(most_workspace, out[0].workspace))) continue;
       const auto same = [&](const Execution& o) { return o.config == e->config; };

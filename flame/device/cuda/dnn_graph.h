@@ -74,6 +74,7 @@ class ConvGraph {
   std::optional<Execution> finish(const Descriptor& engine_config) const;
   Libraries::Dnn& dnn_;
   const DType dtype_;
+  const bool tf32_;
   const Ending ending_;
   std::vector<Descriptor> parts_;
   std::unique_ptr<Descriptor> graph_;  // null where cuDNN takes no such graph
