@@ -166,11 +166,6 @@ Descriptor convolution(Libraries::Dnn& dnn, const ConvDesc& c) {
 
 }  // namespace
 
-const char* name_of(Ending e) {
-  constexpr const char* names[] = {"fused", "plain", "wide"};
-  return names[static_cast<int>(e)];
-}
-
 // y = x + b, or relu(x) without b.
 Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b,
                                  const Descriptor& y) {
@@ -187,16 +182,15 @@ Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, c
   return op;
 }
 
-ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending)
-    : dnn_(dnn), dtype_(c.x.dtype), tf32_(c.tf32), ending_(ending) {
-  const bool fused = ending == Ending::fused, wide = dtype_ == DType::f64;
+ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused)
+    : dnn_(dnn), dtype_(c.x.dtype), tf32_(c.tf32), fused_(fused) {
+  const bool wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
   parts_.reserve(16);  // references into it stay
   const bool bias = fused && c.bias, relu = fused && c.activation == Activation::relu;
   const Descriptor &x = keep(tensor(dnn, id_x, c.x, type)), &w = keep(tensor(dnn, id_w, c.w, type)),
-                   &y = keep(tensor(dnn, id_y, c.y, ending == Ending::wide ? compute : type)),
-                   &conv = keep(convolution(dnn, c));
+                   &y = keep(tensor(dnn, id_y, c.y, type)), &conv = keep(convolution(dnn, c));
   const auto between = [&](Id id) -> const Descriptor& { return keep(tensor(dnn, id, c.y, compute, false)); };
   const Descriptor &sum = bias || relu ? between(id_sum) : y, &before = bias && relu ? between(id_before) : y;
   const Names& n = names[static_cast<int>(c.pass)];
@@ -243,8 +237,8 @@ std::optional<Execution> ConvGraph::finish(const Descriptor& config) const {
     return f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                       &bytes);
   });
-  return Execution{std::move(plan), static_cast<size_t>(bytes), ending_,
-                   fmt::format("{} {}", name_of(ending_), engine_text(dnn_, config.raw()))};
+  return Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
+                   fmt::format("{} {}", fused_ ? "fused" : "plain", engine_text(dnn_, config.raw()))};
 }
 
 std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) const {
@@ -281,7 +275,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
 
 std::optional<Execution> ConvGraph::plan_of(const std::string& config) const {
   const std::vector<int64_t> numbers = numbers_of(config);
-  if (!graph_ || numbers.empty() || !config.starts_with(name_of(ending_))) return {};
+  if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return {};
   Descriptor engine(dnn_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   engine.link(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, *graph_);
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &numbers[0]);
