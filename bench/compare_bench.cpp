@@ -3,7 +3,9 @@
 //   steps N   N steps, each waited for: their seconds and losses
 //   time S N  at least S seconds and N steps between two waits
 //   about     peak memory, dtypes, what was recorded
-// compare_bench WORKLOAD --weights FILE [--data FILE] [--system flame | flame_eager] [--size full | small] [--device cuda:0]
+// Systems: flame, recorded steps; flame_eager, the same function; flame_repeat, 50 recorded steps a call on batches drawn on the
+// device, of which all but the first step's figures are means.
+// compare_bench WORKLOAD --weights FILE [--data FILE] [--system flame] [--size full | small] [--device cuda:0]
 //               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
 // --check writes the first sample's logits, loss, gradients and the weights after one step to a file instead.
 #include <flame/flame.h>
@@ -14,6 +16,7 @@
 #include <iostream>
 #include <map>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <set>
 #include <sstream>
 
@@ -37,15 +40,15 @@ Flags flags_of(int argc, char** argv) {
       throw std::invalid_argument("unknown flag, or one without a value: " + std::string(argv[i]));
     f[argv[i]] = argv[i + 1];
   }
-  if (f["--system"] != "flame" && f["--system"] != "flame_eager")
-    throw std::invalid_argument("no system '" + f["--system"] + "'; there are flame and flame_eager");
+  if (f["--system"] != "flame" && f["--system"] != "flame_eager" && f["--system"] != "flame_repeat")
+    throw std::invalid_argument("no system '" + f["--system"] + "'; there are flame, flame_eager and flame_repeat");
   if (f["--size"] != "full" && f["--size"] != "small")
     throw std::invalid_argument("no size '" + f["--size"] + "'; there are full and small");
   return f;
 }
 
-// A tensor with the batches of one source one after the other.
 Tensor channels_last(const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); }
+// The batches of a source, one after the other.
 Tensor drawn(const Source& s, int64_t samples) {
   Dims shape{samples};
   for (const int64_t n : s.item) shape.push_back(n);
@@ -73,9 +76,17 @@ class Training {
       if (reads && s.channels_last) data_.back() = channels_last(data_.back());
       data_.back().data();
     }
+    if (flags_["--system"] != "flame_repeat") return;
+    if (data_.size() != 2) throw std::invalid_argument("flame_repeat: only for batches of two tensors");
+    const auto fn = [this](const Tensor& x, const Tensor& y) { return train({x, y}); };
+    repeated_.emplace(repeat(50, std::function<Tensor(const Tensor&, const Tensor&)>(fn),
+                             DeviceBatches(data_, {.batch = task_.batch})));
   }
 
-  Tensor step() {
+  int steps_a_call() const { return repeated_ ? 50 : 1; }
+  // The losses of a call.
+  Tensor call() {
+    if (repeated_) return (*repeated_)();
     const Tensors in = batch(count_++);
     return flags_["--system"] == "flame" ? recorded_(in)[0] : train(in);
   }
@@ -92,12 +103,12 @@ class Training {
     return in;
   }
   // fn(in) in the precision that was asked for.
-  Tensor call(const Task::Fn& fn, const Tensors& in) const {
+  Tensor cast(const Task::Fn& fn, const Tensors& in) const {
     const AutocastScope scope(precision_ == "bf16" ? std::optional(DType::bf16) : std::nullopt);
     return fn(in);
   }
   Tensor train(const Tensors& in) {
-    const Tensor loss = call(task_.loss, in);
+    const Tensor loss = cast(task_.loss, in);
     backward(loss);
     optimizer_.step({.max_norm = max_norm_});
     return loss.detach();
@@ -110,12 +121,15 @@ class Training {
   Tensors data_;
   int64_t count_ = 0;
   optim::AdamW optimizer_{task_.model->parameters(), {.lr = 1e-4}};
+  using Repeated =
+      decltype(repeat(1, std::function<Tensor(const Tensor&, const Tensor&)>(), std::declval<DeviceBatches>()));
+  std::optional<Repeated> repeated_;
   RecordedStep recorded_{[this](const Tensors& in) { return Tensors{train(in)}; }, {}};
 };
 
 void Training::check(const std::string& path) {
   const Tensors in = batch(0);
-  const Tensor logits = no_grad([&] { return call(task_.forward, in).narrow(0, 0, 1); }), loss = call(task_.loss, in);
+  const Tensor logits = no_grad([&] { return cast(task_.forward, in).narrow(0, 0, 1); }), loss = cast(task_.loss, in);
   std::vector<io::NamedTensor> out{{"logits", logits}, {"loss", loss.detach()}};
   backward(loss);
   for (const auto& [name, p] : task_.model->named_parameters()) out.emplace_back("gradient." + name, p.grad());
@@ -126,9 +140,9 @@ void Training::check(const std::string& path) {
 
 json Training::about() {
   const MemoryStats m = memory_stats();  // before the steps below
-  const RecordStats& r = recorded_.stats();
+  const RecordStats r = repeated_ ? repeated_->stats() : recorded_.stats();
   std::set<std::string> weights, gradients, moments;
-  backward(call(task_.loss, batch(0)));
+  backward(cast(task_.loss, batch(0)));
   for (const Parameter& p : task_.model->parameters()) {
     weights.emplace(name_of(p.dtype()));
     gradients.emplace(name_of(p.grad().dtype()));
@@ -144,8 +158,8 @@ json Training::about() {
            {{"weights", weights},
             {"gradients", gradients},
             {"moments", moments},
-            {"residual", std::string(name_of(call(task_.body, batch(0)).dtype()))},
-            {"logits", std::string(name_of(call(task_.forward, batch(0)).dtype()))}}},
+            {"residual", std::string(name_of(cast(task_.body, batch(0)).dtype()))},
+            {"logits", std::string(name_of(cast(task_.forward, batch(0)).dtype()))}}},
           {"recorded",
            {{"calls", r.calls},
             {"replays", r.replays},
@@ -158,30 +172,32 @@ json Training::about() {
 
 json steps(Training& t, int64_t count) {
   std::vector<double> seconds, losses;
-  for (int64_t i = 0; i < count; ++i) {
+  for (int64_t i = 0; i < count; i += t.steps_a_call()) {
     const auto start = Clock::now();
-    losses.push_back(t.step().item());
-    seconds.push_back(seconds_since(start));
+    for (const float loss : t.call().flatten().to_vector<float>()) losses.push_back(loss);
+    seconds.resize(losses.size(), seconds_since(start) / t.steps_a_call());
   }
   return {{"seconds", seconds}, {"losses", losses}};
 }
 
 json timed(Training& t, double least, int64_t least_steps) {
-  const auto run = [&](int64_t count) {
+  const auto run = [&](int64_t calls) {
     default_device().synchronize();
     const auto start = Clock::now();
-    for (int64_t i = 0; i < count; ++i) t.step();
+    for (int64_t i = 0; i < calls; ++i) t.call();
     default_device().synchronize();
     return seconds_since(start);
   };
+  const int64_t each = t.steps_a_call();
   run(3);
-  const auto count = std::max<int64_t>(least_steps, static_cast<int64_t>(1.1 * least / (run(10) / 10)) + 1);
+  const auto count =
+      std::max<int64_t>((least_steps + each - 1) / each, static_cast<int64_t>(1.1 * least / (run(10) / 10)) + 1);
   const Stats before = stats();
   const double seconds = run(count);
   const Stats after = stats();
   empty_cache();
   return {{"seconds", seconds},
-          {"steps", count},
+          {"steps", count * each},
           {"launches", after.launches - before.launches},
           {"misses", after.recording_misses - before.recording_misses}};
 }
@@ -197,7 +213,7 @@ int main(int argc, char** argv) try {
   manual_seed(0);
   Training training(argv[1], flags);
   if (flags.contains("--check")) return training.check(flags["--check"]), 0;
-  const double loss = training.step().item();
+  const double loss = training.call().flatten().select(0, 0).item();
   const auto say = [](const json& answer) { std::cout << answer.dump() << std::endl; };
   say({{"loss", loss},
        {"since_main", seconds_since(start)},

@@ -2,7 +2,7 @@
 from html import escape
 
 BEGIN, END = "<!-- bench/compare: table -->\n", "<!-- end of comparison -->\n"
-COLOURS = {"flame": "#d9480f", "flame_eager": "#f4a261", "torch_eager": "#adb5bd", "torch_eager_graph": "#868e96",
+COLOURS = {"flame": "#d9480f", "flame_eager": "#f4a261", "flame_repeat": "#a83206", "torch_eager": "#adb5bd", "torch_eager_graph": "#868e96",
            "torch_compile": "#4c6ef5", "torch_compile_max": "#3b5bdb", "torch_compile_graph": "#1c3fa8", "jax_jit": "#63c7a6",
            "jax_scan": "#2b8a6e"}
 
@@ -77,7 +77,7 @@ def picture(rows):
 HEAD = """
 ## Against PyTorch and JAX
 
-`bench/compare` lets FLAME (`flame`: recorded steps; `flame_eager`: the same function, not recorded) and its peers train in turn on one
+`bench/compare` lets FLAME (`flame`: recorded steps; `flame_eager`: the same function, not recorded; `flame_repeat`: 50 steps a launch) and its peers train in turn on one
 GPU, each in a process of its own, with the same weights, batches, precision and AdamW, a fresh batch from the GPU's memory every step. Memory
 is the allocator's peak and, in brackets, the process's by NVML; the first step counts from exec with empty caches (in brackets: filled ones);
 up to speed is when the median of ten steps is within 5 % of the last. `bench/results/compare-h100.json` has the figures:

@@ -16,14 +16,14 @@ BENCH = pathlib.Path(__file__).resolve().parent
 SMALL_NETS = ("cnn", "mlp")
 WORKLOADS = ("gpt2_124m", "dit_b2", "resnet50", *SMALL_NETS)
 FLAME, TORCH = ["flame", "flame_eager"], ["torch_eager", "torch_compile"]
-GRAPHS, JAX = ["torch_eager_graph", "torch_compile_graph"], ["jax_jit", "jax_scan"]
+OF_SMALL_NETS = ["flame_repeat", "torch_eager_graph", "torch_compile_graph", "jax_jit", "jax_scan"]
 CACHES = ("FLAME_CACHE", "CUDA_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
 def jobs(workloads, systems):
     """(workload, systems) that are measured in turn; autotuning takes so long that it goes with FLAME alone."""
     for name in workloads:
-        every = FLAME + TORCH + (GRAPHS + JAX if name in SMALL_NETS else [])
+        every = FLAME + TORCH + (OF_SMALL_NETS if name in SMALL_NETS else [])
         for job in (every, ["flame", "torch_compile_max"]):
             wanted = [s for s in job if not systems or s in systems]
             if wanted and (job is every or "torch_compile_max" in wanted):
@@ -44,10 +44,10 @@ class Gone(Exception):
 def program_of(system, build, environment):
     """Its command, and the environment it runs in."""
     environment = {**os.environ, **(environment or {})}
-    if system in FLAME:
+    if system.startswith("flame"):
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*wheel_libraries(), environment.get("LD_LIBRARY_PATH")]))
         return [str(pathlib.Path(build) / "bench/compare_bench")], environment
-    return [sys.executable, str(BENCH / ("jax_compare.py" if system in JAX else "torch_compare.py"))], environment
+    return [sys.executable, str(BENCH / ("jax_compare.py" if system.startswith("jax") else "torch_compare.py"))], environment
 
 
 def run_once(system, workload, build, *flags):

@@ -313,6 +313,37 @@ TEST(CudaProducts, Tf32IsAChoice) {
   EXPECT_THROW(set_matmul_precision("medium"), ValueError);
 }
 
+TEST(CudaProducts, ConvolutionsFollowTf32) {
+  FLAME_NEEDS_GPU(d);
+  Generator g(4);
+  const auto inputs = [&](DType t, Device& to) {
+    Generator same = g;
+    return std::vector<Tensor>{
+        randn({16, 28, 28, 64}, {.device = &cpu(), .generator = &same}).to(t).to(to).permute({0, 3, 1, 2}),
+        randn({64, 64, 3, 3}, {.device = &cpu(), .generator = &same}).to(t).to(to)};
+  };
+  // The result and both gradients, on the CPU.
+  const auto all = [&](std::vector<Tensor> in) {
+    for (Tensor& t : in) t.requires_grad_();
+    const Tensor y = conv2d(in[0], in[1], {}, {.padding = 1});
+    std::vector<Tensor> out = grad({(y * y).sum()}, in);
+    out.push_back(y.detach());
+    for (Tensor& t : out) t = t.contiguous().to(cpu());
+    return out;
+  };
+  const std::vector<Tensor> want = all(inputs(DType::f64, cpu())), exact = all(inputs(DType::f32, d));
+  set_matmul_precision("high");
+  const std::vector<Tensor> rounded = all(inputs(DType::f32, d));
+  set_matmul_precision("highest");
+  const std::vector<Tensor> again = all(inputs(DType::f32, d));
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_LT(error_of(exact[i], want[i]).units, 256) << i;
+    EXPECT_LT(error_of(rounded[i], want[i]).units, 65536) << i;
+    EXPECT_EQ(difference(again[i], exact[i]), "") << i;
+  }
+  EXPECT_GT(error_of(rounded[2], want[2]).units, 512) << "tensor cores were asked for";
+}
+
 // A recorded step follows the switches too.
 TEST(CudaProducts, ARecordedStepFollowsThePrecision) {
   FLAME_NEEDS_GPU(d);

@@ -120,6 +120,7 @@ struct ConvDesc {
   int64_t groups = 1;
   bool bias = false;
   Activation activation = Activation::none;  // relu, of a forward pass, on devices that fuse()
+  bool tf32 = false;                         // float32 operands may be rounded to 10 bits of mantissa
 };
 
 // Attention without mask and dropout: q [B, H, L, E], k [B, K, S, E], v [B, K, S, D] with K dividing H; lse [B, H, L] is

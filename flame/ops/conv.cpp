@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
 
 namespace flame {
@@ -49,17 +50,19 @@ class Conv : public Op {
   Conv(const char* name, const ConvAttributes& a) : a_(a), name_(name) {}
   const char* name() const override { return name_; }
   void key(Key& k) const override {
-    k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups << deterministic();
+    k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups << deterministic() << tf32();
   }
 
  protected:
   Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
                  Activation activation = Activation::none) const {
-    return d.conv({pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation});
+    return d.conv(
+        {pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation, tf32()});
   }
   const ConvAttributes a_;
 
  private:
+  static bool tf32() { return matmul_precision() == "high"; }
   const char* name_;
 };
 

@@ -46,18 +46,11 @@ bool finished(const ConvDesc& c) { return c.bias || c.activation != Activation::
 bool rounds_twice(const ConvDesc& c) { return c.bias && size_of(c.x.dtype) == 2; }
 size_t bytes_of(const Meta& m) { return static_cast<size_t>(numel(m.shape)) * size_of(m.dtype); }
 
-// What may follow cuDNN's part. Where a kernel of ours would round 16 bits once more, the later ones only stand in for it.
-std::vector<Ending> endings_of(const ConvDesc& c) {
-  if (rounds_twice(c)) return {Ending::fused, Ending::wide, Ending::plain};
-  if (finished(c)) return {Ending::fused, Ending::plain};
-  return {Ending::plain};
-}
-
 // The kernels around cuDNN's: filters from [outer][channels][taps] to [outer][taps][channels] and back, and what ends a
 // channels-last result.
 struct Helpers {
   Ref<Kernel> swap;
-  std::optional<ConvFinish> plain, wide;
+  std::optional<ConvFinish> finish;
   const int64_t outer, channels, taps;
   const bool turns;
   Helpers(Device& d, const ConvDesc& c)
@@ -71,11 +64,7 @@ struct Helpers {
                        "swap_last",
                        {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
   }
-  void ask(Device& d, const ConvDesc& c, Ending e) {
-    if (!finished(c) || e == Ending::fused) return;
-    (e == Ending::wide ? wide : plain)
-        .emplace(d, e == Ending::wide ? DType::f32 : c.x.dtype, c.x.dtype, c.bias, c.activation);
-  }
+  void ask_finish(Device& d, const ConvDesc& c) { finish.emplace(d, c.x.dtype, c.bias, c.activation); }
   // [outer][a][b] to [outer][b][a], by tiles that hold all of a short axis.
   void turn(void* from, void* to, int64_t a, int64_t b) const {
     constexpr int64_t tile = 4096, few = 63;  // numbers of shared memory; an odd row has no two lanes in one bank
@@ -120,8 +109,8 @@ class Aligned {
 TuningKey key_of(const CudaDevice& d, const DnnFunctions& f, const ConvDesc& c) {
   constexpr const char* passes[] = {"forward", "backward_data", "backward_weight"};
   return {fmt::format("cuDNN {}", f.cudnnGetVersion()), fmt::format("{} sm_{}", d.gpu_name(), d.arch()),
-          fmt::format("conv {} {}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
-                      passes[static_cast<int>(c.pass)], c.x.dtype, c.bias ? " bias" : "",
+          fmt::format("conv {} {}{}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
+                      passes[static_cast<int>(c.pass)], c.x.dtype, c.tf32 ? " tf32" : "", c.bias ? " bias" : "",
                       c.activation == Activation::relu ? " relu" : "", c.x.shape, c.w.shape, c.y.shape, c.stride,
                       c.padding, c.dilation, c.groups)};
 }
@@ -143,7 +132,7 @@ class Convolution {
     if (c.bias) metas_.insert(metas_.begin() + 2, contiguous_meta(c.x.dtype, {c.y.shape[1]}));
   }
   bool prepare();  // false: cuDNN has no engine
-  size_t workspace() const { return wide_at_ + wide_bytes_; }
+  size_t workspace() const { return filter_at_ + filter_bytes_; }
   void run(const Run& r);
   const std::vector<Meta>& metas() const { return metas_; }  // of the buffers
 
@@ -160,7 +149,7 @@ class Convolution {
   const size_t filter_bytes_;
   const int64_t y_count_;
   std::vector<Meta> metas_;
-  size_t filter_at_ = 0, wide_at_ = 0, wide_bytes_ = 0;  // in the workspace, behind the engine's
+  size_t filter_at_ = 0;
   std::vector<Execution> candidates_;
   size_t chosen_ = 0;
   bool decided_ = true, used_ = false;
@@ -169,22 +158,20 @@ class Convolution {
 
 void Convolution::find_candidates() {
   std::lock_guard lock(dnn_.mutex);
-  const std::vector<Ending> endings = endings_of(desc_);
+  const bool ends = finished(desc_);
   if (const auto known = deterministic() ? std::nullopt : find_tuned(key_)) {
     const std::string& config = known->candidates[known->chosen].config;
-    for (const Ending e : endings)
-      if (config.starts_with(name_of(e)))
-        if (std::optional<Execution> x = ConvGraph(dnn_, desc_, e).plan_of(config))
-          candidates_.push_back(std::move(*x));
+    if (std::optional<Execution> e = ConvGraph(dnn_, desc_, config.starts_with("fused")).plan_of(config))
+      candidates_.push_back(std::move(*e));
   }
-  // Untimed, or where later endings only stand in, the first that has an engine serves alone.
-  const bool alone = deterministic() || rounds_twice(desc_);
-  const size_t most = deterministic() ? 1 : alone ? most_candidates : most_candidates / endings.size();
-  if (candidates_.empty())
-    for (const Ending e : endings) {
-      for (Execution& x : ConvGraph(dnn_, desc_, e).plans(most, most_workspace)) candidates_.push_back(std::move(x));
-      if (alone && !candidates_.empty()) break;
-    }
+  if (candidates_.empty()) {
+    const bool fused_alone = rounds_twice(desc_) || deterministic();  // if cuDNN has any
+    const size_t most = deterministic() ? 1 : ends && !fused_alone ? most_candidates / 2 : most_candidates;
+    if (ends) candidates_ = ConvGraph(dnn_, desc_, true).plans(most, most_workspace);
+    if (!fused_alone || candidates_.empty())
+      for (Execution& e : ConvGraph(dnn_, desc_, false).plans(most, most_workspace))
+        candidates_.push_back(std::move(e));
+  }
   decided_ = candidates_.size() < 2;
 }
 
@@ -192,12 +179,10 @@ bool Convolution::prepare() {
   find_candidates();
   size_t workspace = 0;
   for (const Execution& e : candidates_) {
-    helpers_.ask(device_, desc_, e.ending);
+    if (finished(desc_) && !e.fused && !helpers_.finish) helpers_.ask_finish(device_, desc_);
     workspace = std::max(workspace, e.workspace);
-    if (e.ending == Ending::wide) wide_bytes_ = sizeof(float) * static_cast<size_t>(y_count_);
   }
   filter_at_ = (workspace + 255) / 256 * 256;
-  wide_at_ = filter_at_ + (filter_bytes_ + 255) / 256 * 256;
   return !candidates_.empty();
 }
 
@@ -209,10 +194,9 @@ bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   if (desc_.pass == Pass::backward_data) std::swap(x, y);
   if (desc_.pass == Pass::backward_weight) std::swap(w, y);
   if (desc_.pass != Pass::backward_weight && turned) h.turn(w, turned, h.channels, h.taps);
-  void* sums = e.ending == Ending::wide ? static_cast<char*>(r.workspace) + wide_at_ : y;
-  const std::array<void*, 4> pointers{x, turned ? turned : w, sums, desc_.bias ? r.buffers[2] : nullptr};
+  const std::array<void*, 4> pointers{x, turned ? turned : w, y, desc_.bias ? r.buffers[2] : nullptr};
   constexpr std::array<int64_t, 4> ids{id_x, id_w, id_y, id_bias};
-  const int64_t count = e.ending == Ending::fused && desc_.bias ? 4 : 3;
+  const int64_t count = e.fused && desc_.bias ? 4 : 3;
   Descriptor pack(dnn_, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, pointers.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data());
@@ -226,9 +210,7 @@ bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   if (!trying) must(device_, "cudnnBackendExecute", execute);
   else if (!works(device_, "cudnnBackendExecute", execute)) return false;
   if (desc_.pass == Pass::backward_weight && turned) h.turn(turned, w, h.taps, h.channels);
-  if (finished(desc_) && e.ending != Ending::fused)
-    (e.ending == Ending::wide ? *h.wide : *h.plain)(desc_.bias ? r.buffers[2] : nullptr, sums, y, y_count_,
-                                                    desc_.y.shape[1]);
+  if (h.finish && !e.fused) (*h.finish)(desc_.bias ? r.buffers[2] : nullptr, y, y_count_, desc_.y.shape[1]);
   return true;
 }
 
@@ -254,7 +236,7 @@ void Convolution::run(const Run& r) {
   if (!decided_ && !device_.capturing()) choose_among(r);
   go(candidates_[chosen_], r, false);
   used_ = true;
-  if (candidates_[chosen_].ending == Ending::fused) tuning_stats().fused_convolutions += 1;
+  if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
 }
 
 }  // namespace
@@ -273,7 +255,7 @@ void Libraries::Dnn::follow() {
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
   if (!for_library(c)) return;
   Helpers helpers(d, c);
-  for (const Ending e : endings_of(c)) helpers.ask(d, c, e);
+  if (finished(c)) helpers.ask_finish(d, c);
 }
 
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {

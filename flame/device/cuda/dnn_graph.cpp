@@ -76,8 +76,8 @@ constexpr Names names[] = {
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
 
-// Engines whose numbers may be used: none that rounds operands, and none that sums in another order each time.
-bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
+// Engines whose numbers may be used: none that rounds operands if they shall be exact, and none that sums in another order each time.
+bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, bool exact) {
   const DnnFunctions& f = dnn.f;
   Descriptor engine(dnn, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t e = engine.raw();
@@ -94,11 +94,11 @@ bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
     tuning_stats().unordered += 1;
     return false;
   }
-  return std::none_of(notes.begin(), last, [t](cudnnBackendNumericalNote_t n) {
+  return std::none_of(notes.begin(), last, [exact](cudnnBackendNumericalNote_t n) {
     switch (n) {
       case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP: return false;
-      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return t == DType::f32;  // TF32
-      default: return true;                                           // reduced precision, FFT, Winograd
+      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return exact;  // TF32
+      default: return true;                                 // reduced precision, FFT, Winograd
     }
   });
 }
@@ -166,11 +166,6 @@ Descriptor convolution(Libraries::Dnn& dnn, const ConvDesc& c) {
 
 }  // namespace
 
-const char* name_of(Ending e) {
-  constexpr const char* names[] = {"fused", "plain", "wide"};
-  return names[static_cast<int>(e)];
-}
-
 // y = x + b, or relu(x) without b.
 Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b,
                                  const Descriptor& y) {
@@ -187,16 +182,15 @@ Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, c
   return op;
 }
 
-ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending)
-    : dnn_(dnn), dtype_(c.x.dtype), ending_(ending) {
-  const bool fused = ending == Ending::fused, wide = dtype_ == DType::f64;
+ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused)
+    : dnn_(dnn), dtype_(c.x.dtype), tf32_(c.tf32), fused_(fused) {
+  const bool wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
   parts_.reserve(16);  // references into it stay
   const bool bias = fused && c.bias, relu = fused && c.activation == Activation::relu;
   const Descriptor &x = keep(tensor(dnn, id_x, c.x, type)), &w = keep(tensor(dnn, id_w, c.w, type)),
-                   &y = keep(tensor(dnn, id_y, c.y, ending == Ending::wide ? compute : type)),
-                   &conv = keep(convolution(dnn, c));
+                   &y = keep(tensor(dnn, id_y, c.y, type)), &conv = keep(convolution(dnn, c));
   const auto between = [&](Id id) -> const Descriptor& { return keep(tensor(dnn, id, c.y, compute, false)); };
   const Descriptor &sum = bias || relu ? between(id_sum) : y, &before = bias && relu ? between(id_before) : y;
   const Names& n = names[static_cast<int>(c.pass)];
@@ -243,8 +237,8 @@ std::optional<Execution> ConvGraph::finish(const Descriptor& config) const {
     return f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                       &bytes);
   });
-  return Execution{std::move(plan), static_cast<size_t>(bytes), ending_,
-                   fmt::format("{} {}", name_of(ending_), engine_text(dnn_, config.raw()))};
+  return Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
+                   fmt::format("{} {}", fused_ ? "fused" : "plain", engine_text(dnn_, config.raw()))};
 }
 
 std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) const {
@@ -269,7 +263,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
                                    count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
       continue;
     for (int64_t i = 0; i < count && out.size() < most; ++i) {
-      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_)) continue;
+      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_ == DType::f32 && !tf32_)) continue;
       std::optional<Execution> e = finish(configs[static_cast<size_t>(i)]);
       if (!e || (!out.empty() && e->workspace > std::max(most_workspace, out[0].workspace))) continue;
       const auto same = [&](const Execution& o) { return o.config == e->config; };
@@ -281,7 +275,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
 
 std::optional<Execution> ConvGraph::plan_of(const std::string& config) const {
   const std::vector<int64_t> numbers = numbers_of(config);
-  if (!graph_ || numbers.empty() || !config.starts_with(name_of(ending_))) return {};
+  if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return {};
   Descriptor engine(dnn_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   engine.link(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, *graph_);
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &numbers[0]);

@@ -49,22 +49,19 @@ class Descriptor {
 // The tensors of a graph, as a variant pack names them.
 enum Id : int64_t { id_x = 1, id_w, id_y, id_bias, id_sum, id_before };
 
-// How a convolution gets its bias and activation: in the graph, or by a kernel of ours behind it. That reads the result, or
-// float32 in place of a result of 16 bits (`wide`), which is then rounded once.
-enum class Ending : uint8_t { fused, plain, wide };
-const char* name_of(Ending e);
-
-// A plan that can be run, and what rebuilds it: the ending, the engine, knobs.
+// A plan that can be run, and what rebuilds it: "fused" or "plain" (bias and activation are left to a kernel of ours), the
+// engine, knobs.
 struct Execution {
   Descriptor plan;
   size_t workspace;
-  Ending ending;
+  bool fused;
   std::string config;
 };
 
 class ConvGraph {
  public:
-  ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending);
+  // With `fused`, bias and activation are part of the graph.
+  ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused);
   // The first plans of the heuristics that are deterministic and, in float32, exact. None where cuDNN has none.
   std::vector<Execution> plans(size_t most, size_t most_workspace) const;
   std::optional<Execution> plan_of(const std::string& config) const;  // nothing if it cannot be made
@@ -74,7 +71,7 @@ class ConvGraph {
   std::optional<Execution> finish(const Descriptor& engine_config) const;
   Libraries::Dnn& dnn_;
   const DType dtype_;
-  const Ending ending_;
+  const bool tf32_, fused_;
   std::vector<Descriptor> parts_;
   std::unique_ptr<Descriptor> graph_;  // null where cuDNN takes no such graph
 };

@@ -1,5 +1,5 @@
 // What stands around a convolution of cuDNN: filters between [O, C, taps] and [O, taps, C], and bias and activation, where
-// FLAME_BIAS and FLAME_RELU are 1, of sums in FLAME_FROM.
+// FLAME_BIAS and FLAME_RELU are 1.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -24,37 +24,34 @@ extern "C" __global__ void __launch_bounds__(256)
 }
 
 #ifdef FLAME_BIAS
-using F = FLAME_FROM;
-template <class V>
 struct alignas(16) Eight {
-  V of[8];
+  T of[8];
 };
 
 // Eight numbers a thread; in 16-byte steps if `packed`: then a multiple of 8 channels, if there is a bias.
-extern "C" __global__ void finish(const T* bias, const F* from, T* y, int64_t count, int64_t channels, bool packed) {
+extern "C" __global__ void finish(const T* bias, T* y, int64_t count, int64_t channels, bool packed) {
   const int64_t first = global_thread() * 8;
   if (first >= count) return;
   const int n = count - first < 8 ? count - first : 8;
-  Eight<F> in;
-  Eight<T> out, added;
+  Eight all, added;
   if (packed) {
-    in = *reinterpret_cast<const Eight<F>*>(from + first);
-    if (FLAME_BIAS) added = *reinterpret_cast<const Eight<T>*>(bias + first % channels);
+    all = *reinterpret_cast<const Eight*>(y + first);
+    if (FLAME_BIAS) added = *reinterpret_cast<const Eight*>(bias + first % channels);
   } else {
-    for (int i = 0; i < n; ++i) in.of[i] = from[first + i];
+    for (int i = 0; i < n; ++i) all.of[i] = y[first + i];
     if (FLAME_BIAS)
       for (int i = 0; i < n; ++i) added.of[i] = bias[(first + i) % channels];
   }
 #pragma unroll
   for (int i = 0; i < 8; ++i) {
-    auto x = widen(in.of[i]);
+    auto x = widen(all.of[i]);
     if (FLAME_BIAS) x = x + widen(added.of[i]);
     if (FLAME_RELU) x = x > 0 ? x : 0;
-    out.of[i] = convert<T>(x);
+    all.of[i] = convert<T>(x);
   }
-  if (packed) *reinterpret_cast<Eight<T>*>(y + first) = out;
+  if (packed) *reinterpret_cast<Eight*>(y + first) = all;
   else
-    for (int i = 0; i < n; ++i) y[first + i] = out.of[i];
+    for (int i = 0; i < n; ++i) y[first + i] = all.of[i];
 }
 #endif
 

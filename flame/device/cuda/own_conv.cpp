@@ -40,19 +40,17 @@ Problem problem(const ConvDesc& d) {
 
 }  // namespace
 
-ConvFinish::ConvFinish(Device& d, DType from, DType t, bool bias, Activation a)
+ConvFinish::ConvFinish(Device& d, DType t, bool bias, Activation a)
     : kernel_(d.kernel({"conv finish",
                         std::string(device_text("device/cuda/filter.cu")),
                         "finish",
-                        {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_FROM=") + device_type(from),
-                         std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
+                        {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
                          std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}})) {}
 
-void ConvFinish::operator()(const void* bias, const void* from, void* y, int64_t count, int64_t channels) const {
+void ConvFinish::operator()(const void* bias, void* y, int64_t count, int64_t channels) const {
   const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
-  const bool packed =
-      aligned(bias) && aligned(from) && aligned(y) && count % 8 == 0 && (bias == nullptr || channels % 8 == 0);
-  (*kernel_)({.blocks = blocks_for(count, 2048)}, bias, from, y, count, channels, packed);
+  const bool packed = aligned(bias) && aligned(y) && count % 8 == 0 && (bias == nullptr || channels % 8 == 0);
+  (*kernel_)({.blocks = blocks_for(count, 2048)}, bias, y, count, channels, packed);
 }
 
 Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
@@ -67,12 +65,12 @@ Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
                                   {std::string("-DFLAME_T=") + device_type(c.x.dtype), "--fmad=false"}});
   const Problem p = problem(c);
   std::optional<ConvFinish> finish;
-  if (c.activation != Activation::none) finish.emplace(d, c.x.dtype, c.x.dtype, false, c.activation);
+  if (c.activation != Activation::none) finish.emplace(d, c.x.dtype, false, c.activation);
   if (c.pass == ConvDesc::Pass::forward)
     return make_ref<Plan>(name, [k, p, n, finish, bias = c.bias](const Run& r) {
       void* y = r.buffers[bias ? 3 : 2];
       (*k)({.blocks = blocks_for(n, 256)}, p, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr, y);
-      if (finish) (*finish)(nullptr, y, y, n, 1);
+      if (finish) (*finish)(nullptr, y, n, 1);
     });
   const int64_t blocks = c.pass == ConvDesc::Pass::backward_data ? blocks_for(n, 256) : n;
   return make_ref<Plan>(
