@@ -249,6 +249,43 @@ TEST(Autocast, HigherDerivativesAreThoseOfTheCasts) {
   for (size_t i = 0; i < near.size(); ++i) EXPECT_LT(error_of(numbers(near[i]), numbers(exact[i]), half).units, 4) << i;
 }
 
+// The gradient of a weight used once is read by the optimizer as the product wrote it; the numbers are those of float32.
+TEST(Autocast, AnOptimizerReadsGradientsAsTheyCome) {
+  for (const double clip : {0.0, 0.01}) {
+    const Parameter w(uniform({4, 3}, -1, 1)), v(w.tensor().detach());
+    const Tensor x = uniform({5, 3}, -1, 1).to(half), g = uniform({5, 4}, -1, 1).to(half);
+    optim::AdamW a({w}, {.lr = 0.1}), b({v}, {.lr = 0.1});
+    for (int i = 0; i < 3; ++i) {
+      const AutocastScope amp{half};
+      backward(linear(x, w), {.gradient = g});
+      backward(linear(x, v), {.gradient = g});
+      EXPECT_EQ(held_grad(w).dtype(), half);
+      EXPECT_EQ(v.grad().dtype(), DType::f32);
+      EXPECT_EQ(held_grad(v).dtype(), DType::f32);
+      EXPECT_EQ(bytes(held_grad(w).to(DType::f32)), bytes(v.grad()));
+      flush_pending();
+      const Stats before = stats();
+      const Tensor norm = a.step({.max_norm = clip});
+      EXPECT_EQ(stats().launches - before.launches, clip > 0 ? 2u : 1u);
+      const Tensor want = b.step({.max_norm = clip});
+      if (clip > 0) { EXPECT_EQ(bytes(norm), bytes(want)); }
+      EXPECT_EQ(bytes(w.tensor()), bytes(v.tensor())) << i;
+    }
+  }
+  // Hooks and grad() see float32.
+  const Parameter w(uniform({4, 3}, -1, 1));
+  const Tensor leaf = w.tensor(), x = uniform({2, 3}, -1, 1);
+  DType seen = DType::boolean;
+  leaf.register_hook([&](const Tensor& g) {
+    seen = g.dtype();
+    return Tensor();
+  });
+  const AutocastScope amp{half};
+  backward(sum(linear(x, w)));
+  EXPECT_EQ(seen, DType::f32);
+  EXPECT_EQ(grad({sum(linear(x, w))}, {leaf})[0].dtype(), DType::f32);
+}
+
 struct Block : nn::Module {
   using Module::Module;
   nn::Linear up{*this, "up", {.in = 16, .out = 32}}, down{*this, "down", {.in = 32, .out = 16}};

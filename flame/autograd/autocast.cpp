@@ -14,6 +14,17 @@ thread_local std::optional<DType> mode;
 
 bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
 bool is_cast(const Tensor& x) { return x.defined() && is_float(x.dtype()); }
+
+// The cast of a weight. A leaf takes its gradient in 16 bits, anyone else in float32.
+class ShadowNode final : public Node {
+ public:
+  ShadowNode(Loc where, const Tensor& weight) : Node("to", where, 1) { next.push_back(weight.edge()); }
+  void backward(BackwardContext& c) override {
+    const Tensor& g = c.grads[0];
+    if (!g.defined()) return;
+    c.given[0] = next[0].node()->is_leaf() && !c.create_graph ? g : g.to(DType::f32, where);
+  }
+};
 }  // namespace
 
 AutocastScope::AutocastScope(std::optional<DType> t, Loc loc) : before_(mode) {
@@ -66,8 +77,10 @@ AutocastCall::~AutocastCall() {
 Tensor AutocastCall::operator()(const Tensor& x, Loc loc) const {
   if (!is_cast(x) || x.dtype() == *to_) return x;
   if (!narrow(*to_) || x.dtype() != DType::f32 || !x.value().cell) return x.to(*to_, loc);
-  const Rule back = [loc](const CustomContext& c) { return std::vector<Tensor>{c.grads[0].to(DType::f32, loc)}; };
-  return with_rule("to", {&x, 1}, {Tensor(shadow_of(x.value(), *to_, loc))}, {}, back, loc)[0];
+  Ref<Value> shadow = shadow_of(x.value(), *to_, loc);
+  if (!any_requires_grad({&x, 1})) return Tensor(std::move(shadow));
+  const Ref<Node> node(new ShadowNode(loc, x));
+  return Tensor(std::move(shadow), GradEdge(node.get(), 0));
 }
 
 }  // namespace flame
