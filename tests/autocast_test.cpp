@@ -499,6 +499,39 @@ TEST(CudaAutocast, RecordedStepsEqualEagerOnes) {
   expect_recorded_equals_eager<Cnn>(d);
   set_deterministic(false);
 }
+// A gradient that comes from a product in 16 bits is not copied to float32 before a norm's backward reads it.
+TEST(CudaAutocast, NormsReadGradientsIn16Bits) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope on(d);
+  for (const bool rms : {false, true})
+    for (const int64_t width : {64, 1000}) {
+      const Tensor start = normal({96, width}, 0, 1), by = normal({width, 32}, 0, 1).to(half);
+      const Parameter w(uniform({width}, 0.5, 2)), b(uniform({width}, -1, 1));
+      uint64_t launches[2];
+      std::vector<std::vector<unsigned char>> found[2];
+      for (const bool read : {false, true}) {
+        Tensor x = start.detach();
+        x.requires_grad_();
+        for (const Parameter* p : {&w, &b}) p->zero_grad();
+        const Tensor y = rms ? rms_norm(x, {width}, w) : layer_norm(x, {width}, w, b);
+        if (read)
+          y.register_hook([](const Tensor& g) {
+            g.data();
+            return Tensor();
+          });
+        const Tensor loss = sum(autocast(half, [&] { return matmul(y, by); }).to(DType::f32));
+        loss.data();
+        const Stats before = stats();
+        backward(loss);
+        for (const Tensor& g : {x.grad(), w.grad()}) g.data();
+        launches[read] = stats().launches - before.launches;
+        found[read] = {bytes(x.grad()), bytes(w.grad())};
+        if (!rms) found[read].push_back(bytes(b.grad()));
+      }
+      EXPECT_EQ(found[0], found[1]) << (rms ? "rms " : "layer ") << width;
+      EXPECT_EQ(launches[0] + 1, launches[1]);
+    }
+}
 TEST(CudaAutocast, AWarmStepCastsNoWeight) {
   FLAME_NEEDS_GPU(d);
   expect_no_casts_of_weights<Transformer>(d);
