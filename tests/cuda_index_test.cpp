@@ -128,6 +128,87 @@ TEST(CudaIndex, EmbeddingGradients) {
   }
 }
 
+// Rows that a block keeps in shared memory.
+TEST(CudaIndex, ShortRowsHaveTheCpusBits) {
+  FLAME_NEEDS_GPU(d);
+  const auto all = [](const Tensor& x, const Tensor& k, const Tensor& s) {
+    return Tensors{scatter(x, 1, k, s), scatter_add(x, 1, k, s), scatter_reduce(x, 1, k, s, ScatterReduce::amax),
+                   gather(x, 1, k)};
+  };
+  using View = std::function<Tensors(const Tensor& x, const Tensor& k, const Tensor& s)>;
+  for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::i8}) {
+    const Tensor x = some({7, 4096}, t), s = some({7, 4096}, t, 6), k = index_below(4096, {7, 4096});
+    const auto expect = [&](const std::string& what, const Tensors& in, const View& view) {
+      expect_cpu(
+          d, what + " " + std::string(name_of(t)), [&](const Tensors& in) { return view(in[0], in[1], in[2]); }, in);
+    };
+    expect("random", {x, k, s}, all);
+    for (const int64_t places : {1000, 60, 24})  // of 4, 68 and 170 entries
+      expect("few places", {x, remainder(k, places), s}, all);
+    expect("one place", {x, zeros({7, 200}, DType::i64), s}, all);
+    expect("part of the rows", {x, k, s}, [&](auto& x, auto& k, auto& s) { return all(x, k.narrow(0, 2, 3), s); });
+    expect("rows turned", {x, k, s}, [&](auto& x, auto& k, auto& s) { return all(x, flip(k, {0}), flip(s, {0})); });
+    expect("ends turned", {x, k, s}, [&](auto& x, auto& k, auto& s) { return all(x, flip(k, {1}), flip(s, {1})); });
+    expect("a number a row", {x, k, s}, [&](auto& x, auto& k, auto& s) {
+      return all(x, k, s.narrow(1, 5, 1).expand({7, 4096}));
+    });
+    expect("x transposed", {some({4096, 7}, t).t(), k, s}, all);
+    expect("several a block", {some({50, 65}, t), index_below(65, {50, 80}), some({50, 80}, t, 6)}, all);
+    expect("too long a row", {some({2, 60'000}, t), index_below(60'000, {2, 30'000}), some({2, 30'000}, t, 6)}, all);
+  }
+  const Tensor x = some({3, 500}, DType::f32), s = some({3, 9000}, DType::f32, 6);
+  const Tensor k = index_below(500, {3, 9000});
+  const auto sum = [](const Tensors& in) { return Tensors{scatter_add(in[0], 1, in[1], in[2])}; };
+  expect_cpu(d, "integers, thousands of one place", sum, {x.to(DType::i32), remainder(k, 3), s.to(DType::i32)});
+  expect_cpu(d, "thousands of one place", sum, {x, remainder(k, 3), s}, 512);
+  const auto rows = [](const Tensors& in) {
+    const Tensor x = in[0].permute({1, 0, 2}), k = in[1].permute({1, 0, 2}), s = in[2].permute({1, 0, 2});
+    return Tensors{scatter_add(x, -1, k, s), gather(x, -1, k), scatter(x, -1, k, 3.0)};
+  };
+  expect_cpu(
+      d, "rows of three axes", rows,
+      {some({4, 6, 100}, DType::f32).permute({1, 0, 2}), index_below(100, {6, 4, 300}), some({6, 4, 300}, DType::f32)});
+}
+
+// Slices of 256 bytes and more: a warp a place.
+TEST(CudaIndex, WideSlicesHaveTheCpusBits) {
+  FLAME_NEEDS_GPU(d);
+  const auto add = [](const Tensors& in) { return Tensors{index_add(in[0], 0, in[1], in[2])}; };
+  for (const DType t : {DType::f32, DType::bf16, DType::i32}) {
+    const Tensor k = index_below(90, {700});
+    for (const int64_t width : {128, 136, 1000}) {
+      const Tensor x = some({90, width}, t), s = some({700, width}, t, 6);
+      expect_cpu(d, "slices", add, {x, k, s});
+      for (const int64_t n : {0, 3}) expect_cpu(d, "few", add, {x, k.narrow(0, 0, n), s.narrow(0, 0, n)});
+      expect_cpu(d, "one place", add, {x, zeros({200}, DType::i64), s.narrow(0, 0, 200)});
+      expect_cpu(d, "x transposed", add, {some({width, 90}, t).t(), k, s});
+      const auto views = [=](const Tensors& in) {
+        return Tensors{index_add(in[0], 0, flip(in[1], {0}), flip(in[2], {0})),
+                       index_add(in[0], 0, in[1], in[2].narrow(0, 9, 1).expand({700, width})),
+                       index_add(in[0], 0, in[1], flip(in[2], {1}))};
+      };
+      expect_cpu(d, "views", views, {x, k, s});
+    }
+    const Tensor list = some({700 * 128 + 1}, t);
+    expect_cpu(d, "begins within 16 bytes",
+               [](const Tensors& in) {
+                 const Tensor s = in[2].narrow(0, 1, in[2].numel() - 1).reshape({700, 128});
+                 return Tensors{index_add(in[0], 0, in[1], s)};
+               },
+               {some({90, 128}, t), k, list});
+    const auto inner = [](const Tensors& in) {
+      const Tensor wide = in[1].unsqueeze(-1).expand({5, 40, 128});
+      return Tensors{index_add(in[0], 1, in[1].select(0, 0), in[2]), scatter_add(in[0], 1, wide, in[2]),
+                     scatter_add(in[0], 1, wide.narrow(0, 1, 2), in[2])};
+    };
+    expect_cpu(d, "an axis within", inner, {some({5, 30, 128}, t), index_below(30, {5, 40}), some({5, 40, 128}, t, 6)});
+    const auto lists = [](const Tensors& in) {
+      return Tensors{in[0].set({in[1], remainder(in[1], 7)}, in[2], {.accumulate = true})};
+    };
+    expect_cpu(d, "two lists", lists, {some({30, 7, 128}, t), index_below(30, {400}), some({400, 128}, t, 6)});
+  }
+}
+
 TEST(CudaIndex, ScansAgree) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f64, DType::f32, DType::f16, DType::bf16, DType::i64, DType::i32, DType::u8})

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <thread>
 
+#include "flame/core/format.h"
 #include "flame/device/kernel.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
@@ -226,6 +227,13 @@ TEST(CudaQueue, OneKernelForTwoThreads) {
   EXPECT_EQ(compiler_counts().compiled, own + 1);
 }
 
+// Text that the compiler reads for a while before it meets the error, so that the launch is made meanwhile.
+KernelDesc broken(const char* end) {
+  std::string text;
+  for (int i = 0; i < 20'000; ++i) text += fmt::format("__device__ inline int f{}(int x) {{ return x * {}; }}\n", i, i);
+  return {"bad", text + "extern \"C\" __global__ void bad( {" + end, "bad"};
+}
+
 TEST(CudaQueue, AKernelThatDoesNotCompileIsToldAtTheNextWaitAndChangesNoState) {
   FLAME_NEEDS_GPU(d);
   DeviceScope scope(d);
@@ -234,7 +242,7 @@ TEST(CudaQueue, AKernelThatDoesNotCompileIsToldAtTheNextWaitAndChangesNoState) {
   optim::SGD opt{{p}, {.lr = 1}};
   d.synchronize();
   const Tensor x = full({1}, 1, DType::f32, d);
-  launch_text(d, {"bad", "#include \"flame/ops/cuda_kernel.cuh\"\nextern \"C\" __global__ void bad( {", "bad"}, x);
+  launch_text(d, broken(""), x);
   p.set_grad(full({4}, 1));
   EXPECT_THROW(opt.step(), KernelError);
   EXPECT_EQ(opt.step_count(), 0);
@@ -243,7 +251,7 @@ TEST(CudaQueue, AKernelThatDoesNotCompileIsToldAtTheNextWaitAndChangesNoState) {
   opt.step();
   EXPECT_EQ(opt.step_count(), 1);
   EXPECT_EQ(p.tensor().sum().item(), 0);
-  launch_text(d, {"bad", "#include \"flame/ops/cuda_kernel.cuh\"\nextern \"C\" __global__ void bad( { }", "bad"}, x);
+  launch_text(d, broken(" }"), x);
   const std::string m = message_of<KernelError>([&] { d.synchronize(); });
   EXPECT_NE(m.find("bad: the kernel does not compile"), std::string::npos) << m;
   EXPECT_EQ((full({3}, 2.0) * 2).sum().item(), 12) << "and the device goes on";

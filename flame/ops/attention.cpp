@@ -85,11 +85,13 @@ class KeptWeights final : public Op {
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta>, std::span<const Meta> out) const override {
     const int64_t n = numel(out[0].shape);
     if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/random.cu", "rand_bernoulli", DType::boolean),
-                                   n](const Run& r) {
-      const AttentionDraw d = attention_draw(r.scalars);
-      (*k)({.blocks = blocks_for((n + 3) / 4, 256)}, DeviceDraw{d.seed, d.call, n, {}, {d.threshold, 0}}, r.buffers[0]);
-    });
+    return make_ref<Plan>(name(),
+                          [k = device_kernel(d, "ops/random.cu", "rand_bernoulli", DType::boolean), n](const Run& r) {
+                            const AttentionDraw d = attention_draw(r.scalars);
+                            DeviceDraw a(d.seed, d.call, n);
+                            a.u[0] = d.threshold;
+                            (*k)(a.grid(32, 1), a, r.buffers[0]);
+                          });
   }
   bool differentiable() const override { return false; }
 

@@ -37,6 +37,12 @@ Meta activation(DType t, const Shape& s) {
   return {t, s, is_contiguous(s, strides) ? contiguous_strides(s) : strides};
 }
 
+// A filter may be channels-last too, and so then is its gradient.
+bool filter_is_channels_last(const Meta& m) {
+  return is_channels_last(m.shape, m.strides) && !is_contiguous(m.shape, m.strides);
+}
+Layout filter_layout(const Meta& m) { return filter_is_channels_last(m) ? Layout::channels_last : Layout::contiguous; }
+
 // What the three share: options, how metadata become a description, and the layouts.
 class Conv : public Op {
  public:
@@ -61,7 +67,7 @@ Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const T
                Activation activation = Activation::none);
 Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, const Tensor& dy, const Tensor& w,
                      Loc loc);
-Tensor backward_weight(const ConvAttributes& a, const Shape& w, const Tensor& x, const Tensor& dy, Loc loc);
+Tensor backward_weight(const ConvAttributes& a, const Meta& w, const Tensor& x, const Tensor& dy, Loc loc);
 
 // All axes but the channels'.
 Axes but_channels(int axes) {
@@ -76,7 +82,9 @@ class ConvForward final : public Conv {
   ConvForward(const ConvAttributes& a, const Shape& y, bool bias, Activation activation)
       : Conv(forward_names[a.axes()], a), y_(y), bias_(bias), activation_(activation) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), y_)}; }
-  Layout layout(int i, const Meta&) const override { return i == 0 ? Layout::channels_last : Layout::contiguous; }
+  Layout layout(int i, const Meta& m) const override {
+    return i == 0 ? Layout::channels_last : i == 1 ? filter_layout(m) : Layout::contiguous;
+  }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
   }
@@ -92,7 +100,7 @@ class ConvForward final : public Conv {
     // First: it joins the island that makes g.
     if (bias_ && v.needs(2)) v.give(2, g.sum(but_channels(a_.axes()), false, loc));
     if (v.needs(0)) v.give(0, backward_data(data_names[a_.axes()], a_, v.input_meta(0).shape, g, v.input(1), loc));
-    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1).shape, v.input(0), g, loc));
+    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1), v.input(0), g, loc));
   }
 
  private:
@@ -106,7 +114,7 @@ class ConvBackwardData final : public Conv {
  public:
   ConvBackwardData(const char* name, const ConvAttributes& a, const Shape& x) : Conv(name, a), x_(x) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), x_)}; }
-  Layout layout(int i, const Meta&) const override { return i == 0 ? Layout::channels_last : Layout::contiguous; }
+  Layout layout(int i, const Meta& m) const override { return i == 0 ? Layout::channels_last : filter_layout(m); }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::backward_data, out[0], in[1], in[0]);
   }
@@ -114,7 +122,7 @@ class ConvBackwardData final : public Conv {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);
     if (v.needs(0)) v.give(0, forward(a_, v.input_meta(0).shape, g, v.input(1), {}, loc));
-    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1).shape, g, v.input(0), loc));
+    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1), g, v.input(0), loc));
   }
 
  private:
@@ -124,9 +132,11 @@ class ConvBackwardData final : public Conv {
 // (x, dy) -> dw
 class ConvBackwardWeight final : public Conv {
  public:
-  ConvBackwardWeight(const ConvAttributes& a, const Shape& w) : Conv(weight_names[a.axes()], a), w_(w) {}
+  ConvBackwardWeight(const ConvAttributes& a, const Meta& w)
+      : Conv(weight_names[a.axes()], a), w_(w.shape), channels_last_(filter_is_channels_last(w)) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    return {contiguous_meta(in[0].dtype(), w_)};
+    const DType t = in[0].dtype();
+    return {channels_last_ ? activation(t, w_) : contiguous_meta(t, w_)};
   }
   Layout layout(int, const Meta&) const override { return Layout::channels_last; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
@@ -141,6 +151,7 @@ class ConvBackwardWeight final : public Conv {
 
  private:
   Shape w_;
+  bool channels_last_;
 };
 
 Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc,
@@ -152,7 +163,7 @@ Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, 
                      Loc loc) {
   return dispatch(make_ref<ConvBackwardData>(name, a, x), {dy, w}, loc);
 }
-Tensor backward_weight(const ConvAttributes& a, const Shape& w, const Tensor& x, const Tensor& dy, Loc loc) {
+Tensor backward_weight(const ConvAttributes& a, const Meta& w, const Tensor& x, const Tensor& dy, Loc loc) {
   return dispatch(make_ref<ConvBackwardWeight>(a, w), {x, dy}, loc);
 }
 

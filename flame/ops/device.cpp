@@ -1,9 +1,11 @@
 // Kernels of ops/*.cu and strided copies on a device.
 #include "flame/ops/device_internal.h"
 
+#include <algorithm>
 #include <bit>
 
 #include "flame/core/format.h"
+#include "flame/core/philox.h"
 
 namespace flame {
 
@@ -68,46 +70,76 @@ void DeviceCopy::operator()(void* to, const void* from) const {
   (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
 }
 
+DeviceDraw::DeviceDraw(uint64_t seed, uint64_t call_number, int64_t n) : call(call_number), count(n) {
+  PhiloxKey k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    key[2 * round] = k[0];
+    key[2 * round + 1] = k[1];
+    k = {k[0] + 0x9e3779b9u, k[1] + 0xbb67ae85u};
+  }
+}
+Grid DeviceDraw::grid(int64_t bits, size_t element) const {
+  const int64_t packs = bits == 64 ? 2 : std::max<int64_t>(4, 16 / static_cast<int64_t>(element));
+  return {.blocks = blocks_for(count, 4 * 256 * packs)};
+}
+
 DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
-    : rows_(rows), n_(n), bits_(bits), wide_(bits > 32) {
+    : device_(&d), rows_(rows), n_(n), bits_(bits), passes_((bits + 7) / 8), wide_(bits > 32) {
   if (n >= int64_t{1} << 32)
     fail<NotImplemented>(Loc::current(), "sort: no kernel for rows of 2^32 or more elements on {}", d.name());
+  constexpr int64_t few_tile = 1024, few_blocks = 64;
   const auto up = [](int64_t bytes) { return static_cast<size_t>((bytes + 255) / 256 * 256); };
   tiles_ = blocks_for(n, wide_ ? 2048 : 4096);
+  const bool few = tiles_ > 1 && rows * blocks_for(n, few_tile) <= few_blocks;
+  if (few) tiles_ = blocks_for(n, few_tile);
   key_bytes_ = up(rows * n * (wide_ ? 8 : 4));
   place_bytes_ = up(rows * n * 4);
-  count_bytes_ = up(rows * 256 * (tiles_ + 1) * 4);
-  const auto kernel = [&](const char* entry) {
-    return d.kernel({entry, std::string(device_text("ops/radix.cu")), entry, {"-DFLAME_KEY=" + key_type()}});
-  };
+  count_bytes_ = up(rows * 256 * (few ? passes_ * tiles_ : tiles_ + 1) * 4);
   if (tiles_ == 1) {
     row_ = kernel("radix_row");
-    return;
+  } else if (few) {
+    pass_ = kernel("radix_pass");
+  } else {
+    count_ = kernel("radix_count");
+    sum_ = kernel("radix_sum");
+    move_ = kernel("radix_move");
   }
-  count_ = kernel("radix_count");
-  sum_ = kernel("radix_sum");
-  move_ = kernel("radix_move");
+}
+Ref<Kernel> DeviceRadix::kernel(const char* entry) const {
+  std::vector<std::string> options{"-DFLAME_KEY=" + key_type()};
+  if (entry == std::string_view("radix_pass") || entry == std::string_view("radix_first"))
+    options.emplace_back("-DFLAME_FEW");
+  return device_->kernel({entry, std::string(device_text("ops/radix.cu")), entry, std::move(options)});
 }
 DeviceRadix::Rows DeviceRadix::at(void* workspace, int which) const {
   char* keys = static_cast<char*>(workspace) + (which ? key_bytes_ + place_bytes_ : 0);
   return {keys, keys + key_bytes_};
 }
-DeviceRadix::Rows DeviceRadix::operator()(void* workspace) const {
+void DeviceRadix::count_first(void* workspace) const {
+  (*kernel("radix_first"))({.blocks = blocks()}, at(workspace, 0).keys, counts(workspace), n_, tiles_, passes_);
+}
+DeviceRadix::Rows DeviceRadix::sort_counted(void* workspace) const {
   if (row_) {
     const Rows own = at(workspace, 0);
     (*row_)({.blocks = rows_}, own.keys, own.places, n_, bits_);
     return own;
   }
-  char* counts = static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_);
-  char* totals = counts + rows_ * 256 * tiles_ * 4;
-  int which = 0;
-  for (int shift = 0; shift < bits_; shift += 8, which = 1 - which) {
-    const Rows from = at(workspace, which), to = at(workspace, 1 - which);
-    (*count_)({.blocks = rows_ * tiles_}, from.keys, counts, n_, tiles_, shift);
+  char* counts = static_cast<char*>(this->counts(workspace));
+  const int64_t one = blocks() * 256 * 4;  // bytes of a pass's counts
+  char* totals = counts + one;
+  for (int pass = 0; pass < passes_; ++pass) {
+    const Rows from = at(workspace, pass % 2), to = at(workspace, 1 - pass % 2);
+    const int shift = 8 * pass;
+    if (pass_) {
+      char *own = counts + pass * one, *next = pass + 1 < passes_ ? own + one : nullptr;
+      (*pass_)({.blocks = blocks()}, from.keys, from.places, to.keys, to.places, own, next, n_, tiles_, shift);
+      continue;
+    }
+    (*count_)({.blocks = blocks()}, from.keys, counts, n_, tiles_, shift);
     (*sum_)({.blocks = rows_ * 256}, counts, totals, tiles_);
-    (*move_)({.blocks = rows_ * tiles_}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
+    (*move_)({.blocks = blocks()}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
   }
-  return at(workspace, which);
+  return at(workspace, passes_ % 2);
 }
 
 DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)

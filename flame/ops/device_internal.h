@@ -35,10 +35,16 @@ class DeviceCopy {
 
 // What a draw's kernel is told: as in random.cu.
 struct DeviceDraw {
-  uint64_t seed, call;
+  uint64_t call;
   int64_t count;
-  double f[6];
-  uint64_t u[2];
+  double f[4] = {};
+  float g[2] = {};
+  uint64_t u[2] = {};
+  uint32_t key[20];
+
+  DeviceDraw(uint64_t seed, uint64_t call, int64_t count);
+  // Of numbers of `element` bytes, from `bits` random ones each; outputs start at a multiple of 16 bytes.
+  Grid grid(int64_t bits, size_t element) const;
 };
 
 // Sorts rows of n keys, each beside a place of 32 bits, by the `bits` low bits of the keys, stably: as in radix.cu.
@@ -50,19 +56,29 @@ class DeviceRadix {
   DeviceRadix(Device& d, int64_t rows, int64_t n, int bits);
   bool wide() const { return wide_; }  // keys of 64 bits rather than 32
   std::string key_type() const { return wide_ ? "uint64_t" : "uint32_t"; }
-  size_t workspace() const {
-    return row_ ? key_bytes_ + place_bytes_ : 2 * (key_bytes_ + place_bytes_) + count_bytes_;
-  }
+  size_t workspace() const { return row_ ? key_bytes_ + place_bytes_ : 2 * (key_bytes_ + place_bytes_) + count_bytes_; }
   Rows rows(void* workspace) const { return at(workspace, 0); }  // to be filled before sorting
-  Rows operator()(void* workspace) const;                        // where the sorted rows lie
+  Rows operator()(void* workspace) const {                       // where the sorted rows lie
+    if (few()) count_first(workspace);
+    return sort_counted(workspace);
+  }
+  // With few tiles, who fills the rows may count their lowest digits too: as radix_first does.
+  bool few() const { return static_cast<bool>(pass_); }
+  int passes() const { return passes_; }
+  int64_t blocks() const { return rows_ * tiles_; }
+  void* counts(void* workspace) const { return static_cast<char*>(workspace) + 2 * (key_bytes_ + place_bytes_); }
+  Rows sort_counted(void* workspace) const;
 
  private:
   Rows at(void* workspace, int which) const;
+  void count_first(void* workspace) const;
+  Ref<Kernel> kernel(const char* entry) const;
+  Device* device_;
   int64_t rows_, n_, tiles_;
-  int bits_;
+  int bits_, passes_;
   bool wide_;
   size_t key_bytes_, place_bytes_, count_bytes_;
-  Ref<Kernel> count_, sum_, move_, row_;  // the last for rows of one tile
+  Ref<Kernel> count_, sum_, move_, row_, pass_;  // the last two for rows of one tile and for few tiles
 };
 
 // How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a

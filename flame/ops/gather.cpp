@@ -54,7 +54,8 @@ class Gather final : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    const DeviceGet get(d, DeviceWalk::along(name_, axis_, out[0], in[1], in[0]), size_of(in[0].dtype));
+    const DeviceGet get(d, DeviceWalk::along(name_, axis_, out[0], in[1], in[0]), size_of(in[0].dtype),
+                        DeviceRows::along(name_, axis_, out[0], in[1], in[0]));
     return make_ref<Plan>(name_, [get](const Run& r) { get(r.buffers[0], r.buffers + 1, r.buffers[2]); });
   }
   bool saves_input(int i) const override { return i == 1; }

@@ -174,19 +174,18 @@ class IndexPut final : public Op {
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const DType t = out[0].dtype;
     const bool adds = mode_ == PutMode::add;
-    if (adds && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
+    if (adds && t == DType::boolean)
       fail<NotImplemented>(Loc::current(), "{}: no kernel that adds {} on {}", name(), t, d.name());
     const size_t k = static_cast<size_t>(list_.count()), result = in.size();
     const DevicePut put(d, DeviceWalk::of_list(list_.op, list_.axes, list_.wraps, in.subspan(1, k), in[0], out[0]),
-                        adds ? Combine::add : Combine::assign, t, list_.distinct);
-    const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in.back().strides, size_of(t));
-    const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
+                        adds ? Combine::add : Combine::assign, t,
+                        {shape_, out[0].strides, onto_zeros_ ? out[0].strides : in.back().strides, onto_zeros_},
+                        list_.distinct);
     return make_ref<Plan>(
         name(),
-        [&d, put, base, bytes, result, onto_zeros = onto_zeros_](const Run& r) {
-          if (onto_zeros) d.fill_bytes(r.buffers[result], 0, bytes);
-          else base(r.buffers[result], r.buffers[result - 1]);
-          put(r.buffers[0], r.buffers + 1, r.buffers[result], r.workspace);
+        [put, result, onto_zeros = onto_zeros_](const Run& r) {
+          put(r.buffers[0], r.buffers + 1, onto_zeros ? nullptr : r.buffers[result - 1], r.buffers[result],
+              r.workspace);
         },
         put.workspace());
   }
@@ -304,14 +303,15 @@ Tensor put(const IndexList& list, PutMode mode, const Shape& shape, const Tensor
   if (x.defined()) in.push_back(x);
   return dispatch_checked(make_ref<IndexPut>(list, mode, shape, !x.defined()), in, loc);
 }
-bool is_half(DType t) { return is_float(t) && size_of(t) == 2; }
+// 16-bit sums are kept in float32; a GPU's kernels do so by themselves.
+bool widens(const Tensor& x) { return is_float(x.dtype()) && size_of(x.dtype()) == 2 && computed_by_host(x.device()); }
 
 void IndexGet::vjp(Vjp& v) const {
   IndexList list = list_;
   const Loc& loc = v.call_site();
   for (int j = 0; j < list.axes.rank(); ++j) list.index.push_back(v.input(j + 1));
-  const Tensor g = v.grad(0);  // 16-bit sums are kept in float32
-  const Tensor wide = is_half(g.dtype()) && !list.distinct ? g.to(DType::f32, loc) : g;
+  const Tensor g = v.grad(0);
+  const Tensor wide = widens(g) && !list.distinct ? g.to(DType::f32, loc) : g;
   const PutMode mode = list.distinct ? PutMode::assign : PutMode::add;
   v.give(0, put(list, mode, v.input_meta(0).shape, {}, wide, loc).to(g.dtype(), loc));
 }
@@ -328,7 +328,7 @@ Tensor index_get(const IndexList& list, const Tensor& x, Loc loc) {
 }
 
 Tensor index_put(const IndexList& list, PutMode mode, const Tensor& x, const Tensor& value, Loc loc) {
-  if (mode == PutMode::add && is_half(x.dtype()))
+  if (mode == PutMode::add && widens(x))
     return put(list, mode, x.shape(), x.to(DType::f32, loc), value.to(DType::f32, loc), loc).to(x.dtype(), loc);
   return put(list, mode, x.shape(), x, value, loc);
 }

@@ -106,19 +106,16 @@ class Scatter final : public Op {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const DType t = out[0].dtype;
-    if (mode_ != ScatterMode::assign && (t == DType::boolean || (is_float(t) && size_of(t) == 2)))
+    if (mode_ != ScatterMode::assign && t == DType::boolean)
       fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name_, t, d.name());
     constexpr Combine how[] = {Combine::assign, Combine::add, Combine::prod, Combine::amax, Combine::amin};
-    const DevicePut put(d, DeviceWalk::along(name_, axis_, in[1], in[0], out[0]), how[static_cast<int>(mode_)], t);
-    const DeviceCopy base(d, shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, size_of(t));
-    const size_t bytes = static_cast<size_t>(numel(shape_)) * size_of(t);
+    const DevicePut put(d, DeviceWalk::along(name_, axis_, in[1], in[0], out[0]), how[static_cast<int>(mode_)], t,
+                        {shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, onto_zeros_}, false,
+                        DeviceRows::along(name_, axis_, in[1], in[0], out[0]));
     return make_ref<Plan>(
         name_,
-        [&d, put, base, bytes, onto_zeros = onto_zeros_](const Run& r) {
-          void* out = r.buffers[onto_zeros ? 2 : 3];
-          if (onto_zeros) d.fill_bytes(out, 0, bytes);
-          else base(out, r.buffers[2]);
-          put(r.buffers[1], r.buffers, out, r.workspace);
+        [put, onto_zeros = onto_zeros_](const Run& r) {
+          put(r.buffers[1], r.buffers, onto_zeros ? nullptr : r.buffers[2], r.buffers[onto_zeros ? 2 : 3], r.workspace);
         },
         put.workspace());
   }
@@ -168,9 +165,10 @@ class Scatter final : public Op {
   }
 };
 
-// Sums and products of 16-bit numbers are kept in float32.
+// Sums and products of 16-bit numbers are kept in float32; a GPU's kernels do so by themselves.
 Tensor widened(const Tensor& x, Loc loc) {
-  return is_float(x.dtype()) && size_of(x.dtype()) == 2 ? x.to(DType::f32, loc) : x;
+  const bool narrow = is_float(x.dtype()) && size_of(x.dtype()) == 2;
+  return narrow && computed_by_host(x.device()) ? x.to(DType::f32, loc) : x;
 }
 
 // What the functions along an axis have in common: arguments of rank 0 get an axis, and all is checked.

@@ -1,10 +1,11 @@
 // Rows and their sorted places, equal elements in their order. Rows of up to 2,048 are padded to a power of two and sorted in
-// shared memory by a bitonic network over (key, place); longer ones by radix.cu. FLAME_T: the dtype; FLAME_KEY: of long rows.
+// shared memory, several a block, by a bitonic network over (key, place); long ones by radix.cu. FLAME_T: the dtype; FLAME_KEY: of long rows.
 #include "flame/core/philox.h"
-#include "flame/fuse/device.cuh"
+#include "flame/ops/sort.cuh"
 
 namespace flame {
 using T = FLAME_T;
+using Order = Keys<T>;
 
 struct Entry {
   uint64_t key, place;
@@ -44,58 +45,6 @@ struct Sorted {
 inline bool less(const Entry& a, const Entry& b) { return a.key != b.key ? a.key < b.key : a.place < b.place; }
 constexpr Entry last{~0ull, ~0ull};  // behind all
 
-// As many bits as the dtype has, rising with the element; equal for 0 and -0, and greatest for every NaN.
-constexpr int bits = 8 * sizeof(T);
-constexpr uint64_t nan_key = ~0ull >> (64 - bits), top = 1ull << (bits - 1);
-template <class V>
-struct Raw {
-  using type = std::make_unsigned_t<V>;
-};
-template <>
-struct Raw<bool> {
-  using type = uint8_t;
-};
-template <>
-struct Raw<half> {
-  using type = uint16_t;
-};
-template <>
-struct Raw<bhalf> {
-  using type = uint16_t;
-};
-template <>
-struct Raw<float> {
-  using type = uint32_t;
-};
-template <>
-struct Raw<double> {
-  using type = uint64_t;
-};
-template <class V>
-uint64_t key_of(V v) {
-  const uint64_t u = std::bit_cast<typename Raw<V>::type>(v);
-  if constexpr (std::is_integral_v<V>) {
-    return std::is_unsigned_v<V> ? u : u ^ top;
-  } else {
-    const auto x = widen(v);
-    if (x != x) return nan_key;
-    return u > top ? ~u & nan_key : u & ~top | top;  // -0 is no more than the top bit
-  }
-}
-
-// Over the rows: sizes of the other axes, and strides of x and of the results.
-struct Rows {
-  int64_t rows, n, padded, rank, x_step, y_step, wanted, first, middle, descending;
-  int64_t shape[8], x[8], y[8];
-};
-inline void row_at(const Rows& r, int64_t row, int64_t& x, int64_t& y) {
-  x = y = 0;
-  each_axis(row, r.rank, r.shape, [&](int i, int64_t k) {
-    x += k * r.x[i];
-    y += k * r.y[i];
-  });
-}
-
 extern "C" __global__ void __launch_bounds__(256)
     fill(const __grid_constant__ Rows r, const T* x, K* keys, uint32_t* places) {
   const int64_t i = global_thread();
@@ -105,8 +54,7 @@ extern "C" __global__ void __launch_bounds__(256)
   if (at >= r.n) return to.put(i, last.key, -1);
   int64_t from, unused;
   row_at(r, row, from, unused);
-  const uint64_t key = key_of(x[from + at * r.x_step]);
-  to.put(i, r.descending ? ~key & nan_key : key, at);
+  to.put(i, Order::of(x[from + at * r.x_step], r.descending), at);
 }
 extern "C" __global__ void __launch_bounds__(256)
     fill_random(K* keys, uint32_t* places, uint64_t seed, uint64_t call, int64_t n, int64_t padded) {
@@ -154,11 +102,11 @@ extern "C" __global__ void __launch_bounds__(256)
   row_at(r, row, from, to);
   const Sorted own{keys + row * r.padded, sorted_places + row * r.padded};
   int64_t which = r.first + at;
-  if (r.middle && own.key(r.n - 1) == nan_key) {  // the first NaN instead
+  if (r.middle && own.key(r.n - 1) == Order::nan) {  // the first NaN instead
     int64_t low = 0, high = r.n - 1;
     while (low < high) {
       const int64_t middle = (low + high) / 2;
-      if (own.key(middle) == nan_key) high = middle;
+      if (own.key(middle) == Order::nan) high = middle;
       else low = middle + 1;
     }
     which = low;

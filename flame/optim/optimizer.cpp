@@ -230,7 +230,7 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
   for (const Ref<Value>& v : g.values)
     if (!r.made_here(v->storage->id())) r.refused = "the optimizer read a gradient that was made outside the step";
   r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); },
-              !g.values.empty());
+              core->blocks.get(), !g.values.empty());
   if (present->size() == core->slots.size()) return;
   r.guard(core.get(), "which parameters have gradients", [core, present] {
     size_t next = 0;

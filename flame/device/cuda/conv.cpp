@@ -1,6 +1,6 @@
 // Convolutions by cuDNN, channels-last; several engines are timed on the operands of a plan's first run, and the choice stays
-// on disk. What cuDNN has no engine for is left to the own kernels. Filters are turned to channels-last in the workspace,
-// and buffers that do not start at a multiple of 16 bytes are copied to one.
+// on disk. What cuDNN has no engine for is left to the own kernels. Filters that are not channels-last are turned in the
+// workspace, and buffers that do not start at a multiple of 16 bytes are copied to one.
 #include <algorithm>
 #include <array>
 #include <memory>
@@ -42,22 +42,49 @@ bool for_library(const ConvDesc& c) {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 bool finished(const ConvDesc& c) { return c.bias || c.activation != Activation::none; }
+// A kernel that adds the bias to a result of 16 bits rounds it a second time.
+bool rounds_twice(const ConvDesc& c) { return c.bias && size_of(c.x.dtype) == 2; }
 size_t bytes_of(const Meta& m) { return static_cast<size_t>(numel(m.shape)) * size_of(m.dtype); }
 
-// [outer][a][b] to [outer][b][a], and the bias and activation of a channels-last tensor.
+// What may follow cuDNN's part. Where a kernel of ours would round 16 bits once more, the later ones only stand in for it.
+std::vector<Ending> endings_of(const ConvDesc& c) {
+  if (rounds_twice(c)) return {Ending::fused, Ending::wide, Ending::plain};
+  if (finished(c)) return {Ending::fused, Ending::plain};
+  return {Ending::plain};
+}
+
+// The kernels around cuDNN's: filters from [outer][channels][taps] to [outer][taps][channels] and back, and what ends a
+// channels-last result.
 struct Helpers {
-  Ref<Kernel> swap, finish;
-  int64_t outer, channels, taps;
+  Ref<Kernel> swap;
+  std::optional<ConvFinish> plain, wide;
+  const int64_t outer, channels, taps;
+  const bool turns;
   Helpers(Device& d, const ConvDesc& c)
-      : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
-    swap = d.kernel({"conv filter",
-                     std::string(device_text("device/cuda/filter.cu")),
-                     "swap_last",
-                     {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
-    if (finished(c)) finish = conv_finish_kernel(d, c.x.dtype, c.bias, c.activation);
+      : outer(c.w.shape[0]),
+        channels(c.w.shape[1]),
+        taps(numel(c.w.shape) / (outer * channels)),
+        turns(channels > 1 && taps > 1 && !is_channels_last(c.w.shape, c.w.strides)) {
+    if (turns)
+      swap = d.kernel({"conv filter",
+                       std::string(device_text("device/cuda/filter.cu")),
+                       "swap_last",
+                       {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
   }
-  bool turns() const { return channels > 1 && taps > 1; }
-  int64_t count() const { return outer * channels * taps; }
+  void ask(Device& d, const ConvDesc& c, Ending e) {
+    if (!finished(c) || e == Ending::fused) return;
+    (e == Ending::wide ? wide : plain)
+        .emplace(d, e == Ending::wide ? DType::f32 : c.x.dtype, c.x.dtype, c.bias, c.activation);
+  }
+  // [outer][a][b] to [outer][b][a], by tiles that hold all of a short axis.
+  void turn(void* from, void* to, int64_t a, int64_t b) const {
+    constexpr int64_t tile = 4096, few = 63;  // numbers of shared memory; an odd row has no two lanes in one bank
+    int64_t ta = std::min(a, few), tb = std::min(b, few);
+    if (a < b) tb = std::min(b, (tile / ta - 1) / 32 * 32);
+    else ta = std::min(a, tile / (tb | 1) / 32 * 32);
+    (*swap)({.blocks = outer * ((a + ta - 1) / ta) * ((b + tb - 1) / tb)}, from, to, a, b, static_cast<int32_t>(ta),
+            static_cast<int32_t>(tb));
+  }
 };
 
 // A plan's buffers, those that are not aligned replaced by copies while a launch needs them. The last one is written. Their
@@ -108,7 +135,7 @@ class Convolution {
         desc_(c),
         helpers_(d, c),
         key_(key_of(d, dnn_.f, c)),
-        filter_bytes_(helpers_.turns() ? bytes_of(c.w) : 0),
+        filter_bytes_(helpers_.turns ? bytes_of(c.w) : 0),
         y_count_(numel(c.y.shape)) {
     metas_ = {c.x, c.w, c.y};
     if (c.pass == Pass::backward_data) std::swap(metas_[0], metas_[2]);
@@ -116,66 +143,76 @@ class Convolution {
     if (c.bias) metas_.insert(metas_.begin() + 2, contiguous_meta(c.x.dtype, {c.y.shape[1]}));
   }
   bool prepare();  // false: cuDNN has no engine
-  size_t workspace() const { return filter_at_ + filter_bytes_; }
+  size_t workspace() const { return wide_at_ + wide_bytes_; }
   void run(const Run& r);
   const std::vector<Meta>& metas() const { return metas_; }  // of the buffers
 
  private:
+  void find_candidates();
   bool go(const Execution& e, const Run& r, bool trying) const;
   void choose_among(const Run& r);
 
   CudaDevice& device_;
   Libraries::Dnn& dnn_;
   const ConvDesc desc_;
-  const Helpers helpers_;
+  Helpers helpers_;
   const TuningKey key_;
   const size_t filter_bytes_;
   const int64_t y_count_;
   std::vector<Meta> metas_;
-  size_t filter_at_ = 0;
+  size_t filter_at_ = 0, wide_at_ = 0, wide_bytes_ = 0;  // in the workspace, behind the engine's
   std::vector<Execution> candidates_;
   size_t chosen_ = 0;
   bool decided_ = true, used_ = false;
   std::mutex mutex_;
 };
 
-bool Convolution::prepare() {
+void Convolution::find_candidates() {
   std::lock_guard lock(dnn_.mutex);
-  const ConvGraph plain(dnn_, desc_, false);
-  std::unique_ptr<ConvGraph> fused;
-  if (finished(desc_)) fused = std::make_unique<ConvGraph>(dnn_, desc_, true);
-  if (!deterministic())
-    if (const auto known = find_tuned(key_)) {
-      const std::string& config = known->candidates[known->chosen].config;
-      std::unique_ptr<Execution> e = fused ? fused->plan_of(config) : nullptr;
-      if (!e) e = plain.plan_of(config);
-      if (e) candidates_.push_back(std::move(*e));
-    }
-  if (candidates_.empty()) {
-    const size_t most = deterministic() ? 1 : fused ? most_candidates / 2 : most_candidates;
-    if (fused) candidates_ = fused->plans(most, most_workspace);
-    if (!deterministic() || candidates_.empty())
-      for (Execution& e : plain.plans(most, most_workspace)) candidates_.push_back(std::move(e));
-    decided_ = candidates_.size() < 2;
+  const std::vector<Ending> endings = endings_of(desc_);
+  if (const auto known = deterministic() ? std::nullopt : find_tuned(key_)) {
+    const std::string& config = known->candidates[known->chosen].config;
+    for (const Ending e : endings)
+      if (config.starts_with(name_of(e)))
+        if (std::optional<Execution> x = ConvGraph(dnn_, desc_, e).plan_of(config))
+          candidates_.push_back(std::move(*x));
   }
+  // Untimed, or where later endings only stand in, the first that has an engine serves alone.
+  const bool alone = deterministic() || rounds_twice(desc_);
+  const size_t most = deterministic() ? 1 : alone ? most_candidates : most_candidates / endings.size();
+  if (candidates_.empty())
+    for (const Ending e : endings) {
+      for (Execution& x : ConvGraph(dnn_, desc_, e).plans(most, most_workspace)) candidates_.push_back(std::move(x));
+      if (alone && !candidates_.empty()) break;
+    }
+  decided_ = candidates_.size() < 2;
+}
+
+bool Convolution::prepare() {
+  find_candidates();
   size_t workspace = 0;
-  for (const Execution& e : candidates_) workspace = std::max(workspace, e.workspace);
+  for (const Execution& e : candidates_) {
+    helpers_.ask(device_, desc_, e.ending);
+    workspace = std::max(workspace, e.workspace);
+    if (e.ending == Ending::wide) wide_bytes_ = sizeof(float) * static_cast<size_t>(y_count_);
+  }
   filter_at_ = (workspace + 255) / 256 * 256;
+  wide_at_ = filter_at_ + (filter_bytes_ + 255) / 256 * 256;
   return !candidates_.empty();
 }
 
 // False, if `trying`, where the engine breaks.
 bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   const Helpers& h = helpers_;
-  void* turned = h.turns() ? static_cast<char*>(r.workspace) + filter_at_ : nullptr;
-  const Grid grid{.blocks = blocks_for(h.count(), 256)};
+  void* turned = h.turns ? static_cast<char*>(r.workspace) + filter_at_ : nullptr;
   void *x = r.buffers[0], *w = r.buffers[1], *y = r.buffers[desc_.bias ? 3 : 2];
   if (desc_.pass == Pass::backward_data) std::swap(x, y);
   if (desc_.pass == Pass::backward_weight) std::swap(w, y);
-  if (desc_.pass != Pass::backward_weight && turned) (*h.swap)(grid, w, turned, h.outer, h.channels, h.taps);
-  const std::array<void*, 4> pointers{x, turned ? turned : w, y, desc_.bias ? r.buffers[2] : nullptr};
+  if (desc_.pass != Pass::backward_weight && turned) h.turn(w, turned, h.channels, h.taps);
+  void* sums = e.ending == Ending::wide ? static_cast<char*>(r.workspace) + wide_at_ : y;
+  const std::array<void*, 4> pointers{x, turned ? turned : w, sums, desc_.bias ? r.buffers[2] : nullptr};
   constexpr std::array<int64_t, 4> ids{id_x, id_w, id_y, id_bias};
-  const int64_t count = e.fused && desc_.bias ? 4 : 3;
+  const int64_t count = e.ending == Ending::fused && desc_.bias ? 4 : 3;
   Descriptor pack(dnn_, CUDNN_BACKEND_VARIANT_PACK_DESCRIPTOR);
   pack.set(CUDNN_ATTR_VARIANT_PACK_DATA_POINTERS, CUDNN_TYPE_VOID_PTR, count, pointers.data());
   pack.set(CUDNN_ATTR_VARIANT_PACK_UNIQUE_IDS, CUDNN_TYPE_INT64, count, ids.data());
@@ -183,14 +220,15 @@ bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   pack.finalize("a cuDNN variant pack");
   const auto execute = [&] {
     std::lock_guard lock(dnn_.mutex);
+    dnn_.follow();
     return dnn_.f.cudnnBackendExecute(dnn_.handle, e.plan.raw(), pack.raw());
   };
   if (!trying) must(device_, "cudnnBackendExecute", execute);
   else if (!works(device_, "cudnnBackendExecute", execute)) return false;
-  if (desc_.pass == Pass::backward_weight && turned) (*h.swap)(grid, turned, w, h.outer, h.taps, h.channels);
-  if (h.finish && !e.fused)
-    (*h.finish)({.blocks = blocks_for(y_count_, 256)}, desc_.bias ? r.buffers[2] : nullptr, y, y_count_,
-                desc_.y.shape[1]);
+  if (desc_.pass == Pass::backward_weight && turned) h.turn(turned, w, h.taps, h.channels);
+  if (finished(desc_) && e.ending != Ending::fused)
+    (e.ending == Ending::wide ? *h.wide : *h.plain)(desc_.bias ? r.buffers[2] : nullptr, sums, y, y_count_,
+                                                    desc_.y.shape[1]);
   return true;
 }
 
@@ -216,18 +254,26 @@ void Convolution::run(const Run& r) {
   if (!decided_ && !device_.capturing()) choose_among(r);
   go(candidates_[chosen_], r, false);
   used_ = true;
-  if (candidates_[chosen_].fused) tuning_stats().fused_convolutions += 1;
+  if (candidates_[chosen_].ending == Ending::fused) tuning_stats().fused_convolutions += 1;
 }
 
 }  // namespace
 
 Libraries::Dnn::Dnn(CudaDevice& d) : device(d) {
   must(d, "cudnnCreate", [&] { return f.cudnnCreate(&handle); });
-  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())); });
+  follow();
+}
+void Libraries::Dnn::follow() {
+  const CUstream s = device.raw_stream();
+  if (s == on) return;
+  must(device, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(s)); });
+  on = s;
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
-  if (for_library(c)) Helpers(d, c);
+  if (!for_library(c)) return;
+  Helpers helpers(d, c);
+  for (const Ending e : endings_of(c)) helpers.ask(d, c, e);
 }
 
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {

@@ -166,6 +166,11 @@ Descriptor convolution(Libraries::Dnn& dnn, const ConvDesc& c) {
 
 }  // namespace
 
+const char* name_of(Ending e) {
+  constexpr const char* names[] = {"fused", "plain", "wide"};
+  return names[static_cast<int>(e)];
+}
+
 // y = x + b, or relu(x) without b.
 Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b,
                                  const Descriptor& y) {
@@ -182,14 +187,16 @@ Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, c
   return op;
 }
 
-ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(dnn), dtype_(c.x.dtype), fused_(fused) {
-  const bool wide = dtype_ == DType::f64;
+ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending)
+    : dnn_(dnn), dtype_(c.x.dtype), ending_(ending) {
+  const bool fused = ending == Ending::fused, wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
   parts_.reserve(16);  // references into it stay
   const bool bias = fused && c.bias, relu = fused && c.activation == Activation::relu;
   const Descriptor &x = keep(tensor(dnn, id_x, c.x, type)), &w = keep(tensor(dnn, id_w, c.w, type)),
-                   &y = keep(tensor(dnn, id_y, c.y, type)), &conv = keep(convolution(dnn, c));
+                   &y = keep(tensor(dnn, id_y, c.y, ending == Ending::wide ? compute : type)),
+                   &conv = keep(convolution(dnn, c));
   const auto between = [&](Id id) -> const Descriptor& { return keep(tensor(dnn, id, c.y, compute, false)); };
   const Descriptor &sum = bias || relu ? between(id_sum) : y, &before = bias && relu ? between(id_before) : y;
   const Names& n = names[static_cast<int>(c.pass)];
@@ -225,20 +232,19 @@ ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(
   if (graph->try_finalize()) graph_ = std::move(graph);
 }
 
-std::unique_ptr<Execution> ConvGraph::finish(const Descriptor& config) const {
+std::optional<Execution> ConvGraph::finish(const Descriptor& config) const {
   const DnnFunctions& f = dnn_.f;
   Descriptor plan(dnn_, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn_.handle);
   plan.link(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-  if (!plan.try_finalize()) return nullptr;
+  if (!plan.try_finalize()) return {};
   int64_t bytes = 0, count = 0;
   must(dnn_.device, "a cuDNN plan's workspace", [&] {
     return f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                       &bytes);
   });
-  return std::make_unique<Execution>(
-      Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
-                std::string(fused_ ? "fused " : "plain ") + engine_text(dnn_, config.raw())});
+  return Execution{std::move(plan), static_cast<size_t>(bytes), ending_,
+                   fmt::format("{} {}", name_of(ending_), engine_text(dnn_, config.raw()))};
 }
 
 std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) const {
@@ -264,7 +270,7 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
       continue;
     for (int64_t i = 0; i < count && out.size() < most; ++i) {
       if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_)) continue;
-      std::unique_ptr<Execution> e = finish(configs[static_cast<size_t>(i)]);
+      std::optional<Execution> e = finish(configs[static_cast<size_t>(i)]);
       if (!e || (!out.empty() && e->workspace > std::max(most_workspace, out[0].workspace))) continue;
       const auto same = [&](const Execution& o) { return o.config == e->config; };
       if (std::none_of(out.begin(), out.end(), same)) out.push_back(std::move(*e));
@@ -273,13 +279,13 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
   return out;
 }
 
-std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
+std::optional<Execution> ConvGraph::plan_of(const std::string& config) const {
   const std::vector<int64_t> numbers = numbers_of(config);
-  if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return nullptr;
+  if (!graph_ || numbers.empty() || !config.starts_with(name_of(ending_))) return {};
   Descriptor engine(dnn_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   engine.link(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, *graph_);
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &numbers[0]);
-  if (!engine.try_finalize()) return nullptr;
+  if (!engine.try_finalize()) return {};
   std::vector<Descriptor> knobs;
   std::vector<cudnnBackendDescriptor_t> raw;
   for (size_t i = 1; i < numbers.size(); i += 2) {
@@ -287,7 +293,7 @@ std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
     const auto type = static_cast<cudnnBackendKnobType_t>(numbers[i]);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &numbers[i + 1]);
-    if (!k.try_finalize()) return nullptr;
+    if (!k.try_finalize()) return {};
     raw.push_back(k.raw());
   }
   Descriptor chosen(dnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
@@ -295,7 +301,7 @@ std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
   if (!raw.empty())
     chosen.set(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()),
                raw.data());
-  if (!chosen.try_finalize()) return nullptr;
+  if (!chosen.try_finalize()) return {};
   return finish(chosen);
 }
 

@@ -1,6 +1,7 @@
 // Internal: convolutions as graphs of cuDNN's backend API, and plans of them by its heuristics or from an engine's name.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -48,29 +49,32 @@ class Descriptor {
 // The tensors of a graph, as a variant pack names them.
 enum Id : int64_t { id_x = 1, id_w, id_y, id_bias, id_sum, id_before };
 
-// A plan that can be run, and what rebuilds it: "fused" or "plain" (bias and activation are left to a kernel of ours), the
-// engine, knobs.
+// How a convolution gets its bias and activation: in the graph, or by a kernel of ours behind it. That reads the result, or
+// float32 in place of a result of 16 bits (`wide`), which is then rounded once.
+enum class Ending : uint8_t { fused, plain, wide };
+const char* name_of(Ending e);
+
+// A plan that can be run, and what rebuilds it: the ending, the engine, knobs.
 struct Execution {
   Descriptor plan;
   size_t workspace;
-  bool fused;
+  Ending ending;
   std::string config;
 };
 
 class ConvGraph {
  public:
-  // With `fused`, bias and activation are part of the graph.
-  ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused);
+  ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, Ending ending);
   // The first plans of the heuristics that are deterministic and, in float32, exact. None where cuDNN has none.
   std::vector<Execution> plans(size_t most, size_t most_workspace) const;
-  std::unique_ptr<Execution> plan_of(const std::string& config) const;  // null if it cannot be made
+  std::optional<Execution> plan_of(const std::string& config) const;  // nothing if it cannot be made
 
  private:
   Descriptor& pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b, const Descriptor& y);
-  std::unique_ptr<Execution> finish(const Descriptor& engine_config) const;
+  std::optional<Execution> finish(const Descriptor& engine_config) const;
   Libraries::Dnn& dnn_;
   const DType dtype_;
-  const bool fused_;
+  const Ending ending_;
   std::vector<Descriptor> parts_;
   std::unique_ptr<Descriptor> graph_;  // null where cuDNN takes no such graph
 };
