@@ -11,6 +11,7 @@ namespace flame {
 
 namespace {
 thread_local std::optional<DType> mode;
+thread_local int calls = 0;  // AutocastCalls that live and cast
 
 bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
 bool is_cast(const Tensor& x) { return x.defined() && is_float(x.dtype()); }
@@ -35,6 +36,7 @@ AutocastScope::~AutocastScope() { mode = before_; }
 std::optional<DType> autocast_dtype() { return mode; }
 
 bool autocasts() { return mode && !OpScope::current(); }
+bool within_autocast() { return mode || calls > 0; }
 
 DType autocast_result(AutocastOp, const Tensor& x) {
   if (!x.defined()) return DType::f32;  // about to be refused
@@ -60,7 +62,7 @@ std::optional<DType> target(Precision p, std::span<const Tensor* const> in) {
 AutocastCall::AutocastCall(AutocastOp op, std::initializer_list<const Tensor*> in) : before_(mode) {
   if (!autocasts()) return;
   to_ = target(op.precision, {in.begin(), in.size()});
-  if (to_) mode.reset();
+  suspend();
 }
 AutocastCall::AutocastCall(AutocastOp op, std::span<const Tensor> in) : before_(mode) {
   if (!autocasts()) return;
@@ -68,10 +70,17 @@ AutocastCall::AutocastCall(AutocastOp op, std::span<const Tensor> in) : before_(
   all.reserve(in.size());
   for (const Tensor& x : in) all.push_back(&x);
   to_ = target(op.precision, all);
-  if (to_) mode.reset();
+  suspend();
+}
+void AutocastCall::suspend() {
+  if (!to_) return;
+  mode.reset();
+  ++calls;
 }
 AutocastCall::~AutocastCall() {
-  if (to_) mode = before_;
+  if (!to_) return;
+  mode = before_;
+  --calls;
 }
 
 Tensor AutocastCall::operator()(const Tensor& x, Loc loc) const {
