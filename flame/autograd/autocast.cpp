@@ -11,9 +11,21 @@ namespace flame {
 
 namespace {
 thread_local std::optional<DType> mode;
+thread_local int calls = 0;  // AutocastCalls that live and cast
 
 bool narrow(DType t) { return t == DType::f16 || t == DType::bf16; }
 bool is_cast(const Tensor& x) { return x.defined() && is_float(x.dtype()); }
+
+// The cast of a weight. A leaf takes its gradient in 16 bits, anyone else in float32.
+class ShadowNode final : public Node {
+ public:
+  ShadowNode(Loc where, const Tensor& weight) : Node("to", where, 1) { next.push_back(weight.edge()); }
+  void backward(BackwardContext& c) override {
+    const Tensor& g = c.grads[0];
+    if (!g.defined()) return;
+    c.given[0] = next[0].node()->is_leaf() && !c.create_graph ? g : g.to(DType::f32, where);
+  }
+};
 }  // namespace
 
 AutocastScope::AutocastScope(std::optional<DType> t, Loc loc) : before_(mode) {
@@ -24,6 +36,7 @@ AutocastScope::~AutocastScope() { mode = before_; }
 std::optional<DType> autocast_dtype() { return mode; }
 
 bool autocasts() { return mode && !OpScope::current(); }
+bool within_autocast() { return mode || calls > 0; }
 
 DType autocast_result(AutocastOp, const Tensor& x) {
   if (!x.defined()) return DType::f32;  // about to be refused
@@ -49,7 +62,7 @@ std::optional<DType> target(Precision p, std::span<const Tensor* const> in) {
 AutocastCall::AutocastCall(AutocastOp op, std::initializer_list<const Tensor*> in) : before_(mode) {
   if (!autocasts()) return;
   to_ = target(op.precision, {in.begin(), in.size()});
-  if (to_) mode.reset();
+  suspend();
 }
 AutocastCall::AutocastCall(AutocastOp op, std::span<const Tensor> in) : before_(mode) {
   if (!autocasts()) return;
@@ -57,17 +70,26 @@ AutocastCall::AutocastCall(AutocastOp op, std::span<const Tensor> in) : before_(
   all.reserve(in.size());
   for (const Tensor& x : in) all.push_back(&x);
   to_ = target(op.precision, all);
-  if (to_) mode.reset();
+  suspend();
+}
+void AutocastCall::suspend() {
+  if (!to_) return;
+  mode.reset();
+  ++calls;
 }
 AutocastCall::~AutocastCall() {
-  if (to_) mode = before_;
+  if (!to_) return;
+  mode = before_;
+  --calls;
 }
 
 Tensor AutocastCall::operator()(const Tensor& x, Loc loc) const {
   if (!is_cast(x) || x.dtype() == *to_) return x;
   if (!narrow(*to_) || x.dtype() != DType::f32 || !x.value().cell) return x.to(*to_, loc);
-  const Rule back = [loc](const CustomContext& c) { return std::vector<Tensor>{c.grads[0].to(DType::f32, loc)}; };
-  return with_rule("to", {&x, 1}, {Tensor(shadow_of(x.value(), *to_, loc))}, {}, back, loc)[0];
+  Ref<Value> shadow = shadow_of(x.value(), *to_, loc);
+  if (!any_requires_grad({&x, 1})) return Tensor(std::move(shadow));
+  const Ref<Node> node(new ShadowNode(loc, x));
+  return Tensor(std::move(shadow), GradEdge(node.get(), 0));
 }
 
 }  // namespace flame

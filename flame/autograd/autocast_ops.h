@@ -103,6 +103,8 @@ class AutocastOp {
 
 // Whether this thread casts, here: in a scope, and not inside an op.
 bool autocasts();
+// Whether it does around this op: casts to 16 bits are likely to follow.
+bool within_autocast();
 
 // `if (const AutocastCall cast{"matmul", {&a, &b}}) return matmul(cast(a), cast(b), loc);`: true if an input is to be cast.
 // What is called while it lives casts nothing.
@@ -120,6 +122,7 @@ class AutocastCall {
  private:
   std::optional<DType> to_;
   const std::optional<DType> before_;
+  void suspend();
 };
 
 // The result's dtype of an op of the wide list that computes in float32 as it is, and would round to x's dtype.

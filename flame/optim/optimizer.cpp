@@ -7,6 +7,7 @@
 #include <unordered_set>
 
 #include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
@@ -174,7 +175,7 @@ Gradients gather(const Core& c, Loc loc) {
   Gradients out;
   for (size_t i = 0; i < c.slots.size(); ++i) {
     const Parameter& p = c.slots[i].parameter;
-    const Tensor g = p.grad();
+    const Tensor g = held_grad(p);
     if (!g.defined()) continue;
     if (g.shape() != p.shape())
       fail<ShapeError>(loc, "{}: expected a gradient of shape {} for parameter {}, got {}", c.rule.name, p.shape(), i,
@@ -235,7 +236,7 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
     size_t next = 0;
     for (size_t i = 0; i < core->slots.size(); ++i) {
       if (next < present->size() && (*present)[next] == i) ++next;
-      else if (core->slots[i].parameter.grad().defined()) return false;
+      else if (held_grad(core->slots[i].parameter).defined()) return false;
     }
     return true;
   });
@@ -249,12 +250,22 @@ void check_scaled(const Core& c, const Gradients& g, const GradScaler& scaler, L
   if (&scaler.device() != &own)
     fail<DeviceError>(loc, "{}: expected a scaler on {}, got one on {}", c.rule.name, own.name(),
                       scaler.device().name());
-  for (const Tensor& t : g.given)
-    if (t.dtype() == DType::f16)
+  for (const uint64_t entry : g.signature)
+    if (c.slots[read(entry).slot].parameter.dtype() == DType::f16)
       fail<DTypeError>(loc,
                        "{}: a scaler's gradients would be too small without their scale in float16: expected "
                        "parameters of float32",
                        c.rule.name);
+}
+}  // namespace
+
+namespace {
+// In the parameters' dtypes.
+std::vector<Tensor> whole(const Core& c, const Gradients& g) {
+  std::vector<Tensor> out;
+  for (size_t i = 0; i < g.values.size(); ++i)
+    out.push_back(Tensor(g.values[i]).to(c.slots[read(g.signature[i]).slot].parameter.dtype()));
+  return out;
 }
 }  // namespace
 
@@ -263,7 +274,7 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   if (!(o.max_norm >= 0))
     fail<ValueError>(loc, "{}: expected a max_norm of 0 or more, got {}", c.rule.name, o.max_norm);
   NoGrad guard;
-  const Gradients g = gather(c, loc);
+  Gradients g = gather(c, loc);
   std::vector<Ref<Value>> gradients = g.values;
   NormAndFactor clip;
   const bool clips = (o.max_norm > 0 || o.scaler) && !g.values.empty();
@@ -274,8 +285,13 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
     clip = grad_norm(g.given, limit, 2, loc, o.scaler ? o.scaler->factor() : Tensor());
     materialize(clip.factor.value());
     if (c.rule.plan) {  // its plan takes them scaled
-      const std::vector<Tensor> out = scaled({gradients.begin(), gradients.end()}, clip.factor, loc);
-      for (size_t i = 0; i < out.size(); ++i) gradients[i] = out[i].value_ref();
+      const std::vector<Tensor> out = scaled(whole(c, g), clip.factor, loc);
+      for (size_t i = 0; i < out.size(); ++i) {
+        gradients[i] = out[i].value_ref();
+        Signed what = read(g.signature[i]);
+        what.gradient = out[i].dtype();
+        g.signature[i] = number_of(what);
+      }
     }
   }
   const UpdateWays ways{clips && !c.rule.plan, clips && o.scaler ? &c.rule.numbers : nullptr};

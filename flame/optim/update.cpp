@@ -50,11 +50,13 @@ void update(const Placed& t, const UpdateArguments& a, const Run& run, int64_t b
     const int64_t n = std::min(stage, end - i);
     load_p(element(p, t.parameter, i), nullptr, nullptr, p_stage, n);
     void* from = element(g, t.gradient, i);
-    if (factor) {
+    if (factor && t.gradient == t.parameter) {
       scale_chunk(ClipKernels::best().scale, t.gradient, from, scaled, 0, n, *factor);
       from = scaled;
     }
     load_g(from, nullptr, nullptr, g_stage, n);
+    if (factor && t.gradient != t.parameter)  // held in fewer bits than it counts for
+      scale_chunk(ClipKernels::best().scale, compute, g_stage, g_stage, 0, n, *factor);
     t.kernel(a, p_stage, g_stage, moments_at(i), n);
     store_p(p_stage, nullptr, nullptr, element(p, t.parameter, i), n);
     if (store_shadow) store_shadow(element(p, t.parameter, i), nullptr, nullptr, t.shadow_at(run, i), n);

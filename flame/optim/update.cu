@@ -136,10 +136,12 @@ struct average {
   }
 };
 
-// As clipping scales a gradient before the step.
-inline G scaled(G g, double factor) {
+// As clipping scales a gradient before the step; one that is held in fewer bits than the parameter counts for all of them.
+inline C scaled(G g, double factor) {
   const auto v = widen(g);
-  return convert<G>(v * static_cast<decltype(v + v)>(factor));
+  const auto by = v * static_cast<decltype(v + v)>(factor);
+  if constexpr (std::is_same_v<G, P>) return static_cast<C>(widen(convert<G>(by)));
+  else return static_cast<C>(by);
 }
 
 // factor: of every gradient, or null.
@@ -165,7 +167,7 @@ extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x; i < begin + elements_a_block; i += 256) {
     if (i >= t.count) break;
-    const C x = widen(t.p[i]), given = widen(factor ? scaled(t.g[i], *factor) : t.g[i]);
+    const C x = widen(t.p[i]), given = factor ? scaled(t.g[i], *factor) : static_cast<C>(widen(t.g[i]));
     constexpr bool plain = std::is_same_v<FLAME_RULE, average>;  // no sign, no decay
     const C g = plain ? given : n.k[0] * given + n.k[2] * x;
     const P updated = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));
