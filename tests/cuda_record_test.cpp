@@ -98,7 +98,7 @@ auto with(T& t, F&& fn) {
 }
 
 template <class Net>
-void expect_equal_to_eager(Device& d, int steps, int lanes = 1) {
+void expect_equal_to_eager(Device& d, int steps, int lanes = 0) {
   const Deterministic bits;
   const DeviceScope device(d);
   auto eager = std::make_unique<Trainer<Net>>(), recorded = std::make_unique<Trainer<Net>>();
@@ -139,7 +139,7 @@ TEST(CudaRecord, ATransformerEqualsEagerAtEveryStep) {
 
 TEST(CudaRecord, LanesEqualEagerAtEveryStep) {
   FLAME_NEEDS_GPU(d);
-  for (const int lanes : {2, 4}) {
+  for (const int lanes : {1, 4}) {
     expect_equal_to_eager<Cnn>(d, 40, lanes);
     expect_equal_to_eager<Mlp>(d, 40, lanes);
     expect_equal_to_eager<Transformer>(d, 40, lanes);
@@ -558,7 +558,7 @@ TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
   auto steps = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}));
   for (int i = 0; i < 20; ++i) one();
   for (int i = 0; i < 4; ++i) steps();
-  for (const int lanes : {2, 3, 4}) {
+  for (const int lanes : {1, 2, 3, 4}) {
     auto beside = record(train, {.lanes = lanes});
     auto all = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}), {.lanes = lanes});
     const auto call = [&] { beside(batches[0].first, batches[0].second); };

@@ -189,7 +189,7 @@ struct RecordedStep::Impl {
 RecordedStep::RecordedStep(Fn fn, RecordOptions options) : impl_(std::make_unique<Impl>()) {
   if (options.warmup < 2)
     fail<ValueError>(Loc::current(), "record: expected a warm-up of at least 2 calls, got {}", options.warmup);
-  if (options.lanes < 1) fail<ValueError>(Loc::current(), "record: expected 1 lane or more, got {}", options.lanes);
+  if (options.lanes < 0) fail<ValueError>(Loc::current(), "record: expected 0 lanes or more, got {}", options.lanes);
   impl_->fn = std::move(fn);
   impl_->options = options;
 }

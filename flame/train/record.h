@@ -16,7 +16,9 @@ struct RecordOptions {
   int warmup = 2;          // eager calls per signature before the recording is used; at least 2, since two must agree
   int verify = 0;          // every n-th replay is run eagerly as well and compared bit for bit; 0: never
   int max_recordings = 8;  // one a signature; the oldest leaves
-  int lanes = 1;           // of a GPU's graph: launches that do not need each other run beside each other in so many
+  // Launches of a GPU's graph that do not need each other run beside each other, in so many lanes; 0: two. Steps that take
+  // more than 256 MiB have one.
+  int lanes = 0;
 };
 
 struct RecordStats {

@@ -97,6 +97,24 @@ struct Arena {
   }
 };
 
+// Places all, and settles how many lanes there are. What is to run beside something must not lie where that lies, so storages
+// live longer than they must; where that takes much memory, launches are large and fill the device one by one.
+size_t place_arena(Arena& plan, int& lanes, const Device& d) {
+  constexpr size_t longer = 2, most = size_t{256} << 20;
+  if (lanes == 0) lanes = d.kind() == Device::Kind::cuda ? 2 : 1;
+  if (lanes > 1) {
+    Arena roomy = plan;
+    for (Arena::Item& i : roomy.items)
+      if (i.last != ~size_t{0}) i.last += longer;
+    if (const size_t bytes = roomy.place(); bytes <= most) {
+      plan = std::move(roomy);
+      return bytes;
+    }
+    lanes = 1;
+  }
+  return plan.place();
+}
+
 }  // namespace
 
 namespace {
@@ -148,7 +166,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
   for (const Tensor& t : out)
     if (const auto it = log.made.find(t.value().storage->id()); it != log.made.end())
       plan.items[it->second].last = ~size_t{0};
-  arena = make_ref<Storage>(*device, plan.place(), Loc::current(), MemoryKind::recording);
+  arena = make_ref<Storage>(*device, place_arena(plan, lanes, *device), Loc::current(), MemoryKind::recording);
   std::vector<size_t> offsets;
   offsets.reserve(plan.items.size());
   for (const Arena::Item& i : plan.items) offsets.push_back(i.offset);

@@ -40,8 +40,8 @@ StepGraph::StepGraph(CudaDevice& d, const GraphDesc& g) : device_(d) {
     if (std::find(names->begin(), names->end(), g.name(i)) == names->end()) names->push_back(g.name(i));
   names_ = std::move(names);
   try {
-    capture(g);
     const CudaDevice::Meter meter(d);
+    capture(g);
     d.check(d.with_room([&] {
       return d.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
                                : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
@@ -77,7 +77,7 @@ void StepGraph::capture(const GraphDesc& g) {
     lane_ = 0;
     Ends all;
     for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
-    if (lanes.size() > 1) come_after(all);
+    if (lanes.size() > 1) come_after(std::move(all));
     parts_.push_back({nodes_.size(), false});
   } catch (...) {
     CUgraph broken = nullptr;
@@ -93,19 +93,18 @@ void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>&
   if (lanes.size() > 1) {
     Ends before = lanes[lane_];
     for (const uint32_t i : g.after[part]) before.insert(before.end(), ends[i].begin(), ends[i].end());
-    std::sort(before.begin(), before.end());
-    before.erase(std::unique(before.begin(), before.end()), before.end());
-    come_after(before);
+    come_after(std::move(before));
   }
   const size_t nodes = nodes_in_graph(nullptr), first = nodes_.size();
   g.launch(part);
   parts_.push_back({first, nodes_in_graph(&ends[part]) - nodes == nodes_.size() - first});
   lanes[lane_] = ends[part];
 }
-void StepGraph::come_after(const Ends& nodes) const {
-  Ends copy = nodes;
-  device_.check(driver().cuStreamUpdateCaptureDependencies(device_.capture_stream(), copy.data(), nullptr, copy.size(),
-                                                           CU_STREAM_SET_CAPTURE_DEPENDENCIES),
+void StepGraph::come_after(Ends nodes) const {
+  std::sort(nodes.begin(), nodes.end());
+  nodes.erase(std::unique(nodes.begin(), nodes.end()), nodes.end());
+  device_.check(driver().cuStreamUpdateCaptureDependencies(device_.capture_stream(), nodes.data(), nullptr,
+                                                           nodes.size(), CU_STREAM_SET_CAPTURE_DEPENDENCIES),
                 "cuStreamUpdateCaptureDependencies");
 }
 

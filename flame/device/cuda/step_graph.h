@@ -53,7 +53,7 @@ class StepGraph final : public LaunchGraph {
   };
   void capture(const GraphDesc& g);
   void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes);
-  void come_after(const Ends& nodes) const;
+  void come_after(Ends nodes) const;
   void captured(Node::Kind kind, CUdeviceptr to = 0, CUdeviceptr from = 0, size_t bytes = 0);
   const Node& next(Node::Kind kind);
   size_t nodes_in_graph(Ends* last) const;
