@@ -26,8 +26,9 @@ struct DitBlock : flame::nn::Module {
 
   flame::Tensor attention(const flame::Tensor& x) {
     const int64_t n = x.size(0), t = x.size(1), head = options.width / options.heads;
-    const flame::Tensor heads = qkv(x).reshape({n, t, 3, options.heads, head}).permute({2, 0, 3, 1, 4});
-    const flame::Tensor y = scaled_dot_product_attention(heads.select(0, 0), heads.select(0, 1), heads.select(0, 2));
+    std::vector<flame::Tensor> of = chunk(qkv(x), 3, -1);
+    for (flame::Tensor& h : of) h = h.reshape({n, t, options.heads, head}).transpose(1, 2);
+    const flame::Tensor y = scaled_dot_product_attention(of[0], of[1], of[2]);
     return out(y.transpose(1, 2).reshape({n, t, options.width}));
   }
   // [n, t, width] by a condition [n, width] -> [n, t, width]

@@ -3,6 +3,8 @@
 #pragma once
 #include <flame/flame.h>
 
+#include <vector>
+
 struct Gpt2Options {
   int64_t vocabulary = 50304, context = 1024, width = 768, heads = 12, layers = 12;
 };
@@ -22,9 +24,9 @@ struct Gpt2Block : flame::nn::Module {
 
   flame::Tensor attention(const flame::Tensor& x) {
     const int64_t n = x.size(0), t = x.size(1), head = options.width / options.heads;
-    const flame::Tensor heads = qkv(x).reshape({n, t, 3, options.heads, head}).permute({2, 0, 3, 1, 4});
-    const flame::Tensor y =
-        scaled_dot_product_attention(heads.select(0, 0), heads.select(0, 1), heads.select(0, 2), {.causal = true});
+    std::vector<flame::Tensor> of = chunk(qkv(x), 3, -1);
+    for (flame::Tensor& h : of) h = h.reshape({n, t, options.heads, head}).transpose(1, 2);
+    const flame::Tensor y = scaled_dot_product_attention(of[0], of[1], of[2], {.causal = true});
     return out(y.transpose(1, 2).reshape({n, t, options.width}));
   }
   // [n, t, width] -> [n, t, width]
