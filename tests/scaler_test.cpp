@@ -87,17 +87,31 @@ void expect_equal_to_plain(Device& d, bool bits) {
     EXPECT_EQ(taken[0], 9);
     taken[0] = 7;
     EXPECT_EQ(taken, x[0].second.to_vector<int64_t>());
-    // And goes on from there.
+    // And goes on from there, with a scale or without, as if it had not been saved.
     const Parameters again = starts(d);
     for (size_t k = 0; k < again.size(); ++k) again[k].assign(scaled[k].tensor().detach());
     optim::Optimizer e = c.make(again);
     e.load_state(y);
-    give(scaled, 9, 1);
-    give(again, 9, 1);
-    b.load_state(y);
+    for (size_t step = 9; step < 12; ++step) {
+      give(scaled, step, 1);
+      give(again, step, 1);
+      b.step({.max_norm = step == 11 ? 0.25 : 0});
+      e.step({.max_norm = step == 11 ? 0.25 : 0});
+      for (size_t k = 0; k < again.size(); ++k) {
+        const std::vector<double> p = numbers(scaled[k].tensor()), q = numbers(again[k].tensor());
+        if (bits) {
+          ASSERT_EQ(p, q);
+        } else {
+          for (size_t i = 0; i < p.size(); ++i) ASSERT_NEAR(p[i], q[i], 1e-6 * std::max(1.0, std::abs(p[i])));
+        }
+      }
+      if (step == 10) { EXPECT_EQ(bytes(b.state_dict()[0].second), bytes(e.state_dict()[0].second)); }
+    }
+    // Without a scale a NaN is no reason to skip.
+    give(scaled, 12, 1, true);
+    const int64_t taken_before = b.state_dict()[0].second.to_vector<int64_t>()[2];
     b.step();
-    e.step();
-    EXPECT_EQ(state_of(scaled, b), state_of(again, e));
+    EXPECT_EQ(b.state_dict()[0].second.to_vector<int64_t>()[2], taken_before + 1);
   }
 }
 TEST(GradScaler, StepsEqualPlainOnes) { expect_equal_to_plain(cpu(), true); }
@@ -185,6 +199,81 @@ TEST(GradScaler, RecordedStepsEqualEagerOnes) { expect_recorded_equals_eager(cpu
 TEST(CudaOptim, RecordedScaledStepsEqualEagerOnes) {
   FLAME_NEEDS_GPU(d);
   expect_recorded_equals_eager(d);
+}
+
+// Loading between replays: skipped steps are counted from there on, and another load forgets them.
+TEST(GradScaler, LoadsBetweenReplaysKeepTheCount) {
+  Trained t(cpu()), eager(cpu());
+  auto step = record([&](const Tensor& x, const Tensor& y) { return t.step(x, y); });
+  const Tensor good = uniform({8, 6}, -1, 1), bad = good * 3e30, y = randint(0, 3, {8});
+  for (int i = 0; i < 4; ++i) {
+    step(good, y);
+    eager.step(good, y);
+  }
+  for (int round = 0; round < 2; ++round) {
+    for (Trained* one : {&t, &eager}) one->opt->load_state(one->opt->state_dict());
+    for (const Tensor& x : {bad, good}) {
+      step(x, y);
+      eager.step(x, y);
+    }
+    EXPECT_EQ(t.state(), eager.state());
+    const std::vector<int64_t> taken = t.opt->state_dict()[0].second.to_vector<int64_t>();
+    EXPECT_EQ(taken[0], 6 + 2 * round);
+    EXPECT_EQ(taken[1], 5 + round);
+  }
+  EXPECT_EQ(step.stats().replays, 6u) << step.stats().last_miss;
+}
+
+// A recording of plain steps knows nothing of skipped ones: it is a miss once there may be some.
+TEST(GradScaler, PlainRecordingsStopWhereSkippingBegins) {
+  const Parameter w(full({3}, 1.0, DType::f32)), v(full({3}, 1.0, DType::f32));
+  optim::Adam a({w}, {.lr = 0.1}), b({v}, {.lr = 0.1});
+  optim::GradScaler scaler({.init_scale = 4});
+  const auto plain = [](const Parameter& p, optim::Adam& opt, const Tensor& x) {
+    backward(sum(p.tensor() * x));
+    opt.step();
+    return x * 1;
+  };
+  auto step = record([&](const Tensor& x) { return plain(w, a, x); });
+  const Tensor x = uniform({3}, 1, 2);
+  for (int i = 0; i < 4; ++i) {
+    step(x);
+    plain(v, b, x);
+  }
+  EXPECT_EQ(step.stats().replays, 2u);
+  w.set_grad(full({3}, inf, DType::f32));
+  a.step({.scaler = &scaler});
+  scaler.update();
+  for (int i = 0; i < 3; ++i) {
+    step(x);
+    plain(v, b, x);
+    EXPECT_EQ(bytes(w.tensor()), bytes(v.tensor()));
+  }
+  EXPECT_GE(step.stats().misses, 1u);
+}
+
+TEST(GradScaler, AnAttemptTakesItAllBack) {
+  Trained calm(cpu()), shaken(cpu());
+  const Tensor x = uniform({8, 6}, -1, 1), y = randint(0, 3, {8});
+  for (Trained* t : {&calm, &shaken}) t->step(x, y);
+  const auto before = shaken.state();
+  const auto broken = [&](bool updates) {
+    attempt([&] {
+      const Tensor loss = autocast(DType::f16, [&] { return cross_entropy(shaken.net->forward(x), y); });
+      backward(shaken.scaler.scale(loss));
+      shaken.opt->step({.max_norm = 1, .scaler = &shaken.scaler});
+      if (updates) shaken.scaler.update();
+      throw std::runtime_error("no");
+    });
+  };
+  for (const bool updates : {false, true}) {
+    EXPECT_THROW(broken(updates), std::runtime_error);
+    EXPECT_EQ(shaken.state(), before);
+    EXPECT_THROW(shaken.scaler.update(), ValueError);  // no step is left
+  }
+  calm.step(x, y);
+  shaken.step(x, y);
+  EXPECT_EQ(shaken.state(), calm.state());
 }
 
 // What float16 loses without a scale is kept with it.

@@ -177,6 +177,25 @@ TEST(CudaOptim, ShadowsAreWrittenByEveryOptimizer) {
   expect_written_by_every_optimizer(d, 1);
 }
 
+TEST(Shadow, OneThatNobodyReadsIsNoLongerWritten) {
+  const Parameter w = weights();
+  optim::SGD sgd({w}, {.lr = 0.1});
+  const auto step = [&] {
+    w.set_grad(ones_like(w.tensor().detach()));
+    sgd.step();
+  };
+  const void* address = shadow(w).data();
+  for (int i = 0; i < 8; ++i) step();
+  EXPECT_TRUE(is_fresh(w));
+  step();
+  EXPECT_FALSE(is_fresh(w));
+  EXPECT_EQ(shadow(w).data(), address);
+  expect_rounded(w);
+  step();
+  EXPECT_TRUE(is_fresh(w));
+  expect_rounded(w);
+}
+
 TEST(Shadow, AFailedStepChangesNothing) {
   int failures = 0;
   for (const OptimCase& c : optim_cases()) {

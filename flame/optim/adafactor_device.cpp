@@ -156,18 +156,18 @@ Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor
     }
     all.push_back(std::move(f));
   }
-  DeviceNumbers numbers(name, tensors, d, ways, tensors.size(), buffer);
+  DeviceNumbers numbers(name, tensors, d, ways, buffer);
   const size_t own = numbers.workspace();
   return make_ref<Plan>(
       name,
-      [all = std::move(all), steps = std::move(steps), numbers = std::move(numbers), own,
+      [all = std::move(all), steps = std::move(steps), numbers = std::move(numbers), own, skips = ways.skips,
        factor = tensors.size()](const Run& run) {
         Run rest = run;  // whose workspace lies behind the arguments
         rest.workspace = static_cast<char*>(run.workspace) + own;
         const double *skip = nullptr, *arguments = nullptr;
         if (numbers) {
-          numbers.launch(run, static_cast<double*>(run.workspace));
-          skip = static_cast<const double*>(run.buffers[factor]);
+          if (skips) skip = static_cast<const double*>(run.buffers[factor]);
+          numbers.launch(run, skip, static_cast<double*>(run.workspace));
           arguments = static_cast<const double*>(run.workspace);
         }
         for (const Step& s : steps) launch(all[s.family], s.first, s.last, s.totals, rest, skip, arguments);

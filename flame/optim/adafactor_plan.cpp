@@ -328,7 +328,8 @@ Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tens
       name,
       [list = std::move(list), batches = std::move(batches), tensors, ways, counts = buffer](const Run& run) {
         std::vector<UpdateArguments> own;
-        if (ways.skips && skips(run, tensors, ways, tensors.size(), counts, own)) return;
+        const auto* skip = ways.skips ? static_cast<const double*>(run.buffers[tensors.size()]) : nullptr;
+        if (ways.counts && skipped_on_cpu(run, tensors, *ways.counts, skip, counts, own)) return;
         for (const Batch& b : batches) Pass(list, b, run, own).run();
       },
       workspace);

@@ -18,6 +18,7 @@
 #include "flame/optim/scaler.h"
 #include "flame/tensor/internal.h"
 #include "flame/tensor/shadow.h"
+#include "flame/tensor/undo.h"
 
 namespace flame::optim {
 
@@ -108,6 +109,16 @@ void Core::prepare_step(const std::vector<size_t>& present) {
     last = i;
   }
   steps += 1;
+}
+
+std::function<void()> Core::counts_restorer(const std::shared_ptr<Core>& self) {
+  std::vector<int64_t> of_slots;
+  for (const Slot& s : self->slots) of_slots.push_back(s.steps);
+  return [self, of_slots = std::move(of_slots), all = self->steps, scaled = self->scaled] {
+    for (size_t i = 0; i < of_slots.size(); ++i) self->slots[i].steps = of_slots[i];
+    self->steps = all;
+    self->scaled = scaled;
+  };
 }
 
 void Core::undo_step(const std::vector<size_t>& present) {
@@ -205,7 +216,7 @@ void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>
     if (const auto shadow = read(plan.signature[k]).shadow)
       targets.push_back(&begin_shadow_write(s.parameter, *shadow, loc));
   }
-  if (plan.ways.skips) targets.push_back(&c.skipped.begin_write(loc));
+  if (plan.ways.counts) targets.push_back(&c.skipped.begin_write(loc));
   std::vector<Buffer> reads, writes;
   for (const Ref<Value>& v : gradients) reads.push_back(v->buffer());
   if (plan.ways.has_factor()) reads.push_back(factor.value().buffer());
@@ -225,12 +236,18 @@ void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>
 
 // A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see
 // a gradient that someone set before the step.
-void note_step(Recorder& r, const std::shared_ptr<Core>& core,
-               const std::shared_ptr<const std::vector<size_t>>& present, const Gradients& g) {
+void note_step(Recorder& r, const std::shared_ptr<Core>& core, const Core::CachedPlan& plan, const Gradients& g) {
+  const std::shared_ptr<const std::vector<size_t>> present = plan.present;
   for (const Ref<Value>& v : g.values)
     if (!r.made_here(v->storage->id())) r.refused = "the optimizer read a gradient that was made outside the step";
-  r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); },
-              core->blocks.get(), !g.values.empty());
+  r.on_replay(
+      [core, present, skips = plan.ways.skips] {
+        core->prepare_step(*present);
+        core->scaled = core->scaled || skips;
+      },
+      [core, present] { core->undo_step(*present); }, core->blocks.get(), !g.values.empty());
+  if (!plan.ways.counts)
+    r.guard(&core->scaled, "whether a scaler may have skipped steps", [core] { return !core->scaled; });
   if (present->size() == core->slots.size()) return;
   r.guard(core.get(), "which parameters have gradients", [core, present] {
     size_t next = 0;
@@ -294,18 +311,20 @@ Tensor Optimizer::step(const StepOptions& o, Loc loc) {
       }
     }
   }
-  const UpdateWays ways{clips && !c.rule.plan, clips && o.scaler ? &c.rule.numbers : nullptr};
+  const bool skips = clips && o.scaler;
+  const UpdateWays ways{clips && !c.rule.plan, skips, skips || c.scaled ? &c.rule.numbers : nullptr};
   const Core::CachedPlan& plan = c.plan_for(g.signature, ways);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   note_flush("an optimizer step");
   flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
   settle_launches();
+  UndoScope::before_change(&c, [this] { return Core::counts_restorer(core_); });
   launch(c, plan, gradients, clip.factor, loc);
-  if (ways.skips) {
+  if (skips) {
     c.scaled = true;
     o.scaler->found(clip.factor);
   }
-  if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
+  if (Recorder* r = Recorder::current()) note_step(*r, core_, plan, g);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();
   return clip.norm;

@@ -1,5 +1,6 @@
 // Internal: an optimizer's algorithm as data, and the state of one optimizer.
 #pragma once
+#include <functional>
 #include <optional>
 
 #include "flame/optim/optimizer.h"
@@ -78,13 +79,14 @@ struct Core {
   std::unique_ptr<UpdateArguments[]> blocks;  // one a slot; kernels read them at launch, so the address stays
   std::unique_ptr<StepOf[]> counts;           // one a slot, of the same kind, for launches that may be skipped
   State skipped;                              // int64, one a slot: how many of its steps a scaler skipped
-  bool scaled = false;                        // it may have skipped one
+  bool scaled = false;                        // it may have skipped one: the device counts
   std::vector<CachedPlan> plans;              // last used first, bounded
 
   Hyper current(size_t group) const;  // with the schedule applied
   void make_moments(Slot& s, Loc loc);
   void prepare_step(const std::vector<size_t>& present);  // counts the step and fills the blocks
   void undo_step(const std::vector<size_t>& present);
+  static std::function<void()> counts_restorer(const std::shared_ptr<Core>& self);  // for an UndoScope
   const CachedPlan& plan_for(const std::vector<uint64_t>& signature, const UpdateWays& ways);
 };
 

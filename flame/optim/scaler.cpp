@@ -8,6 +8,7 @@
 #include "flame/ops/cat.h"
 #include "flame/ops/create.h"
 #include "flame/ops/pointwise.h"
+#include "flame/tensor/undo.h"
 
 namespace flame::optim {
 
@@ -28,12 +29,22 @@ Tensor GradScaler::scale(const Tensor& loss, Loc loc) const {
   return mul(loss.dtype() == DType::f64 ? loss : loss.to(DType::f32, loc), by, loc);
 }
 
+void GradScaler::note_for_undo() {
+  UndoScope::before_change(found_.get(),
+                           [this] { return [list = found_, old = *found_]() mutable { std::swap(*list, old); }; });
+}
+
+void GradScaler::found(const Tensor& factor) {
+  note_for_undo();
+  found_->push_back(factor);
+}
+
 void GradScaler::update(Loc loc) {
-  if (found_.empty())
+  if (found_->empty())
     fail<ValueError>(loc, "GradScaler: update() expected an optimizer's step with this scaler before it");
   NoGrad guard;
-  Tensor bad = isnan(found_[0], loc);
-  for (size_t i = 1; i < found_.size(); ++i) bad = logical_or(bad, isnan(found_[i], loc), loc);
+  Tensor bad = isnan((*found_)[0], loc);
+  for (size_t i = 1; i < found_->size(); ++i) bad = logical_or(bad, isnan((*found_)[i], loc), loc);
   const Tensor now = state_.tensor(), scale = now.select(0, 0, loc), good = add(now.select(0, 1, loc), 1, loc);
   const Tensor full = eq(good, static_cast<double>(options_.growth_interval), loc);
   const Tensor larger = mul(scale, options_.growth_factor, loc);
@@ -42,7 +53,8 @@ void GradScaler::update(Loc loc) {
   const Tensor count = where(logical_or(bad, full, loc), 0.0, good, loc);
   const Tensor first = lt(arange(0, 2, 1, DType::f32, device(), loc), 1, loc);
   state_.assign(where(first, next, count, loc), loc);
-  found_.clear();
+  note_for_undo();
+  found_->clear();
 }
 
 double GradScaler::value(Loc loc) const { return state_.tensor().detach().select(0, 0, loc).item(loc); }
@@ -70,7 +82,8 @@ void GradScaler::load_state(const std::vector<std::pair<std::string, Tensor>>& e
   if (const double s = parts[0].item(loc); !(s > 0) || !std::isfinite(s))
     fail<ValueError>(loc, "GradScaler: load_state expected a scale above 0, got {}", s);
   state_.assign(stack({parts[0], parts[1]}, 0, loc), loc);
-  found_.clear();
+  note_for_undo();
+  found_->clear();
 }
 
 }  // namespace flame::optim

@@ -14,7 +14,8 @@ struct GradScalerOptions {
 //   backward(scaler.scale(loss));
 //   opt.step({.scaler = &scaler});  // takes the scale away; skipped if a gradient is NaN or infinite
 //   scaler.update();                // then smaller by backoff_factor; after growth_interval steps larger by growth_factor
-// Nothing is read on the host, so steps with it are recorded like any others. ValueError for options out of range.
+// Nothing is read on the host, so steps with it are recorded like any others. Until the step the gradients are scaled, for
+// clip_grad_norm too: clip by the step's max_norm, which means them without the scale. ValueError for options out of range.
 class GradScaler {
  public:
   explicit GradScaler(const GradScalerOptions& o = {}, Device& d = default_device(), Loc loc = Loc::current());
@@ -31,12 +32,13 @@ class GradScaler {
   // For optimizers: the State (the scale, and how often it was good), and the factor of a step, NaN if it was skipped.
   Tensor factor() const { return state_.tensor(); }
   Device& device() const { return state_.device(); }
-  void found(const Tensor& factor) { found_.push_back(factor); }
+  void found(const Tensor& factor);
 
  private:
   GradScalerOptions options_;
   State state_;
-  std::vector<Tensor> found_;
+  std::shared_ptr<std::vector<Tensor>> found_ = std::make_shared<std::vector<Tensor>>();
+  void note_for_undo();
 };
 
 }  // namespace flame::optim

@@ -65,18 +65,18 @@ void update(const Placed& t, const UpdateArguments& a, const Run& run, int64_t b
 
 }  // namespace
 
-bool skips(const Run& run, const std::vector<UpdateTensor>& tensors, const UpdateWays& ways, size_t factor,
-           size_t counts, std::vector<UpdateArguments>& arguments) {
+bool skipped_on_cpu(const Run& run, const std::vector<UpdateTensor>& tensors, const StepNumbers& numbers,
+                    const double* skip, size_t counts, std::vector<UpdateArguments>& arguments) {
   const auto* steps = static_cast<const StepOf*>(run.scalars[1].p);
   auto* skipped = static_cast<int64_t*>(run.buffers[counts]);
-  const bool skip = std::isnan(*static_cast<const double*>(run.buffers[factor]));
+  const bool skips = skip && std::isnan(*skip);
   arguments.resize(tensors.size());
   for (size_t i = 0; i < tensors.size(); ++i) {
     const StepOf& s = steps[tensors[i].block];
-    if (skip) ++skipped[tensors[i].block];
-    else ways.skips->of(s.h, static_cast<double>(s.steps - skipped[tensors[i].block]), arguments[i].data());
+    if (skips) ++skipped[tensors[i].block];
+    else numbers.of(s.h, static_cast<double>(s.steps - skipped[tensors[i].block]), arguments[i].data());
   }
-  return skip;
+  return skips;
 }
 
 Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways) {
@@ -99,7 +99,8 @@ Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors
                                counts_at = buffer](const Run& run) {
     const double* factor = ways.has_factor() ? static_cast<const double*>(run.buffers[factor_at]) : nullptr;
     std::vector<UpdateArguments> own;
-    if (ways.skips && skips(run, tensors, ways, factor_at, counts_at, own)) return;
+    if (ways.counts && skipped_on_cpu(run, tensors, *ways.counts, ways.skips ? factor : nullptr, counts_at, own))
+      return;
     const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
     parallel_for(total, grain, [&](int64_t begin, int64_t end) {
       size_t i = static_cast<size_t>(std::upper_bound(starts.begin(), starts.end(), begin) - starts.begin()) - 1;

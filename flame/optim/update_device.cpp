@@ -69,7 +69,7 @@ struct Family {
 
 template <size_t n>
 void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_t last, const Run& run,
-            const double* factor, const double* arguments) {
+            const double* factor, const double* skip, const double* arguments) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table<Item, n> table;
   int64_t at = 0;
@@ -80,7 +80,7 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
     if (t.shadow) item.s = run.buffers[t.parameter + 1 + static_cast<size_t>(t.moments)];
     for (int m = 0; m < t.moments; ++m) item.m[m] = run.buffers[t.parameter + 1 + static_cast<size_t>(m)];
     if (arguments) {
-      item.skip = factor;
+      item.skip = skip;
       item.from = arguments + t.gradient * item_numbers;
     } else {
       std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
@@ -93,16 +93,16 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
 }  // namespace
 
 DeviceNumbers::DeviceNumbers(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
-                             const UpdateWays& ways, size_t factor, size_t counts)
-    : factor_(factor), counts_(counts) {
-  if (!ways.skips) return;
+                             const UpdateWays& ways, size_t counts)
+    : counts_(counts) {
+  if (!ways.counts) return;
   kernel_ = d.kernel({name,
                       std::string(device_text("optim/numbers.cu")),
                       "step_numbers",
-                      {fmt::format("-DFLAME_NUMBERS={}", ways.skips->name), "--fmad=false"}});
+                      {fmt::format("-DFLAME_NUMBERS={}", ways.counts->name), "--fmad=false"}});
   for (const UpdateTensor& t : tensors) slots_.push_back(t.block);
 }
-void DeviceNumbers::launch(const Run& run, double* arguments) const {
+void DeviceNumbers::launch(const Run& run, const double* skip, double* arguments) const {
   struct One {  // as in numbers.cu
     int64_t steps, slot;
     Hyper h;
@@ -113,7 +113,7 @@ void DeviceNumbers::launch(const Run& run, double* arguments) const {
     Table<One, items> table;
     for (size_t i = first; i < std::min(first + items, slots_.size()); ++i)
       table.item[table.count++] = {steps[slots_[i]].steps, static_cast<int64_t>(slots_[i]), steps[slots_[i]].h};
-    (*kernel_)({.blocks = blocks_for(table.count, 256)}, table, run.buffers[factor_], run.buffers[counts_],
+    (*kernel_)({.blocks = blocks_for(table.count, 256)}, table, skip, run.buffers[counts_],
                arguments + first * item_numbers);
   }
 }
@@ -157,20 +157,23 @@ Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& 
   std::vector<Family> all;
   for (auto& [key, list] : families)
     for (Family& f : list) all.push_back(std::move(f));
-  DeviceNumbers numbers(name, tensors, d, ways, tensors.size(), buffer);
+  DeviceNumbers numbers(name, tensors, d, ways, buffer);
   const size_t workspace = numbers.workspace();
   return make_ref<Plan>(
       name,
       [all = std::move(all), numbers = std::move(numbers), ways, count = tensors.size()](const Run& run) {
         const auto* factor = ways.has_factor() ? static_cast<const double*>(run.buffers[count]) : nullptr;
+        const double* skip = ways.skips ? factor : nullptr;
         double* arguments = nullptr;
-        if (numbers) numbers.launch(run, arguments = static_cast<double*>(run.workspace));
+        if (numbers) numbers.launch(run, skip, arguments = static_cast<double*>(run.workspace));
         for (const Family& f : all) {
           const size_t n = f.tensors.size();
-          if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run, factor, arguments);
+          if (n <= few && n > 0)
+            launch<few>(*f.small, f.tensors, 0, n, run, ways.clipped ? factor : nullptr, skip, arguments);
           else
             for (size_t i = 0; i < n; i += most)
-              launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run, factor, arguments);
+              launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run, ways.clipped ? factor : nullptr, skip,
+                           arguments);
         }
       },
       workspace);

@@ -64,37 +64,37 @@ struct StepOf {
   int64_t steps = 0;
 };
 struct UpdateWays {
-  bool clipped = false;  // gradients are multiplied by a factor
-  const StepNumbers* skips =
-      nullptr;  // set: the factor may be NaN, which skips the step; steps are counted on the device
+  bool clipped = false;                 // gradients are multiplied by a factor
+  bool skips = false;                   // there is a factor, and NaN skips the step
+  const StepNumbers* counts = nullptr;  // set: the device knows how many steps were skipped, and computes the arguments
   bool operator==(const UpdateWays&) const = default;
   bool has_factor() const { return clipped || skips; }
 };
-// Buffers: all gradients; if there is one the factor of them all (float64); then for each tensor what it has; if steps may be
-// skipped their counts, int64. scalars[1]: the address of the first StepOf, by the blocks' index as well.
-// scalars[0]: address of the first block. The second by kernels from text.
+// Buffers: all gradients; if there is one the factor of them all (float64); then for each tensor what it has; if the device
+// counts, how many steps were skipped, int64. scalars: the addresses of the first block and, by the same index, of the first
+// StepOf. The second by kernels from text.
 Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
                       const UpdateWays& ways = {});
 Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
                              const UpdateWays& ways);
 
-// For steps that may be skipped. On the CPU: whether this one is, which is then counted, else the arguments of the tensors; on
-// a device the kernels that do so, which write arguments[10 * i] of tensor i.
-bool skips(const Run& run, const std::vector<UpdateTensor>& tensors, const UpdateWays& ways, size_t factor,
-           size_t counts, std::vector<UpdateArguments>& arguments);
+// Where the device counts. On the CPU: whether the step is skipped (NaN in `skip`, unless null), which is then counted, else the
+// arguments of the tensors; on a GPU the kernel that does so, which writes arguments[10 * i] of tensor i.
+bool skipped_on_cpu(const Run& run, const std::vector<UpdateTensor>& tensors, const StepNumbers& numbers,
+                    const double* skip, size_t counts, std::vector<UpdateArguments>& arguments);
 class DeviceNumbers {
  public:
   DeviceNumbers() = default;  // launches nothing
   DeviceNumbers(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways,
-                size_t factor, size_t counts);
-  void launch(const Run& run, double* arguments) const;
+                size_t counts);
+  void launch(const Run& run, const double* skip, double* arguments) const;
   size_t workspace() const { return slots_.size() * sizeof(UpdateArguments); }
   explicit operator bool() const { return kernel_ != nullptr; }
 
  private:
   Ref<Kernel> kernel_;
   std::vector<size_t> slots_;
-  size_t factor_ = 0, counts_ = 0;
+  size_t counts_ = 0;
 };
 
 inline constexpr int64_t grain = 32768;  // elements worth a thread

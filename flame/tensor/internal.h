@@ -12,6 +12,7 @@ namespace flame {
 struct Shadow {
   Ref<StateCell> cell;  // null until it is first asked for
   bool fresh = false;   // agrees with the State
+  int unread = 0;       // how often an optimizer wrote it since it was asked for
 };
 
 struct StateCell : RefCounted {

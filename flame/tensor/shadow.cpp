@@ -33,6 +33,7 @@ void refresh(StateCell& c, size_t i, Loc loc) {
 void fresh_before_replay(Recorder& r, const Ref<StateCell>& c, size_t i, Loc loc) {
   r.before_replay(&c->shadows[i], [c, i, loc] {
     const std::lock_guard lock(c->shadow_mutex);
+    c->shadows[i].unread = 0;
     refresh(*c, i, loc);
   });
 }
@@ -45,6 +46,7 @@ Ref<Value> shadow_of(const Value& v, DType t, Loc loc) {
   const std::lock_guard lock(c->shadow_mutex);
   Shadow& s = c->shadows[i];
   c->shadow_in_use = static_cast<int>(i);
+  s.unread = 0;
   Recorder* const r = Recorder::current();
   const bool written_by_step = r && r->prepares(c.get());
   if (r && !written_by_step) fresh_before_replay(*r, c, i, loc);
@@ -63,10 +65,12 @@ Ref<Value> shadow_of(const Value& v, DType t, Loc loc) {
 }
 
 std::optional<DType> shadow_in_use(const State& s) {
+  constexpr int most_unread = 8;
   StateCell* const c = s.value().cell;
+  const std::lock_guard lock(c->shadow_mutex);
   if (c->shadow_in_use < 0 || SegmentScope::second_run()) return {};
   const size_t i = static_cast<size_t>(c->shadow_in_use);
-  if (!c->shadows[i].cell) return {};
+  if (!c->shadows[i].cell || c->shadows[i].unread >= most_unread) return {};
   if (Recorder* r = Recorder::current(); r && !r->prepares(c))
     fresh_before_replay(*r, Ref<StateCell>(c), i, Loc::current());
   return dtype_at(i);
@@ -78,7 +82,9 @@ Value& begin_shadow_write(const State& s, DType t, Loc loc) {
 
 void shadow_written(const State& s, DType t) {
   StateCell& c = *s.value().cell;
+  const std::lock_guard lock(c.shadow_mutex);
   c.shadows[index_of(t)].fresh = true;
+  ++c.shadows[index_of(t)].unread;
   if (Recorder::current()) (*c.left_fresh)[index_of(t)] = true;
 }
 

@@ -79,12 +79,14 @@ Value& begin_write(const Ref<StateCell>& c, Loc loc) {
       c->left_fresh = std::make_shared<StateCell::Fresh>();
       r->before_replay(c.get(), [c, loc, left_fresh = c->left_fresh] {
         part_sharers(*c, loc);
+        const std::lock_guard lock(c->shadow_mutex);
         for (size_t i = 0; i < left_fresh->size(); ++i) c->shadows[i].fresh = (*left_fresh)[i];
       });
     }
     *c->left_fresh = {};
   }
   part_sharers(*c, loc);
+  const std::lock_guard lock(c->shadow_mutex);
   for (Shadow& s : c->shadows) s.fresh = false;
   return *c->value;
 }
@@ -144,7 +146,10 @@ std::function<void()> restorer(const Ref<StateCell>& c) {
   s.device().copy_to_host(old.data(), s.data(), s.bytes());
   return [c, old = std::move(old)] {
     Storage& s = *c->value->storage;
-    for (Shadow& shadow : c->shadows) shadow.fresh = false;
+    {
+      const std::lock_guard lock(c->shadow_mutex);
+      for (Shadow& shadow : c->shadows) shadow.fresh = false;
+    }
     try {  // what the piece launched is over, whatever became of it
       s.device().synchronize();
     } catch (const Error&) {}

@@ -10,8 +10,8 @@ namespace flame {
 // fn(), and if it throws (out of memory, a NaN that anomaly mode found), everything it changed on this thread is as before:
 // States (the running statistics of a batch norm), generators, and the gradients of leaves. It can simply be tried again:
 //   attempt([&] { backward(loss_of(batch)); opt.step(); });
-// An optimizer's step is all or nothing by itself; it comes last, since its count of steps is not taken back. Keeps the old
-// gradients, and in host memory the old bytes of each State from its first write on: with the optimizer's step inside these
+// An optimizer's step is all or nothing by itself; its count of steps is taken back too, that of an EMA's updates is not. Keeps the
+// old gradients, and in host memory the old bytes of each State from its first write on: with the optimizer's step inside these
 // are the parameters and moments too. Around a recorded step, eager runs are
 // covered; a replay allocates nothing, but one that ends with another error (a target out of range) is not taken back. An
 // attempt inside a recorded step must not fail: a replay would repeat what it left.
