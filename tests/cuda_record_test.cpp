@@ -521,20 +521,19 @@ struct Classifier : nn::Module {
       c{*this, "c", {.in = 256, .out = 10}};
   Tensor forward(const Tensor& x) { return c(relu(b(relu(a(x))))); }
 };
+struct SmallCnn : nn::Module {
+  nn::Conv2d a{*this, "a", {.in = 1, .out = 32, .kernel = 3, .padding = 1}},
+      b{*this, "b", {.in = 32, .out = 64, .kernel = 3, .padding = 1}};
+  nn::Linear c{*this, "c", {.in = 64 * 7 * 7, .out = 10}};
+  Tensor forward(const Tensor& x) {
+    const Tensor first = max_pool2d(relu(a(x.reshape({-1, 1, 28, 28}))), {.kernel = 2});
+    return c(max_pool2d(relu(b(first)), {.kernel = 2}).flatten(1));
+  }
+};
 
-// What a call costs the host while the GPU is behind, and what a step takes in all. The bound is far above what is seen.
-TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
-  FLAME_NEEDS_GPU(d);
-  const DeviceScope device(d);
-  manual_seed(1);
-  Classifier net;
-  optim::AdamW opt{net.parameters(), {.lr = 1e-3}};
-  const auto train = [&](const Tensor& x, const Tensor& y) {
-    const Tensor loss = cross_entropy(net.forward(x), y);
-    backward(loss);
-    opt.step();
-    return loss;
-  };
+// Microseconds of the host and in all, a call and a step in a repeat.
+template <class Net>
+double report_times(Device& d, const char* name) {
   const auto micros = [&](auto&& fn, int times, bool wait) {
     d.synchronize();
     const auto start = std::chrono::steady_clock::now();
@@ -548,32 +547,51 @@ TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
   for (int64_t i = 0; i < 4; ++i)
     batches.emplace_back(images.narrow(0, 128 * i, 128) + 0.0, labels.narrow(0, 128 * i, 128) + 0);
   for (const auto& [x, y] : batches) x.data(), y.data();
-  auto step = record(train);
-  size_t at = 0;
-  const auto one = [&] {
-    const auto& [x, y] = batches[at++ % batches.size()];
-    step(x, y);
-  };
-  constexpr int k = 16;
-  auto steps = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}));
-  for (int i = 0; i < 20; ++i) one();
-  for (int i = 0; i < 4; ++i) steps();
+  double least = 1e9;
   for (const int lanes : {1, 2, 3, 4}) {
-    auto beside = record(train, {.lanes = lanes});
-    auto all = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}), {.lanes = lanes});
-    const auto call = [&] { beside(batches[0].first, batches[0].second); };
-    for (int i = 0; i < 20; ++i) call();
-    for (int i = 0; i < 4; ++i) all();
-    const double each = micros(call, 1000, true), repeated = micros(all, 100, true) / k;
-    std::printf("%d lanes: a call %.1f us in all; a step of %d in a launch: %.1f us\n", lanes, each, k, repeated);
+    manual_seed(1);
+    Net net;
+    optim::AdamW opt{net.parameters(), {.lr = 1e-3}};
+    const auto train = [&](const Tensor& x, const Tensor& y) {
+      const Tensor loss = cross_entropy(net.forward(x), y);
+      backward(loss);
+      opt.step();
+      return loss;
+    };
+    constexpr int k = 16;
+    auto step = record(train, {.lanes = lanes});
+    auto steps = repeat(k, train, DeviceBatches({images, labels}, {.batch = 128}), {.lanes = lanes});
+    size_t at = 0;
+    const auto one = [&] {
+      const auto& [x, y] = batches[at++ % batches.size()];
+      step(x, y);
+    };
+    for (int i = 0; i < 20; ++i) one();
+    for (int i = 0; i < 4; ++i) steps();
+    double host = 1e9, each = 1e9, host_repeated = 1e9, repeated = 1e9;
+    for (int round = 0; round < 3; ++round) {
+      host = std::min(host, micros(one, 20, false));
+      each = std::min(each, micros(one, 500, true));
+      host_repeated = std::min(host_repeated, micros(steps, 3, false) / k);
+      repeated = std::min(repeated, micros(steps, 50, true) / k);
+    }
+    std::printf(
+        "%s, %d lanes, %zu launches: a call %.1f us of the host, %.1f in all; one of %d in a launch %.1f and %.1f\n",
+        name, lanes, step.stats().launches, host, each, k, host_repeated, repeated);
+    EXPECT_EQ(step.stats().misses + steps.stats().misses, 0u);
+    least = std::min(least, host);
   }
-  const double host = micros(one, 20, false), each = micros(one, 1000, true);
-  const double host_repeated = micros(steps, 3, false) / k, repeated = micros(steps, 100, true) / k;
-  std::printf(
-      "a call of %zu launches: %.1f us of the host, %.1f us in all; a step of %d in a launch: %.1f and %.1f us\n",
-      step.stats().launches, host, each, k, host_repeated, repeated);
-  EXPECT_LT(host, 60);
-  EXPECT_EQ(step.stats().misses + steps.stats().misses, 0u);
+  return least;
+}
+
+// What a call costs the host while the GPU is behind. The bound is far above what is seen.
+TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope device(d);
+  set_matmul_precision("high");
+  EXPECT_LT(report_times<Classifier>(d, "mlp"), 60);
+  EXPECT_LT(report_times<SmallCnn>(d, "cnn"), 60);
+  set_matmul_precision("highest");
 }
 
 TEST(CudaRecord, OnTwoDevices) {

@@ -1,5 +1,6 @@
-// record(fn): runs a step eagerly a couple of times, then replays it from a flat list of launches over planned memory.
-// Every call is exactly one step. A miss (other shapes, another mode) runs eagerly and is counted with its reason.
+// record(fn): runs a step eagerly a couple of times, then replays it over planned memory: a flat list of launches, on a GPU one
+// CUDA graph, so that a replay which throws has changed nothing there. Every call is exactly one step. A miss (other shapes,
+// another mode, no memory for the recording) runs eagerly and is counted with its reason.
 #pragma once
 #include <functional>
 #include <memory>
