@@ -30,22 +30,25 @@ struct Workload {
 Call forward(std::function<Tensor()> fn) {
   return [fn = std::move(fn)] { fn().data(); };
 }
-// Gradients of all inputs for a given incoming one; the forward pass is not timed.
-Call backward_of(const std::function<Tensor(const Tensors&)>& fn, Tensors inputs) {
-  for (Tensor& x : inputs) x.requires_grad_();
-  const Tensor y = fn(inputs), g = randn(y.shape(), {.dtype = y.dtype()});
-  y.data();
-  g.data();
-  return [=] {
-    for (const Tensor& d : grad({y}, inputs, {.grad_outputs = {g}, .retain_graph = true})) d.data();
-  };
-}
-constexpr int64_t side = 16384, columns = 4096, vocabulary = 50304;
 Tensor normal(const Shape& s, DType t = DType::bf16) {
   Tensor x = randn(s, {.dtype = t});
   x.data();
   return x;
 }
+Tensor channels_last(const Shape& s) { return normal({s[0], s[2], s[3], s[1]}).permute({0, 3, 1, 2}); }
+
+// Gradients of all inputs for a given incoming one, which lies in memory as the output does; the forward pass is not timed.
+Call backward_of(const std::function<Tensor(const Tensors&)>& fn, Tensors inputs) {
+  for (Tensor& x : inputs) x.requires_grad_();
+  const Tensor y = fn(inputs), g = y.rank() == 4 && !is_contiguous(y.shape(), y.strides())
+                                       ? channels_last(y.shape())
+                                       : normal(y.shape(), y.dtype());
+  y.data();
+  return [=] {
+    for (const Tensor& d : grad({y}, inputs, {.grad_outputs = {g}, .retain_graph = true})) d.data();
+  };
+}
+constexpr int64_t side = 16384, columns = 4096, vocabulary = 50304;
 
 using Workloads = std::vector<Workload>;
 
@@ -252,10 +255,8 @@ void add_products(Workloads& all) {
                          Layer{"conv_640x64", 8, 640, 64, 640, 3}, Layer{"conv_1280x32", 8, 1280, 32, 1280, 3}}) {
     const auto fn = [l](const Tensors& in) { return conv2d(in[0], in[1], {}, {.padding = l.kernel / 2}); };
     const auto in = [l] {
-      const auto images = [](const Shape& s) {  // channels last
-        return normal({s[0], s[2], s[3], s[1]}).permute({0, 3, 1, 2});
-      };
-      return Tensors{images({l.batch, l.channels, l.side, l.side}), images({l.kept, l.channels, l.kernel, l.kernel})};
+      return Tensors{channels_last({l.batch, l.channels, l.side, l.side}),
+                     channels_last({l.kept, l.channels, l.kernel, l.kernel})};
     };
     const double work =
         2.0 * static_cast<double>(l.batch * l.side * l.side * l.kept * l.channels * l.kernel * l.kernel);

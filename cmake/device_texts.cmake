@@ -8,6 +8,8 @@ macro(table name prefix files)
   string(APPEND out "const DeviceHeader ${name}[] = {\n")
   foreach(file IN LISTS ${files})
     file(READ "${SOURCE}/flame/${file}" text)
+    string(REGEX REPLACE "\n +" "\n" text "\n${text}")  # the library carries no indentation and no lines of comment
+    string(REGEX REPLACE "\n//[^\n]*" "" text "${text}")
     string(APPEND out "{\"${prefix}${file}\", R\"FLAMETEXT(${text})FLAMETEXT\"},\n")
   endforeach()
 endmacro()

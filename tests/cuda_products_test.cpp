@@ -84,7 +84,7 @@ TEST(CudaEpilogues, SlopesAndSumsOfFeedForward) {
 }
 
 // gelu_tanh and its slope number by number, where the tail is small and where squares are infinite. cuBLASLt's, of 16 bits, is
-// held to roundings of numbers of size 1 and no more.
+// held to roundings of numbers of size 1 and no more; the next test looks at those alone.
 TEST(CudaEpilogues, GeluKeepsItsTails) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : {DType::f32, DType::f64, DType::bf16}) {
@@ -108,6 +108,51 @@ TEST(CudaEpilogues, GeluKeepsItsTails) {
       EXPECT_NEAR(slopes[i], s + more, unit * std::max(s + std::abs(more), least) + 1e-37) << text(t) << " at " << p;
     }
   }
+}
+
+// gelu_tanh of 16 bits and its slope, near 0 and as far out as the dtype goes: cuBLASLt's to roundings of numbers of size 1,
+// own kernels' to roundings of each number. cuBLASLt's slope is NaN from 2^66 on, as PyTorch's, where own ones still hold.
+TEST(CudaEpilogues, GeluOfSixteenBitsFarOut) {
+  FLAME_NEEDS_GPU(d);
+  set_deterministic(true);  // cuBLASLt's, whatever is faster
+  for (const DType t : {DType::bf16, DType::f16})
+    for (const int64_t hidden : {16, 19}) {
+      const bool own = hidden == 19;  // no row of an odd number of columns is kept by cuBLASLt
+      std::vector<double> points;
+      for (double x = -12; x <= 12; x += 0.0625) points.push_back(x);
+      for (double x = 16; x <= (t == DType::f16 ? 0x1p15 : own ? 0x1p126 : 0x1p64); x *= 2)
+        points.insert(points.end(), {x, -x});
+      const int64_t n = static_cast<int64_t>(points.size());
+      const auto first_of = [&](const std::vector<double>& values, int64_t rows, int64_t columns) {
+        std::vector<double> all(static_cast<size_t>(rows * columns));
+        for (size_t i = 0; i < values.size(); ++i) all[i * static_cast<size_t>(columns)] = values[i];
+        return Tensor::from(all, {rows, columns}, cpu()).to(t).to(d).detach();
+      };
+      const Tensor x = first_of(points, n, 8).requires_grad_(), w1 = first_of({1}, hidden, 8),
+                   w2 = first_of({1}, 8, hidden);
+      const TuningCounts before = tuning_counts();
+      const Tensor y = feed_forward(x, w1, {}, w2, {}, {.activation = Activation::gelu_tanh});
+      const Tensor g = grad({y}, {x}, {.grad_outputs = {first_of(std::vector<double>(points.size(), 1), n, 8)}})[0];
+      const std::vector<double> values = numbers(y.to(cpu())), slopes = numbers(g.to(cpu()));
+      const TuningCounts after = tuning_counts();
+      EXPECT_EQ(after.epilogues - before.epilogues, own ? 0u : 2u) << text(t);
+      EXPECT_EQ(after.epilogue_kernels - before.epilogue_kernels, own ? 2u : 0u) << text(t);
+      double worst = 0;
+      for (size_t i = 0; i < points.size(); ++i) {
+        const double p = points[i], w = 1.5957691216057308 * p * (1 + 0.044715 * p * p), e = std::exp(-std::abs(w));
+        const double s = (w >= 0 ? 1 : e) / (1 + e), rest = e / (1 + e) / (1 + e);
+        const double more = rest == 0 ? 0 : 1.5957691216057308 * p * (1 + 3 * 0.044715 * p * p) * rest;
+        const auto expect = [&](const char* what, double got, double want, double size) {
+          const double unit = rounding(t) * std::max(size, own ? 0x1p-14 : 1.0);
+          worst = std::max(worst, std::abs(got - want) / unit);
+          EXPECT_NEAR(got, want, 2 * unit) << what << " " << text(t) << " at " << p << ", hidden " << hidden;
+        };
+        expect("value", values[i * 8], p * s, std::abs(p * s));
+        expect("slope", slopes[i * 8], s + more, s + std::abs(more));
+      }
+      std::printf("gelu_tanh of %s, %s: %.2f roundings\n", text(t), own ? "own" : "cuBLASLt's", worst);
+    }
+  set_deterministic(false);
 }
 
 // One launch a product: nothing follows them.
@@ -189,6 +234,33 @@ TEST(CudaConvolutions, BuffersAnywhere) {
     EXPECT_LT(error_of(got, parts(whole.to(wide), filters.to(wide), offsets.to(wide))).units, allowed(t)) << text(t);
     EXPECT_EQ(copies, 3u) << text(t) << ": x, weight and bias start between two places";
   }
+}
+
+// Filters that lie channels-last need no copy, and their gradients lie so too; the bits are those of filters that are turned.
+TEST(CudaConvolutions, FiltersOfEitherLayout) {
+  FLAME_NEEDS_GPU(d);
+  set_deterministic(true);
+  for (const DType t : {DType::f32, DType::bf16})
+    for (const Shape& s : {Shape{48, 16, 3, 3}, Shape{16, 72, 5, 5}, Shape{8, 8, 9, 8}, Shape{8, 5000, 1, 3}}) {
+      const Tensor x = drawn({2, 10, 12, s[1]}, t, 1).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
+                   w = drawn({s[0], s[2], s[3], s[1]}, t, 2).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
+                   turned = w.detach().contiguous().detach().requires_grad_();
+      std::vector<Tensor> all[2];
+      for (const Tensor* of : {&w, &turned}) {
+        const auto launches = [start = stats().launches] { return stats().launches - start; };
+        const Tensor y = conv2d(x, *of), g = y.detach();
+        y.data();
+        EXPECT_EQ(launches(), 1u);
+        const std::vector<Tensor> gradients = grad({y}, {x, *of}, {.grad_outputs = {g}});
+        for (const Tensor& v : gradients) v.data();
+        EXPECT_EQ(launches(), 3u);
+        EXPECT_EQ(is_contiguous(s, gradients[1].strides()), of == &turned);
+        all[of == &turned] = {y.detach().to(cpu()), gradients[0].to(cpu()), gradients[1].contiguous().to(cpu())};
+      }
+      for (size_t i = 0; i < 3; ++i)
+        EXPECT_EQ(difference(all[0][i], all[1][i]), "") << text(t) << " " << s[1] << " " << i;
+    }
+  set_deterministic(false);
 }
 
 // Ten times the same bits where it is asked for; among the candidates for that, none whose sums have no order.

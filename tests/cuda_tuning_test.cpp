@@ -313,6 +313,37 @@ TEST(CudaProducts, Tf32IsAChoice) {
   EXPECT_THROW(set_matmul_precision("medium"), ValueError);
 }
 
+TEST(CudaProducts, ConvolutionsFollowTf32) {
+  FLAME_NEEDS_GPU(d);
+  Generator g(4);
+  const auto inputs = [&](DType t, Device& to) {
+    Generator same = g;
+    return std::vector<Tensor>{
+        randn({16, 28, 28, 64}, {.device = &cpu(), .generator = &same}).to(t).to(to).permute({0, 3, 1, 2}),
+        randn({64, 64, 3, 3}, {.device = &cpu(), .generator = &same}).to(t).to(to)};
+  };
+  // The result and both gradients, on the CPU.
+  const auto all = [&](std::vector<Tensor> in) {
+    for (Tensor& t : in) t.requires_grad_();
+    const Tensor y = conv2d(in[0], in[1], {}, {.padding = 1});
+    std::vector<Tensor> out = grad({(y * y).sum()}, in);
+    out.push_back(y.detach());
+    for (Tensor& t : out) t = t.contiguous().to(cpu());
+    return out;
+  };
+  const std::vector<Tensor> want = all(inputs(DType::f64, cpu())), exact = all(inputs(DType::f32, d));
+  set_matmul_precision("high");
+  const std::vector<Tensor> rounded = all(inputs(DType::f32, d));
+  set_matmul_precision("highest");
+  const std::vector<Tensor> again = all(inputs(DType::f32, d));
+  for (size_t i = 0; i < want.size(); ++i) {
+    EXPECT_LT(error_of(exact[i], want[i]).units, 256) << i;
+    EXPECT_LT(error_of(rounded[i], want[i]).units, 65536) << i;
+    EXPECT_EQ(difference(again[i], exact[i]), "") << i;
+  }
+  EXPECT_GT(error_of(rounded[2], want[2]).units, 512) << "tensor cores were asked for";
+}
+
 // A recorded step follows the switches too.
 TEST(CudaProducts, ARecordedStepFollowsThePrecision) {
   FLAME_NEEDS_GPU(d);
@@ -331,22 +362,40 @@ TEST(CudaProducts, ARecordedStepFollowsThePrecision) {
   EXPECT_EQ(tuning_counts().keys, timed.keys) << "a replay times nothing";
 }
 
+// 16 bits are rounded once, with the bias in.
 TEST(CudaConvolutions, BiasIsPartOfTheConvolution) {
   FLAME_NEEDS_GPU(d);
-  for (const DType t : {DType::f32, DType::f16, DType::bf16}) {
-    Generator g(3);
-    const RandomOptions o{.dtype = t, .device = &cpu(), .generator = &g};
-    const Tensor x = randn({8, 32, 16, 16}, o), w = randn({64, 32, 3, 3}, o), bias = randn({64}, o);
-    const uint64_t before = tuning_counts().fused_convolutions, launches = stats().launches;
-    const Tensor y = conv2d(x.to(d), w.to(d), bias.to(d), {.padding = 1});
-    y.data();
-    const uint64_t made = stats().launches - launches, fused = tuning_counts().fused_convolutions - before;
-    std::printf("%s: %llu launches, bias %s\n", std::string(name_of(t)).c_str(), static_cast<unsigned long long>(made),
-                fused ? "by cuDNN" : "by a kernel of ours");
-    const Tensor want = conv2d(x.to(DType::f64), w.to(DType::f64), bias.to(DType::f64), {.padding = 1});
-    // By a kernel of ours 16 bits are rounded twice.
-    EXPECT_LT(error_of(y.to(cpu()), want).units, t == DType::f32 ? 64 : fused ? 1.0 : 2.0) << name_of(t);
-  }
+  using Conv = std::function<Tensor(const Tensor& x, const Tensor& w, const Tensor& bias)>;
+  struct Case {
+    const char* name;
+    Shape x, w;
+    Conv conv;
+  };
+  const auto plane = [](const Conv2dOptions& o) -> Conv {
+    return [o](const Tensor& x, const Tensor& w, const Tensor& b) { return conv2d(x, w, b, o); };
+  };
+  const Case cases[] = {
+      {"plane", {8, 32, 16, 16}, {64, 32, 3, 3}, plane({.padding = 1})},
+      {"three channels", {8, 3, 16, 16}, {10, 3, 3, 3}, plane({.padding = 1})},
+      {"stride and dilation", {4, 24, 16, 16}, {16, 24, 3, 3}, plane({.stride = 2, .padding = 2, .dilation = 2})},
+      {"groups", {4, 32, 16, 16}, {64, 8, 3, 3}, plane({.padding = 1, .groups = 4})},
+      {"a group a channel", {4, 32, 16, 16}, {32, 1, 3, 3}, plane({.padding = 1, .groups = 32})},
+      {"line", {4, 16, 40}, {32, 16, 3}, [](auto& x, auto& w, auto& b) { return conv1d(x, w, b); }},
+      {"volume", {2, 16, 6, 6, 6}, {24, 16, 3, 3, 3}, [](auto& x, auto& w, auto& b) { return conv3d(x, w, b); }},
+  };
+  for (const DType t : {DType::f32, DType::f16, DType::bf16})
+    for (const Case& c : cases) {
+      Generator g(3);
+      const RandomOptions o{.dtype = t, .device = &cpu(), .generator = &g};
+      const Tensor x = randn(c.x, o), w = randn(c.w, o), bias = randn({c.w[0]}, o);
+      const uint64_t before = tuning_counts().fused_convolutions;
+      const Tensor y = c.conv(x.to(d), w.to(d), bias.to(d)).to(cpu());
+      const bool fused = tuning_counts().fused_convolutions > before;
+      const Deviation e = error_of(y, c.conv(x.to(DType::f64), w.to(DType::f64), bias.to(DType::f64)));
+      std::printf("%s, %s: %.2f roundings, bias %s\n", c.name, std::string(name_of(t)).c_str(), e.units,
+                  fused ? "by cuDNN" : "by a kernel of ours");
+      EXPECT_LT(e.units, t == DType::f32 ? 64 : 1.0) << c.name << " " << name_of(t);
+    }
 }
 
 }  // namespace

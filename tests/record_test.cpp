@@ -4,8 +4,12 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "flame/fuse/island.h"
+#include "flame/train/lanes_internal.h"
 #include "tests/support/compare.h"
+#include "tests/support/graph_device.h"
 #include "tests/support/guarded_device.h"
 
 namespace flame {
@@ -77,10 +81,10 @@ void alternate(Trainer& t, F&& fn) {
   fn();
 }
 
-void expect_equal_to_eager() {
+void expect_equal_to_eager(int lanes = 0) {
   auto eager = std::make_unique<Trainer>();
   auto recorded = std::make_unique<Trainer>();
-  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); }, {.lanes = lanes});
   const int steps = quick() ? 8 : 30;
   for (int i = 0; i < steps; ++i) {
     const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
@@ -111,6 +115,136 @@ TEST(Record, EqualsEagerOnGuardedMemory) {
     flush_pending();
   }
   EXPECT_EQ(guarded().violations(), "");
+}
+
+// As a GPU does it: what changes from step to step is told to the graph, what a library reads is copied to where it reads.
+TEST(Record, EqualsEagerAsAGraph) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  d.renewals.clear();
+  d.starts = 0;
+  const uint64_t before = stats().launches;
+  expect_equal_to_eager();
+  const int replays = (quick() ? 8 : 30) - 2;
+  EXPECT_EQ(d.starts, replays);
+  EXPECT_EQ(d.renewals["AdamW"], replays);
+  EXPECT_EQ(d.renewals["bernoulli"], replays);
+  EXPECT_EQ(d.renewals.count("gemm"), 0u);
+  EXPECT_GT(stats().launches, before);
+}
+
+// In an order that is as unlike the program's as the lanes allow.
+TEST(Record, EqualsEagerInLanes) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  for (const int lanes : {0, 1, 2, 3, 8}) {
+    d.out_of_order = 0;
+    expect_equal_to_eager(lanes);
+    EXPECT_EQ(d.out_of_order > 0, lanes > 1) << lanes;
+    std::printf("%d lanes: %d launches out of order\n", lanes, d.out_of_order);
+  }
+}
+
+TEST(Record, LanesKeepWhatDependsInOrder) {
+  uint64_t seed = 1;
+  const auto below = [&](uint64_t n) {
+    return static_cast<size_t>(((seed = seed * 6364136223846793005u + 1) >> 33) % n);
+  };
+  for (int round = 0; round < 50; ++round) {
+    std::vector<Accesses> parts(40);
+    for (Accesses& p : parts)
+      for (int k = 0; k < 3; ++k) {
+        const uintptr_t from = below(60);
+        p.push_back({from, from + 1 + below(4), below(3) == 0});
+      }
+    const uint32_t count = 1 + static_cast<uint32_t>(below(4));
+    const Lanes l = lanes_of(parts, count);
+    std::vector<std::set<size_t>> before(parts.size());  // all that a part comes behind
+    for (size_t i = 0; i < parts.size(); ++i) {
+      ASSERT_LT(l.lane[i], count);
+      const auto behind = [&](size_t j) {
+        before[i].insert(j);
+        before[i].insert(before[j].begin(), before[j].end());
+      };
+      for (size_t j = i; j-- > 0;)
+        if (l.lane[j] == l.lane[i]) {
+          behind(j);
+          break;
+        }
+      for (const uint32_t j : l.after[i]) {
+        ASSERT_LT(j, i);
+        behind(j);
+      }
+      for (size_t j = 0; j < i; ++j)
+        for (const Access& a : parts[i])
+          for (const Access& b : parts[j])
+            EXPECT_TRUE(!(a.write || b.write) || a.from >= b.to || b.from >= a.to || before[i].contains(j))
+                << j << " before " << i;
+    }
+  }
+}
+
+TEST(Record, AGraphReadsArgumentsWhereverTheyAre) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  const Tensor w = batch({4, 4}, 3);
+  const Tensor all = batch({9, 4}, 5);
+  const State state(batch({4, 4}, 6));
+  auto step = record([&](const Tensor& x, const Tensor& y) {
+    const Tensor product = matmul(x, w);
+    return std::vector<Tensor>{product, exp(y), y, sum(x * y)};
+  });
+  const auto expect_step = [&](const Tensor& x, const Tensor& y) {
+    const std::vector<Tensor> wanted{matmul(x, w) + 0.0, exp(y) + 0.0, y + 0.0, sum(x * y) + 0.0};
+    for (const Tensor& t : wanted) t.to_vector<float>();
+    const std::vector<Tensor> out = step(x, y);
+    for (size_t i = 0; i < wanted.size(); ++i) EXPECT_EQ(difference(out[i], wanted[i]), "") << i;
+    return out;
+  };
+  for (int i = 0; i < 4; ++i) expect_step(batch({4, 4}, i), batch({4, 4}, i + 1));
+  d.renewals.clear();
+  const Tensor x = batch({4, 4}, 1), y = batch({4, 4}, 2);
+  std::vector<Tensor> out = expect_step(x, y);
+  out = expect_step(y, x);
+  const auto told = [&] {
+    int n = 0;
+    for (const auto& [op, times] : d.renewals) n += op == "copy of an argument" ? 0 : times;
+    return n;
+  };
+  const int before = told();
+  EXPECT_GT(before, 0);
+  out = expect_step(x, x);
+  out = expect_step(y, x);  // what a kernel of ours reads has not moved: it takes y from where products want it
+  EXPECT_EQ(told(), before);
+  out = expect_step(out[0], out[1]);
+  out = expect_step(state.tensor(), state.tensor());
+  for (int64_t i = 0; i < 5; ++i) out = expect_step(all.narrow(0, i, 4), all.narrow(0, 5 - i, 4));
+  EXPECT_EQ(step.stats().misses, 0u) << step.stats().last_miss;
+  EXPECT_EQ(step.stats().replays, 13u);
+}
+
+// Nothing of a graph that could not be started was done, on the device or on the host.
+TEST(Record, AGraphThatFailsChangesNothing) {
+  GraphDevice& d = graph_device();
+  const DefaultDevice device(d);
+  auto eager = std::make_unique<Trainer>(), recorded = std::make_unique<Trainer>();
+  auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); });
+  d.fail_capture = true;  // the second call's recording
+  for (int i = 0; i < 8; ++i) {
+    const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
+    alternate(*eager, [&] { eager->step(x, y); });
+    alternate(*recorded, [&] {
+      if (i == 5) {
+        d.fail_start = true;
+        EXPECT_THROW(step(x, y), OutOfMemory);
+      }
+      step(x, y);
+    });
+    expect_equal_state(*eager, *recorded, "at step " + std::to_string(i));
+    EXPECT_EQ(step.stats().last_miss.find("planted") != std::string::npos, i > 0);
+    EXPECT_EQ(step.stats().recordings, i < 2 ? 0u : 1u);
+  }
+  EXPECT_EQ(step.stats().misses, 1u);
 }
 
 TEST(Record, AWarmReplayAllocatesPreparesAndReadsNothing) {
@@ -335,8 +469,136 @@ TEST(Record, VerifyRunsEveryNthStepBothWays) {
   EXPECT_THROW(wrong(batch({2}, 0)), RecordError);
 }
 
+// 128 images of 2 x 8 x 8 with their classes.
+std::vector<Tensor> data_set() { return {batch({128, 2, 8, 8}, 3), classes(128, 5, 3)}; }
+
+TEST(DeviceBatches, EveryEpochHasEveryRowOnce) {
+  for (const int64_t n : {1, 2, 3, 5, 64, 97, 1000}) {
+    std::vector<int64_t> v(static_cast<size_t>(n));
+    for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i);
+    const Tensor ids = Tensor::from(v, {n});
+    const Tensor wide = ids.to(DType::f32).reshape({n, 1, 1}) + zeros({n, 3, 0});
+    DeviceBatches batches({ids, wide, ids.to(DType::u8), stack({ids, ids * 2, ids * 3}, 1)}, {.batch = 7, .seed = 3});
+    std::vector<int64_t> drawn;
+    while (static_cast<int64_t>(drawn.size()) < 3 * n + 7) {
+      const std::vector<Tensor> out = batches.next();
+      EXPECT_EQ(out[1].shape(), (Shape{7, 3, 0}));
+      EXPECT_EQ(difference(out[2], out[0].to(DType::u8)), "");
+      EXPECT_EQ(difference(out[3], stack({out[0], out[0] * 2, out[0] * 3}, 1)), "");
+      for (const int64_t i : out[0].to_vector<int64_t>()) drawn.push_back(i);
+    }
+    std::vector<std::vector<int64_t>> epochs;
+    for (auto at = drawn.begin(); drawn.end() - at >= n; at += n) {
+      epochs.emplace_back(at, at + n);
+      EXPECT_EQ(std::set<int64_t>(at, at + n).size(), static_cast<size_t>(n)) << "of " << n;
+    }
+    if (n > 50) {
+      EXPECT_NE(epochs[0], epochs[1]);
+      EXPECT_NE(epochs[0], v);
+    }
+  }
+}
+
+// Where row 0 stands is spread evenly, and so is who follows whom.
+TEST(DeviceBatches, OrdersAreSpreadEvenly) {
+  constexpr int64_t n = 10, epochs = 4000;
+  std::vector<int64_t> v(n);
+  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i);
+  DeviceBatches batches({Tensor::from(v, {n})}, {.batch = n * epochs, .seed = 1});
+  const std::vector<int64_t> drawn = batches.next()[0].to_vector<int64_t>();
+  std::vector<int64_t> places(n * n), pairs(n * n);
+  for (size_t e = 0; e < epochs; ++e)
+    for (size_t i = 0; i < n; ++i) {
+      const auto row = static_cast<size_t>(drawn[e * n + i]);
+      ++places[row * n + i];
+      if (i > 0) ++pairs[static_cast<size_t>(drawn[e * n + i - 1]) * n + row];
+    }
+  double chi = 0, chi_pairs = 0;
+  for (size_t i = 0; i < n * n; ++i) {
+    chi += std::pow(static_cast<double>(places[i]) - 400, 2) / 400;
+    if (i % (n + 1)) chi_pairs += std::pow(static_cast<double>(pairs[i]) - 400, 2) / 400;
+  }
+  EXPECT_LT(chi, 140);        // 81 degrees of freedom: five deviations above the mean
+  EXPECT_LT(chi_pairs, 160);  // about 89
+  EXPECT_GT(chi, 30);
+}
+
+TEST(DeviceBatches, CanBeSoughtAndGoInOrder) {
+  const std::vector<Tensor> data = data_set();
+  DeviceBatches a(data, {.batch = 12, .seed = 5}), b(data, {.batch = 12, .seed = 5});
+  for (int i = 0; i < 20; ++i) a.next();
+  EXPECT_EQ(a.drawn(), 20);
+  b.seek(20);
+  EXPECT_EQ(difference(a.next()[0], b.next()[0]), "");
+  DeviceBatches plain(data, {.batch = 48, .shuffle = false});
+  EXPECT_EQ(plain.batches_an_epoch(), 3);
+  plain.next();
+  EXPECT_EQ(difference(plain.next()[1], data[1].narrow(0, 48, 48)), "");
+  EXPECT_EQ(difference(plain.next()[1], cat({data[1].narrow(0, 96, 32), data[1].narrow(0, 0, 16)}, 0)), "");
+}
+
+TEST(DeviceBatches, ChecksWhatItIsGiven) {
+  const std::vector<Tensor> data = data_set();
+  EXPECT_THROW(DeviceBatches({}, {}), ValueError);
+  EXPECT_THROW(DeviceBatches(std::vector<Tensor>(9, data[0]), {}), ValueError);
+  EXPECT_THROW(DeviceBatches({data[0], Tensor()}, {}), ValueError);
+  EXPECT_THROW(DeviceBatches(data, {.batch = 0}), ValueError);
+  EXPECT_THROW(DeviceBatches({data[0], data[1].narrow(0, 0, 5)}, {}), ShapeError);
+  EXPECT_THROW(DeviceBatches({zeros({0, 2})}, {}), ShapeError);
+  EXPECT_THROW(DeviceBatches({sum(data[0])}, {}), ShapeError);
+  EXPECT_THROW(DeviceBatches({data[0], data[1].to(guarded())}, {}), DeviceError);
+  DeviceBatches good(data, {});
+  EXPECT_THROW(good.seek(-1), ValueError);
+  const auto two = [](const Tensor& x, const Tensor&) { return sum(x); };
+  EXPECT_THROW(repeat(0, two, good), ValueError);
+  EXPECT_THROW(repeat(
+                   2, [](const Tensor& x) { return sum(x); }, good),
+               ValueError);
+  auto step = record([&](const Tensor& x) {
+    good.seek(0);
+    return x;
+  });
+  EXPECT_THROW(step(data[0]), RecordError);
+}
+
+// k steps a call give what k calls give, one after the other, whatever starts them.
+void expect_repeats(Device& d) {
+  const DefaultDevice device(d);
+  constexpr int k = 3, calls = 7;
+  auto single = std::make_unique<Trainer>(), repeated = std::make_unique<Trainer>();
+  DeviceBatches one(data_set(), {.batch = 12, .seed = 9}), many(data_set(), {.batch = 12, .seed = 9});
+  auto steps = repeat(
+      k, [&](const Tensor& x, const Tensor& y) { return repeated->step(x, y); }, many);
+  for (int i = 0; i < calls; ++i) {
+    std::vector<Tensor> losses, norms, b;
+    alternate(*single, [&] {
+      for (int n = 0; n < k; ++n) {
+        const std::vector<Tensor> batch = one.next(), out = single->step(batch[0], batch[1]);
+        losses.push_back(out[0].detach());
+        norms.push_back(out[1].detach());
+      }
+    });
+    alternate(*repeated, [&] { b = steps(); });
+    const std::string when = "after call " + std::to_string(i);
+    ASSERT_EQ(b.size(), 2u);
+    ASSERT_EQ(b[0].shape(), (Shape{k}));
+    ASSERT_EQ(difference(b[0], stack(losses)), "") << when;
+    ASSERT_EQ(difference(b[1], stack(norms)), "") << when;
+    expect_equal_state(*single, *repeated, when);
+    EXPECT_EQ(many.drawn(), (i + 1) * k);
+  }
+  EXPECT_EQ(steps.stats().replays, static_cast<uint64_t>(calls - 2)) << steps.stats().last_miss;
+  EXPECT_EQ(steps.stats().misses, 0u);
+}
+TEST(Record, RepeatedStepsEqualSingleOnes) {
+  expect_repeats(cpu());
+  expect_repeats(guarded());
+  EXPECT_EQ(guarded().violations(), "");
+}
+
 TEST(Record, ChecksItsOptions) {
   EXPECT_THROW(record([](const Tensor& x) { return x; }, {.warmup = 1}), ValueError);
+  EXPECT_THROW(record([](const Tensor& x) { return x; }, {.lanes = -1}), ValueError);
 }
 
 TEST(Record, EmptyAndTinySteps) {

@@ -1,5 +1,6 @@
 // Checkpoints as a policy on saved tensors: pack keeps a number, unpack runs the segment again and takes what its ops save.
 // The graph is the one of the first run, so derivatives of any order go through it.
+#include "flame/autograd/autocast.h"
 #include "flame/autograd/checkpoint.h"
 
 #include <map>
@@ -18,7 +19,11 @@ using SegmentFn = std::function<std::vector<Tensor>(const std::vector<Tensor>&)>
 class Checkpoint : public std::enable_shared_from_this<Checkpoint> {
  public:
   Checkpoint(SegmentFn fn, const std::vector<Tensor>& inputs, Loc loc)
-      : fn_(std::move(fn)), generator_(default_generator()), device_(default_device()), origin_(new Origin(loc)) {
+      : fn_(std::move(fn)),
+        generator_(default_generator()),
+        device_(default_device()),
+        autocast_(autocast_dtype()),
+        origin_(new Origin(loc)) {
     for (const Tensor& t : inputs) {
       Input& in = inputs_.emplace_back();
       if (!t.defined()) continue;
@@ -57,6 +62,7 @@ class Checkpoint : public std::enable_shared_from_this<Checkpoint> {
   std::vector<Input> inputs_;
   Generator generator_;
   Device& device_;
+  const std::optional<DType> autocast_;
   const Ref<Node> origin_;
   Segment segment_;                   // what the first run read and drew
   std::vector<Saved> saved_;          // in order
@@ -108,6 +114,7 @@ class Checkpoint : public std::enable_shared_from_this<Checkpoint> {
     const SegmentScope scope(world, SegmentScope::Run::second);
     const GeneratorScope generator(generator_);
     const DeviceScope device(device_);
+    const AutocastScope autocast(autocast_);
     const InferenceMode plain(false);
     const EnableGrad graph;
     Values values;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <unordered_map>
 
+#include "flame/autograd/autocast.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
@@ -48,6 +49,7 @@ class Engine {
 
   void run() {
     const GradMode mode(context_.create_graph);
+    const NoAutocast as_forward;  // whose dtypes the rules compute in
     const BackwardPass pass(run_);
     while (!heap_.empty()) {
       std::pop_heap(heap_.begin(), heap_.end());
@@ -138,7 +140,13 @@ class Engine {
   void push(const GradEdge& e, const Tensor& g) {
     if (!context_.leads(e.node())) return;
     Tensor& sum = entries_[slot_of(*e.node())].grads[e.index()];
-    sum = sum.defined() ? add(sum, g, e.node()->where) : g;
+    sum = sum.defined() ? add(whole(*e.node(), sum), whole(*e.node(), g), e.node()->where) : g;
+  }
+  // A leaf's gradient may come in 16 bits from a cast; it is added up and shown in the leaf's dtype.
+  static Tensor whole(const Node& n, const Tensor& g) {
+    if (!n.is_leaf() || !g.defined()) return g;
+    const DType t = static_cast<const LeafNode&>(n).dtype;
+    return g.dtype() == t ? g : g.to(t, n.where);
   }
 
   void step(uint32_t slot) {
@@ -147,6 +155,7 @@ class Engine {
     leave(*node);
     std::swap(c.grads, entries_[slot].grads);
     free_.push_back(slot);
+    if (node->is_leaf() && (wanted_ || c.create_graph || !node->hooks.empty())) c.grads[0] = whole(*node, c.grads[0]);
     if (!node->hooks.empty()) run_hooks(*node);
     if (anomaly) check_incoming(*node);
     if (wanted_ && !capture(*node)) return c.grads.clear();

@@ -55,22 +55,28 @@ void LeafNode::backward(BackwardContext& v) {
     fail<AutogradError>(where, "backward: a leaf of shape {} got a gradient of shape {}", shape, g.shape());
   if (Recorder* r = Recorder::current()) {
     const Ref<LeafNode> self(this);
-    r->guard(this, "which gradients are set", [self, set = grad().defined()] { return self->grad().defined() == set; });
+    r->guard(this, "which gradients are set",
+             [self, set = held_grad().defined()] { return self->held_grad().defined() == set; });
   }
   const Tensor kept = v.create_graph ? g : g.detach();
   note_for_undo();
   Tensor before;  // dies after the lock is gone: its graph may hold objects of the user's
   const std::lock_guard lock(mutex_);
   before = grad_;
-  grad_ = before.defined() ? add(before, kept, where) : kept;
+  grad_ = before.defined() ? add(before.to(dtype, where), kept.to(dtype, where), where) : kept;
 }
 Tensor LeafNode::grad() const {
+  const std::lock_guard lock(mutex_);
+  if (grad_.defined() && grad_.dtype() != dtype) grad_ = grad_.to(dtype, where);
+  return grad_;
+}
+Tensor LeafNode::held_grad() const {
   const std::lock_guard lock(mutex_);
   return grad_;
 }
 void LeafNode::note_for_undo() {
   UndoScope::before_change(this, [this] {
-    return [self = Ref<LeafNode>(this), old = grad()]() mutable {
+    return [self = Ref<LeafNode>(this), old = held_grad()]() mutable {
       const std::lock_guard lock(self->mutex_);
       std::swap(self->grad_, old);
     };
@@ -93,7 +99,7 @@ void check_grad(const char* op, const Tensor& g, const Shape& shape, DType t, Lo
 
 Tensor& Tensor::requires_grad_(Loc loc) {
   if (!is_float(dtype())) fail<DTypeError>(loc, "requires_grad_: expected a floating dtype, got {}", dtype());
-  if (!edge_) edge_ = GradEdge(new LeafNode(loc, shape()), 0);
+  if (!edge_) edge_ = GradEdge(new LeafNode(loc, shape(), dtype()), 0);
   return *this;
 }
 Tensor Tensor::grad() const {
@@ -115,7 +121,7 @@ void Tensor::register_hook(std::function<Tensor(const Tensor&)> fn, Loc loc) con
 
 Parameter::Parameter(const Tensor& initial, Loc loc) : State(initial, loc) {
   if (!is_float(dtype())) fail<DTypeError>(loc, "parameter: expected a floating dtype, got {}", dtype());
-  cell_->leaf = GradEdge(new LeafNode(loc, shape()), 0);
+  cell_->leaf = GradEdge(new LeafNode(loc, shape(), dtype()), 0);
 }
 namespace {
 LeafNode& leaf_of(const StateCell& c) { return static_cast<LeafNode&>(*(c.leaf ? c.leaf : c.frozen).node()); }
@@ -123,6 +129,10 @@ LeafNode& leaf_of(const StateCell& c) { return static_cast<LeafNode&>(*(c.leaf ?
 Tensor Parameter::grad() const {
   value();
   return leaf_of(*cell_).grad();
+}
+Tensor held_grad(const Parameter& p) {
+  p.value();
+  return leaf_of(*p.value().cell).held_grad();
 }
 void Parameter::set_grad(const Tensor& g, Loc loc) const {
   check_grad("set_grad", g, shape(), dtype(), loc);

@@ -84,20 +84,23 @@ class BackwardPass {
   BackwardPass* const before_;
 };
 
-// A tensor that the user or a Parameter asked gradients of.
+// A tensor that the user or a Parameter asked gradients of. A gradient that a cast to 16 bits passes on stays in them until
+// someone wants it otherwise, or another one joins it: the numbers are the same, and an optimizer reads half the bytes.
 class LeafNode final : public Node {
  public:
-  LeafNode(Loc where, const Shape& shape) : Node("leaf", where, 1), shape(shape) {}
+  LeafNode(Loc where, const Shape& shape, DType t) : Node("leaf", where, 1), shape(shape), dtype(t) {}
   void backward(BackwardContext& v) override;  // adds to the gradient
   bool is_leaf() const override { return true; }
-  Tensor grad() const;
+  Tensor grad() const;  // in the leaf's dtype
+  Tensor held_grad() const;
   void set_grad(Tensor g);
   const Shape shape;
+  const DType dtype;
 
  private:
   void note_for_undo();
   mutable std::mutex mutex_;  // threads may run backward over graphs that share a leaf
-  Tensor grad_;
+  mutable Tensor grad_;       // widened when it is asked for
 };
 
 // What Node::backward sees.
@@ -114,6 +117,9 @@ class BackwardContext {
   }
   bool needs(const Node& n, size_t input) const { return n.next[input] && leads(n.next[input].node()); }
 };
+
+// A Parameter's gradient as its leaf holds it: in the parameter's dtype or, of a float32 one, in 16 bits.
+Tensor held_grad(const Parameter& p);
 
 // Implemented by ops; gradients that meet are added by it.
 Tensor add(const Tensor& a, const Tensor& b, Loc loc);

@@ -2,9 +2,11 @@
 #include "flame/data/idx_dataset.h"
 
 #include <cstdlib>
+#include <optional>
 #include <utility>
 
 #include "flame/core/format.h"
+#include "flame/device/cpu/parallel.h"
 #include "flame/io/file.h"
 #include "flame/io/idx.h"
 
@@ -27,12 +29,18 @@ TensorDataset idx_dataset(const std::string& images, const std::string& labels, 
 }
 
 ImageSets idx_folder(const std::string& folder, Loc loc) {
-  const auto file = [&](const char* name) {
+  const auto file = [&](const std::string& name) {
     const std::string plain = folder + "/" + name;
     return io::file_exists(plain) ? plain : plain + ".gz";
   };
-  return {idx_dataset(file("train-images-idx3-ubyte"), file("train-labels-idx1-ubyte"), loc),
-          idx_dataset(file("t10k-images-idx3-ubyte"), file("t10k-labels-idx1-ubyte"), loc)};
+  std::optional<TensorDataset> sets[2];
+  parallel_for(2, 1, [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) {
+      const std::string set = i == 0 ? "train" : "t10k";
+      sets[i] = idx_dataset(file(set + "-images-idx3-ubyte"), file(set + "-labels-idx1-ubyte"), loc);
+    }
+  });
+  return {*std::move(sets[0]), *std::move(sets[1])};
 }
 
 std::string dataset_folder(const std::string& name) {

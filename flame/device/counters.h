@@ -13,7 +13,7 @@ struct Counter {
 
 struct Counters {
   Counter launches, island_launches, island_ops, pointwise_ops, plans_prepared, system_allocations, host_copies,
-      replays, recording_misses, device_copies, uploads;
+      replays, recording_misses, device_copies, uploads, graph_launches;
 };
 Counters& counters();
 

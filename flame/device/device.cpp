@@ -26,7 +26,7 @@ Counters& counters() {
 Stats stats() {
   const Counters& c = counters();
   return {c.launches,    c.island_launches, c.island_ops,       c.pointwise_ops, c.plans_prepared, c.system_allocations,
-          c.host_copies, c.replays,         c.recording_misses, c.device_copies, c.uploads};
+          c.host_copies, c.replays,         c.recording_misses, c.device_copies, c.uploads,        c.graph_launches};
 }
 
 namespace {
@@ -199,11 +199,12 @@ void Device::launch(const Launch& l, Loc where) {
   if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where, MemoryKind::workspace);
   counters().launches += 1;
   run(*l.plan, l, Run{pointers, l.scalars.data(), workspace ? workspace->data() : nullptr});
-  if (recorder) recorder->note(l, where);
+  if (Recorder* r = Recorder::current()) r->note(l, where);
 }
 
-void Device::replay(const Launch& l, const Run& r) {
-  counters().launches += 1;
+Ref<LaunchGraph> Device::capture(const GraphDesc&) { return {}; }
+void Device::replay(const Launch& l, const Run& r, bool counted) {
+  if (counted) counters().launches += 1;
   run(*l.plan, l, r);
 }
 
@@ -211,7 +212,13 @@ Recorder::Recorder() : first_id(next_storage_id.load(std::memory_order_relaxed))
   recorder = this;
 }
 Recorder::~Recorder() { recorder = previous_; }
-Recorder* Recorder::current() { return recorder; }
+Recorder* Recorder::current() { return recorder && !recorder->paused_ ? recorder : nullptr; }
+Recorder::Pause::Pause() : recorder_(current()) {
+  if (recorder_) recorder_->paused_ = true;
+}
+Recorder::Pause::~Pause() {
+  if (recorder_) recorder_->paused_ = false;
+}
 
 void Recorder::guard(const void* subject, const char* what, std::function<bool()> holds) {
   if (std::find(guarded_.begin(), guarded_.end(), subject) != guarded_.end()) return;
@@ -219,7 +226,7 @@ void Recorder::guard(const void* subject, const char* what, std::function<bool()
   guards.push_back({std::move(holds), what});
 }
 void Recorder::before_replay(const void* subject, std::function<void()> fn) {
-  if (std::find(prepared_.begin(), prepared_.end(), subject) != prepared_.end()) return;
+  if (prepares(subject)) return;
   prepared_.push_back(subject);
   preparations.push_back(std::move(fn));
 }

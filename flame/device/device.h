@@ -16,7 +16,9 @@ namespace flame {
 
 class Device;
 class Kernel;
+class LaunchGraph;
 class Recorder;
+struct GraphDesc;
 struct KernelDesc;
 
 // What a kernel is told about a tensor before it has a pointer. Strides count elements.
@@ -118,6 +120,7 @@ struct ConvDesc {
   int64_t groups = 1;
   bool bias = false;
   Activation activation = Activation::none;  // relu, of a forward pass, on devices that fuse()
+  bool tf32 = false;                         // float32 operands may be rounded to 10 bits of mantissa
 };
 
 // Attention without mask and dropout: q [B, H, L, E], k [B, K, S, E], v [B, K, S, D] with K dividing H; lse [B, H, L] is
@@ -228,8 +231,10 @@ class Device {
 
   // The one checked launcher: allocates workspace, counts, records if this thread records, runs.
   void launch(const Launch& l, Loc where = Loc::current());
-  // A launch of a recorded step, its pointers and workspace already in place. Counted, not recorded.
-  void replay(const Launch& l, const Run& r);
+  // A launch of a recorded step, its pointers and workspace already in place. Not recorded; counted, if it is made now.
+  void replay(const Launch& l, const Run& r, bool counted = true);
+  // The launches of a recorded step, kept to be started as one; null where they are made one by one. See device/recorder.h.
+  virtual Ref<LaunchGraph> capture(const GraphDesc& g);
   PlanCache& plans() { return plans_; }
 
  protected:
@@ -253,7 +258,7 @@ int num_threads();
 
 // Counters of this process since start; the difference of two snapshots is what a piece of code did.
 struct Stats {
-  uint64_t launches = 0;            // plans run
+  uint64_t launches = 0;            // plans run, but for those of recorded steps that are launched as one graph
   uint64_t island_launches = 0;     // of these, islands
   uint64_t island_ops = 0;          // pointwise ops and reductions run inside islands of two or more
   uint64_t pointwise_ops = 0;       // pointwise ops and reductions in all
@@ -264,6 +269,7 @@ struct Stats {
   uint64_t recording_misses = 0;    // recorded steps that ran eagerly after the warm-up
   uint64_t device_copies = 0;       // tensors copied from one GPU to another
   uint64_t uploads = 0;             // batches copied to a device beside its launches
+  uint64_t graph_launches = 0;      // recorded steps launched as one graph
 };
 Stats stats();
 

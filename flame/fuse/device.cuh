@@ -284,6 +284,19 @@ void each_axis(I number, int64_t rank, const int64_t* sizes, F fn) {
   if (rank > 0) fn(0, static_cast<int64_t>(number));
 }
 
+// A divisor of numbers from 0, 64-bit ones or those below 2^31; made by the host (ops/split_internal.h).
+struct Split {
+  int64_t n;
+  uint32_t multiplier, shift;  // of 32 bits; multiplier of 0: n is 1
+};
+inline int32_t quotient(int32_t a, const Split& s) {
+  const uint32_t u = static_cast<uint32_t>(a);
+  return static_cast<int32_t>(s.multiplier ? __umulhi(u, s.multiplier) >> s.shift : u);
+}
+inline int64_t quotient(int64_t a, const Split& s) {
+  return static_cast<int64_t>(static_cast<uint64_t>(a) / static_cast<uint64_t>(s.n));
+}
+
 inline int64_t global_thread() { return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; }
 
 }  // namespace flame

@@ -127,6 +127,29 @@ void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nod
 
 }  // namespace
 
+void cast_into(const Value& from, const Value& to, Loc loc) {
+  Device& d = *from.device;
+  Key key;
+  key << "cast_into" << from.meta() << to.meta();
+  const Ref<Plan> plan = d.plans().get(key, [&] {
+    const Ref<Value> y = make_ref<Value>(d, to.dtype, to.shape, to.strides);
+    Expr cast;
+    cast.code = Code::copy;
+    cast.compute = from.dtype;
+    cast.inputs = 1;
+    Ref<Value> x = make_ref<Value>(d, from.dtype, from.shape, from.strides);
+    cast.in[0].value = x;
+    y->expr.store(&cast, std::memory_order_relaxed);
+    struct Detached {  // the node belongs to no island
+      Value& v;
+      ~Detached() { v.expr.store(nullptr, std::memory_order_relaxed); }
+    } const detached{*y};
+    return plan_island({y}, {true}, {x.get()}, d).groups[0].plan;
+  });
+  const Buffer read = from.buffer(), write = to.buffer();
+  d.launch({plan, {&read, 1}, {&write, 1}, {}}, loc);
+}
+
 void Island::run(std::vector<Ref<Value>>& live_nodes) {
   if (live_nodes.empty()) return;
   std::vector<bool> wanted(live_nodes.size());

@@ -167,6 +167,16 @@ Ref<Value> pend_copy(const Ref<Value>& x, DType out, const Strides* strides) {
   return note(island, e, *x->device, out, x->shape, strides ? *strides : contiguous_strides(x->shape));
 }
 
+Ref<Value> before_widening(const Ref<Value>& x) {
+  if (!x->pending() || x->island != &Island::current()) return {};
+  std::lock_guard lock(*x->island);
+  const Expr* e = x->expr.load(std::memory_order_relaxed);
+  if (!e || e->is_reduce || e->code != Code::copy || e->inputs != 1 || !e->in[0].value) return {};
+  const Ref<Value>& from = e->in[0].value;
+  const bool exact = (from->dtype == DType::f16 || from->dtype == DType::bf16) && x->dtype == DType::f32;
+  return exact && !from->pending() && from->shape == x->shape && from->strides == x->strides ? from : Ref<Value>();
+}
+
 Ref<Value> pend_iota(const Shape& shape, DType t, int axis, Scalar start, Scalar step, Device& d) {
   Island& island = Island::current();
   std::lock_guard lock(island);

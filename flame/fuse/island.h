@@ -41,6 +41,9 @@ Ref<Value> pend_reduce(Reduce r, const Ref<Value>& x, uint32_t axis_mask);
 // The same elements under another shape, size-1 axes added or dropped; works on pending values without running them.
 Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape);
 
+// What `x` is a pending cast of, in 16 bits and the same layout; null if it is something else. The cast stays pending.
+Ref<Value> before_widening(const Ref<Value>& x);
+
 void note_flush_reason(const char* reason);  // literal; the cause of the next flush
 
 }  // namespace flame

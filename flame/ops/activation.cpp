@@ -1,6 +1,7 @@
 // Activations with an axis, a weight or options: composed of rows, with rules that keep the inputs alone.
 #include "flame/ops/activation.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -27,6 +28,7 @@ Tensor activate(const Tensor& x, Activation activation, Loc loc) {
 }
 
 Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
+  if (const AutocastCall cast{"softplus", {&x}}) return softplus(cast(x, loc), o, loc);
   if (o.beta == 0) fail<ValueError>(loc, "softplus: expected a beta other than 0, got 0");
   check_defined("softplus", x, loc);
   if (!is_float(x.dtype())) return softplus(x.to(DType::f32, loc), o, loc);
@@ -43,6 +45,7 @@ Tensor softplus(const Tensor& x, const SoftplusOptions& o, Loc loc) {
 }
 
 Tensor prelu(const Tensor& x, const Tensor& weight, Loc loc) {
+  if (const AutocastCall cast{"prelu", {&x, &weight}}) return prelu(cast(x, loc), cast(weight, loc), loc);
   const OpScope scope("prelu");
   check_inputs("prelu", {&x, &weight}, loc);
   for (const Tensor* t : {&x, &weight}) check_floating("prelu", *t, loc);

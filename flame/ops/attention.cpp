@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -84,11 +85,13 @@ class KeptWeights final : public Op {
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta>, std::span<const Meta> out) const override {
     const int64_t n = numel(out[0].shape);
     if (n == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    return make_ref<Plan>(name(), [k = device_kernel(d, "ops/random.cu", "rand_bernoulli", DType::boolean),
-                                   n](const Run& r) {
-      const AttentionDraw d = attention_draw(r.scalars);
-      (*k)({.blocks = blocks_for((n + 3) / 4, 256)}, DeviceDraw{d.seed, d.call, n, {}, {d.threshold, 0}}, r.buffers[0]);
-    });
+    return make_ref<Plan>(name(),
+                          [k = device_kernel(d, "ops/random.cu", "rand_bernoulli", DType::boolean), n](const Run& r) {
+                            const AttentionDraw d = attention_draw(r.scalars);
+                            DeviceDraw a(d.seed, d.call, n);
+                            a.u[0] = d.threshold;
+                            (*k)(a.grid(32, 1), a, r.buffers[0]);
+                          });
   }
   bool differentiable() const override { return false; }
 
@@ -316,6 +319,8 @@ Tensor mask_of_rank_4(const Tensor& mask, const Shape& batch, const Shape& q, in
 
 Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tensor& v, const AttentionOptions& o,
                                     Loc loc) {
+  if (const AutocastCall cast{"scaled_dot_product_attention", {&q, &k, &v}})
+    return scaled_dot_product_attention(cast(q, loc), cast(k, loc), cast(v, loc), o, loc);
   const OpScope scope(op_name);
   const Checked c = check(q, k, v, o, loc);
   const DType t = promote(promote(q.dtype(), k.dtype()), v.dtype());

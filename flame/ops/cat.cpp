@@ -1,4 +1,4 @@
-// cat: one strided copy an input, straight into its place. split, chunk and stack are views and cat.
+// cat: one strided copy an input, straight into its place. split, chunk and stack are views and cat; a split's gradient is a cat.
 #include "flame/ops/cat.h"
 
 #include <algorithm>
@@ -79,6 +79,20 @@ int64_t count_of(const char* op, const Tensor& x, int64_t size, int axis, Loc lo
   return std::max<int64_t>(1, (x.shape()[axis] + size - 1) / size);
 }
 
+// Views of these sizes, one after the other. Their gradients are joined at once.
+std::vector<Tensor> parted(const Tensor& x, const std::vector<int64_t>& sizes, int axis, Loc loc) {
+  std::vector<Tensor> out;
+  int64_t at = 0;
+  for (const int64_t n : sizes) {
+    out.push_back(x.detach().narrow(axis, at, n, loc));
+    at += n;
+  }
+  if (!any_requires_grad({&x, 1})) return out;
+  return with_rule(
+      "split", {&x, 1}, std::move(out), {},
+      [axis, loc](const CustomContext& c) { return std::vector<Tensor>{cat(c.grads, axis, loc)}; }, loc);
+}
+
 }  // namespace
 
 Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
@@ -130,10 +144,9 @@ std::vector<Tensor> split(const Tensor& x, int64_t size, int64_t axis, Loc loc) 
   check_defined("split", x, loc);
   const int a = normalize_axis("split", axis, x.rank(), loc);
   const int64_t count = count_of("split", x, size, a, loc);
-  std::vector<Tensor> out;
-  for (int64_t i = 0; i < count; ++i)
-    out.push_back(x.narrow(a, i * size, std::min(size, x.shape()[a] - i * size), loc));
-  return out;
+  std::vector<int64_t> sizes(static_cast<size_t>(count), size);
+  sizes.back() = x.shape()[a] - (count - 1) * size;
+  return parted(x, sizes, a, loc);
 }
 
 std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc loc) {
@@ -148,13 +161,7 @@ std::vector<Tensor> split(const Tensor& x, const Dims& sizes, int64_t axis, Loc 
   if (total != x.shape()[a])
     fail<ShapeError>(loc, "split: sizes {} add up to {}, axis {} of {} has {}", sizes, total, a, x.shape(),
                      x.shape()[a]);
-  std::vector<Tensor> out;
-  int64_t at = 0;
-  for (int64_t n : sizes) {
-    out.push_back(x.narrow(a, at, n, loc));
-    at += n;
-  }
-  return out;
+  return parted(x, {sizes.begin(), sizes.end()}, a, loc);
 }
 
 std::vector<Tensor> chunk(const Tensor& x, int64_t count, int64_t axis, Loc loc) {

@@ -2,11 +2,13 @@
 // A transposed convolution is the data gradient, called by the user.
 #include "flame/ops/conv.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
 
 namespace flame {
@@ -36,23 +38,31 @@ Meta activation(DType t, const Shape& s) {
   return {t, s, is_contiguous(s, strides) ? contiguous_strides(s) : strides};
 }
 
+// A filter may be channels-last too, and so then is its gradient.
+bool filter_is_channels_last(const Meta& m) {
+  return is_channels_last(m.shape, m.strides) && !is_contiguous(m.shape, m.strides);
+}
+Layout filter_layout(const Meta& m) { return filter_is_channels_last(m) ? Layout::channels_last : Layout::contiguous; }
+
 // What the three share: options, how metadata become a description, and the layouts.
 class Conv : public Op {
  public:
   Conv(const char* name, const ConvAttributes& a) : a_(a), name_(name) {}
   const char* name() const override { return name_; }
   void key(Key& k) const override {
-    k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups << deterministic();
+    k << a_.stride << a_.padding << a_.padding_after << a_.dilation << a_.groups << deterministic() << tf32();
   }
 
  protected:
   Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
                  Activation activation = Activation::none) const {
-    return d.conv({pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation});
+    return d.conv(
+        {pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation, tf32()});
   }
   const ConvAttributes a_;
 
  private:
+  static bool tf32() { return matmul_precision() == "high"; }
   const char* name_;
 };
 
@@ -60,7 +70,7 @@ Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const T
                Activation activation = Activation::none);
 Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, const Tensor& dy, const Tensor& w,
                      Loc loc);
-Tensor backward_weight(const ConvAttributes& a, const Shape& w, const Tensor& x, const Tensor& dy, Loc loc);
+Tensor backward_weight(const ConvAttributes& a, const Meta& w, const Tensor& x, const Tensor& dy, Loc loc);
 
 // All axes but the channels'.
 Axes but_channels(int axes) {
@@ -75,7 +85,9 @@ class ConvForward final : public Conv {
   ConvForward(const ConvAttributes& a, const Shape& y, bool bias, Activation activation)
       : Conv(forward_names[a.axes()], a), y_(y), bias_(bias), activation_(activation) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), y_)}; }
-  Layout layout(int i, const Meta&) const override { return i == 0 ? Layout::channels_last : Layout::contiguous; }
+  Layout layout(int i, const Meta& m) const override {
+    return i == 0 ? Layout::channels_last : i == 1 ? filter_layout(m) : Layout::contiguous;
+  }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
   }
@@ -91,7 +103,7 @@ class ConvForward final : public Conv {
     // First: it joins the island that makes g.
     if (bias_ && v.needs(2)) v.give(2, g.sum(but_channels(a_.axes()), false, loc));
     if (v.needs(0)) v.give(0, backward_data(data_names[a_.axes()], a_, v.input_meta(0).shape, g, v.input(1), loc));
-    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1).shape, v.input(0), g, loc));
+    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1), v.input(0), g, loc));
   }
 
  private:
@@ -105,7 +117,7 @@ class ConvBackwardData final : public Conv {
  public:
   ConvBackwardData(const char* name, const ConvAttributes& a, const Shape& x) : Conv(name, a), x_(x) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), x_)}; }
-  Layout layout(int i, const Meta&) const override { return i == 0 ? Layout::channels_last : Layout::contiguous; }
+  Layout layout(int i, const Meta& m) const override { return i == 0 ? Layout::channels_last : filter_layout(m); }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::backward_data, out[0], in[1], in[0]);
   }
@@ -113,7 +125,7 @@ class ConvBackwardData final : public Conv {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);
     if (v.needs(0)) v.give(0, forward(a_, v.input_meta(0).shape, g, v.input(1), {}, loc));
-    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1).shape, g, v.input(0), loc));
+    if (v.needs(1)) v.give(1, backward_weight(a_, v.input_meta(1), g, v.input(0), loc));
   }
 
  private:
@@ -123,9 +135,11 @@ class ConvBackwardData final : public Conv {
 // (x, dy) -> dw
 class ConvBackwardWeight final : public Conv {
  public:
-  ConvBackwardWeight(const ConvAttributes& a, const Shape& w) : Conv(weight_names[a.axes()], a), w_(w) {}
+  ConvBackwardWeight(const ConvAttributes& a, const Meta& w)
+      : Conv(weight_names[a.axes()], a), w_(w.shape), channels_last_(filter_is_channels_last(w)) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    return {contiguous_meta(in[0].dtype(), w_)};
+    const DType t = in[0].dtype();
+    return {channels_last_ ? activation(t, w_) : contiguous_meta(t, w_)};
   }
   Layout layout(int, const Meta&) const override { return Layout::channels_last; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
@@ -140,6 +154,7 @@ class ConvBackwardWeight final : public Conv {
 
  private:
   Shape w_;
+  bool channels_last_;
 };
 
 Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc,
@@ -151,7 +166,7 @@ Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, 
                      Loc loc) {
   return dispatch(make_ref<ConvBackwardData>(name, a, x), {dy, w}, loc);
 }
-Tensor backward_weight(const ConvAttributes& a, const Shape& w, const Tensor& x, const Tensor& dy, Loc loc) {
+Tensor backward_weight(const ConvAttributes& a, const Meta& w, const Tensor& x, const Tensor& dy, Loc loc) {
   return dispatch(make_ref<ConvBackwardWeight>(a, w), {x, dy}, loc);
 }
 
@@ -292,24 +307,36 @@ Tensor transposed(const Tensor& x, const Tensor& weight, const Tensor& bias, con
 }  // namespace
 
 Tensor conv1d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv1dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv1d", {&x, &weight, &bias}})
+    return conv1d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv2d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv2dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv2d", {&x, &weight, &bias}})
+    return conv2d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv3d(const Tensor& x, const Tensor& weight, const Tensor& bias, const Conv3dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv3d", {&x, &weight, &bias}})
+    return conv3d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return convolution(x, weight, bias, options, loc);
 }
 Tensor conv_transpose1d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose1dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose1d", {&x, &weight, &bias}})
+    return conv_transpose1d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 Tensor conv_transpose2d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose2dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose2d", {&x, &weight, &bias}})
+    return conv_transpose2d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 Tensor conv_transpose3d(const Tensor& x, const Tensor& weight, const Tensor& bias,
                         const ConvTranspose3dOptions& options, Loc loc) {
+  if (const AutocastCall cast{"conv_transpose3d", {&x, &weight, &bias}})
+    return conv_transpose3d(cast(x, loc), cast(weight, loc), cast(bias, loc), options, loc);
   return transposed(x, weight, bias, options, loc);
 }
 

@@ -57,6 +57,9 @@ const RegisterOp registered_2d({
               {{channels_last({2, 3, 4, 4}, t, 1), uniform({4, 3, 3, 3}, t, 2)},
                with({.padding = 1}),
                "channels-last, no bias"},
+              {{channels_last({1, 4, 3, 4}, t, 1), channels_last({6, 2, 3, 2}, t, 2), uniform({6}, t, 4)},
+               with({.padding = 1, .groups = 2}),
+               "channels-last, filters too, groups"},
               {{uniform({1, 2, 5, 6}, t, 1), transposed({4, 2, 2, 2}, t, 2), bias},
                with({.stride = {2, 3}}),
                "stride over kernel"},
@@ -161,7 +164,7 @@ const RegisterOp registered_transpose_2d({
           const Tensor bias = uniform({4}, t, 3);
           return std::vector<SampleCase>{
               {{uniform({2, 3, 3, 4}, t, 1), uniform({3, 4, 3, 2}, t, 2), bias}, with({}), "plain"},
-              {{channels_last({2, 3, 3, 3}, t, 1), uniform({3, 4, 3, 3}, t, 2)},
+              {{channels_last({2, 3, 3, 3}, t, 1), channels_last({3, 4, 3, 3}, t, 2)},
                with({.stride = 2, .padding = 1, .output_padding = 1}),
                "doubled, channels-last, no bias"},
               {{uniform({2, 2, 3}, t, 1), strided({2, 4, 2, 2}, t, 2), bias}, with({.stride = {3, 1}}), "no batch"},

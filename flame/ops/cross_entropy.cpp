@@ -2,6 +2,7 @@
 // so that a NaN or Inf elsewhere in the row or in an ignored row stays out.
 #include "flame/ops/cross_entropy.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -168,7 +169,7 @@ std::vector<Tensor> class_gradient(const CustomContext& ctx, Classes c, const Cr
   return {where(valid, d, 0.0).to(logits.dtype())};
 }
 
-Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOptions& o, Loc loc) {
+Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOptions& o, DType result, Loc loc) {
   std::vector<Tensor> saved;
   const Tensor loss = no_grad([&]() -> Tensor {
     const DType wide = compute_dtype_of(logits.dtype());
@@ -202,7 +203,7 @@ Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOpti
     saved[4] = sum(weight.defined() ? where(valid, weight, 0.0) : valid.to(z.dtype()));
     return sum(row) / saved[4];
   });
-  const Tensor out = loss.to(logits.dtype());
+  const Tensor out = loss.to(result);
   Classes sizes{c.axis, c.count, {}, {}};  // what the rule needs of tensors is among the saved ones
   CrossEntropyOptions numbers = o;
   numbers.weight = {};
@@ -212,7 +213,8 @@ Tensor class_loss(const Tensor& logits, const Classes& c, const CrossEntropyOpti
 }
 
 // Targets are probabilities: -sum_c w_c t_c log p_c, averaged over rows.
-Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, DType result,
+                        Loc loc) {
   if (target.shape() != logits.shape())
     fail<ShapeError>(loc, "cross_entropy: expected probabilities of the logits' shape {}, got {}", logits.shape(),
                      target.shape());
@@ -232,22 +234,24 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
     t = mul(t, o.weight.detach().to(wide, loc).reshape(s, loc), loc);
   }
   const Tensor row = neg(sum(mul(t, log_softmax(logits.to(wide, loc), axis, loc), loc), axis, false, loc), loc);
-  return reduced(row, o.reduction, loc).to(logits.dtype(), loc);
+  return reduced(row, o.reduction, loc).to(result, loc);
 }
 
 }  // namespace
 
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
+  const DType result = autocast_result("cross_entropy", logits);
   const OpScope scope("cross_entropy");
   check_inputs("cross_entropy", {&logits, &target}, {&o.weight}, loc);
   check_input("cross_entropy", logits, o.reduction, loc);
   if (!(o.label_smoothing >= 0 && o.label_smoothing <= 1))
     fail<ValueError>(loc, "cross_entropy: expected a label smoothing in [0, 1], got {}", o.label_smoothing);
-  if (is_float(target.dtype())) return probability_loss(logits, target, o, loc);
-  return class_loss(logits, check("cross_entropy", logits, target, o.weight, o.ignore_index, loc), o, loc);
+  if (is_float(target.dtype())) return probability_loss(logits, target, o, result, loc);
+  return class_loss(logits, check("cross_entropy", logits, target, o.weight, o.ignore_index, loc), o, result, loc);
 }
 
 Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, Loc loc) {
+  const DType result = autocast_result("nll_loss", x);
   const OpScope scope("nll_loss");
   check_inputs("nll_loss", {&x, &target}, {&o.weight}, loc);
   check_input("nll_loss", x, o.reduction, loc);
@@ -259,13 +263,13 @@ Tensor nll_loss(const Tensor& x, const Tensor& target, const NllLossOptions& o, 
   }
   const Tensor valid = ne(c.target, o.ignore_index, loc);
   row = where(valid, row, 0.0, loc);
-  if (o.reduction == Reduction::none) return row.squeeze(c.axis, loc).to(x.dtype(), loc);
+  if (o.reduction == Reduction::none) return row.squeeze(c.axis, loc).to(result, loc);
   Tensor total = sum(row, {}, false, loc);
   if (o.reduction == Reduction::mean)
     total =
         div(total, sum(weight.defined() ? where(valid, weight, 0.0, loc) : valid.to(row.dtype(), loc), {}, false, loc),
             loc);
-  return total.to(x.dtype(), loc);
+  return total.to(result, loc);
 }
 
 namespace {

@@ -1,9 +1,10 @@
 // Kernels of ops/*.cu and strided copies on a device.
 #include "flame/ops/device_internal.h"
 
-#include <bit>
+#include <algorithm>
 
 #include "flame/core/format.h"
+#include "flame/core/philox.h"
 
 namespace flame {
 
@@ -68,6 +69,19 @@ void DeviceCopy::operator()(void* to, const void* from) const {
   (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
 }
 
+DeviceDraw::DeviceDraw(uint64_t seed, uint64_t call_number, int64_t n) : call(call_number), count(n) {
+  PhiloxKey k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    key[2 * round] = k[0];
+    key[2 * round + 1] = k[1];
+    k = {k[0] + 0x9e3779b9u, k[1] + 0xbb67ae85u};
+  }
+}
+Grid DeviceDraw::grid(int64_t bits, size_t element) const {
+  const int64_t packs = bits == 64 ? 2 : std::max<int64_t>(4, 16 / static_cast<int64_t>(element));
+  return {.blocks = blocks_for(count, 4 * 256 * packs)};
+}
+
 DeviceRadix::DeviceRadix(Device& d, int64_t rows, int64_t n, int bits)
     : device_(&d), rows_(rows), n_(n), bits_(bits), passes_((bits + 7) / 8), wide_(bits > 32) {
   if (n >= int64_t{1} << 32)
@@ -125,33 +139,6 @@ DeviceRadix::Rows DeviceRadix::sort_counted(void* workspace) const {
     (*move_)({.blocks = blocks()}, from.keys, from.places, to.keys, to.places, counts, totals, n_, tiles_, shift);
   }
   return at(workspace, passes_ % 2);
-}
-
-DeviceSort::DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits)
-    : rows_(rows), padded_(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(std::max<int64_t>(n, 1))))) {
-  constexpr int64_t tile = 2048;  // as in sort.cu
-  if (padded_ > tile) {
-    padded_ = n;
-    radix_.emplace(d, rows, n, bits);
-  } else {
-    stages_ = device_kernel(d, "ops/sort.cu", "stages", t);
-  }
-}
-std::vector<std::string> DeviceSort::options() const {
-  if (!radix_) return {};
-  return {"-DFLAME_KEY=" + radix_->key_type()};
-}
-size_t DeviceSort::workspace() const {
-  return radix_ ? radix_->workspace() : static_cast<size_t>(rows_ * padded_) * 16;
-}
-DeviceRadix::Rows DeviceSort::rows(void* workspace) const {
-  return radix_ ? radix_->rows(workspace) : DeviceRadix::Rows{workspace, nullptr};
-}
-DeviceRadix::Rows DeviceSort::operator()(void* workspace) const {
-  if (radix_) return (*radix_)(workspace);
-  const int64_t total = rows_ * padded_;
-  (*stages_)({.blocks = blocks_for(total, 2048), .threads = 1024}, workspace, total, padded_);
-  return {workspace, nullptr};
 }
 
 }  // namespace flame

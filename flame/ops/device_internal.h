@@ -35,10 +35,16 @@ class DeviceCopy {
 
 // What a draw's kernel is told: as in random.cu.
 struct DeviceDraw {
-  uint64_t seed, call;
+  uint64_t call;
   int64_t count;
-  double f[6];
-  uint64_t u[2];
+  double f[4] = {};
+  float g[2] = {};
+  uint64_t u[2] = {};
+  uint32_t key[20];
+
+  DeviceDraw(uint64_t seed, uint64_t call, int64_t count);
+  // Of numbers of `element` bytes, from `bits` random ones each; outputs start at a multiple of 16 bytes.
+  Grid grid(int64_t bits, size_t element) const;
 };
 
 // Sorts rows of n keys, each beside a place of 32 bits, by the `bits` low bits of the keys, stably: as in radix.cu.
@@ -73,24 +79,6 @@ class DeviceRadix {
   bool wide_;
   size_t key_bytes_, place_bytes_, count_bytes_;
   Ref<Kernel> count_, sum_, move_, row_, pass_;  // the last two for rows of one tile and for few tiles
-};
-
-// How rows are sorted: short ones each by one block in shared memory, as entries (key, place) of 16 bytes that are padded to a
-// power of two, long ones by digits. As in sort.cu.
-class DeviceSort {
- public:
-  DeviceSort(Device& d, DType t, int64_t rows, int64_t n, int bits);
-  bool digits() const { return radix_.has_value(); }
-  std::vector<std::string> options() const;  // of the kernels that fill and read the rows
-  int64_t padded() const { return padded_; }
-  size_t workspace() const;
-  DeviceRadix::Rows rows(void* workspace) const;
-  DeviceRadix::Rows operator()(void* workspace) const;
-
- private:
-  int64_t rows_, padded_;
-  std::optional<DeviceRadix> radix_;
-  Ref<Kernel> stages_;
 };
 
 }  // namespace flame

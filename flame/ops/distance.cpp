@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/ops/composed_internal.h"
 #include "flame/ops/normalize_internal.h"
@@ -43,6 +44,8 @@ void check_vectors(const char* op, const Shape& shape, double p, Loc loc) {
 }  // namespace
 
 Tensor cosine_similarity(const Tensor& a, const Tensor& b, int64_t axis, double eps, Loc loc) {
+  if (const AutocastCall cast{"cosine_similarity", {&a, &b}})
+    return cosine_similarity(cast(a, loc), cast(b, loc), axis, eps, loc);
   const OpScope scope("cosine_similarity");
   const Types t = types_of("cosine_similarity", {&a, &b}, loc);
   const Shape shape = common_shape("cosine_similarity", {&a, &b}, loc);
@@ -53,6 +56,8 @@ Tensor cosine_similarity(const Tensor& a, const Tensor& b, int64_t axis, double 
 }
 
 Tensor pairwise_distance(const Tensor& a, const Tensor& b, const DistanceOptions& o, Loc loc) {
+  if (const AutocastCall cast{"pairwise_distance", {&a, &b}})
+    return pairwise_distance(cast(a, loc), cast(b, loc), o, loc);
   const OpScope scope("pairwise_distance");
   const Types t = types_of("pairwise_distance", {&a, &b}, loc);
   check_vectors("pairwise_distance", common_shape("pairwise_distance", {&a, &b}, loc), o.p, loc);
@@ -61,6 +66,8 @@ Tensor pairwise_distance(const Tensor& a, const Tensor& b, const DistanceOptions
 
 Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& target, const CosineEmbeddingOptions& o,
                              Loc loc) {
+  if (const AutocastCall cast{"cosine_embedding_loss", {&a, &b}})
+    return cosine_embedding_loss(cast(a, loc), cast(b, loc), target, o, loc);
   const OpScope scope("cosine_embedding_loss");
   constexpr const char* name = "cosine_embedding_loss";
   check_reduction(name, o.reduction, loc);
@@ -84,6 +91,8 @@ Tensor cosine_embedding_loss(const Tensor& a, const Tensor& b, const Tensor& tar
 
 Tensor triplet_margin_loss(const Tensor& anchor, const Tensor& positive, const Tensor& negative,
                            const TripletMarginOptions& o, Loc loc) {
+  if (const AutocastCall cast{"triplet_margin_loss", {&anchor, &positive, &negative}})
+    return triplet_margin_loss(cast(anchor, loc), cast(positive, loc), cast(negative, loc), o, loc);
   const OpScope scope("triplet_margin_loss");
   constexpr const char* name = "triplet_margin_loss";
   check_reduction(name, o.reduction, loc);

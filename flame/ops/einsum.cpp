@@ -7,6 +7,7 @@
 #include <limits>
 #include <map>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/diagonal.h"
@@ -171,6 +172,11 @@ std::pair<size_t, size_t> cheapest(const std::vector<Labelled>& left) {
 }  // namespace
 
 Tensor einsum(std::string_view equation, const std::vector<Tensor>& operands, Loc loc) {
+  if (const AutocastCall cast{"einsum", operands}) {
+    std::vector<Tensor> in;
+    for (const Tensor& x : operands) in.push_back(cast(x, loc));
+    return einsum(equation, in, loc);
+  }
   const OpScope scope("einsum");
   if (operands.empty()) fail<ValueError>(loc, "einsum: expected at least one operand, got none");
   const DType t = product_dtype("einsum", operands, loc);

@@ -2,6 +2,7 @@
 // the weights fuse.
 #include "flame/ops/grid_sample.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -97,6 +98,7 @@ void add_corners(const Tensor& flat, const std::vector<std::vector<Side>>& all, 
 }  // namespace
 
 Tensor grid_sample(const Tensor& x, const Tensor& grid, const GridSampleOptions& o, Loc loc) {
+  if (const AutocastCall cast{"grid_sample", {&x, &grid}}) return grid_sample(cast(x, loc), cast(grid, loc), o, loc);
   const OpScope scope(op);
   check(x, grid, loc);
   const DType t = x.dtype(), wide = compute_dtype_of(t);

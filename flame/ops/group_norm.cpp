@@ -1,6 +1,7 @@
 // Group and instance norm: the shared normalisation over a view with one axis a group, or over the positions.
 #include "flame/ops/group_norm.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -12,6 +13,8 @@
 namespace flame {
 
 Tensor group_norm(const Tensor& x, int64_t groups, const Tensor& weight, const Tensor& bias, double eps, Loc loc) {
+  if (const AutocastCall cast{"group_norm", {&x, &weight, &bias}})
+    return group_norm(cast(x, loc), groups, cast(weight, loc), cast(bias, loc), eps, loc);
   const OpScope scope("group_norm");
   check_channels("group_norm", x, {}, {}, weight, bias, loc);
   const int64_t samples = x.shape()[0], channels = x.shape()[1];

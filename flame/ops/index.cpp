@@ -3,6 +3,7 @@
 
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
@@ -241,6 +242,9 @@ Tensor Tensor::index(std::initializer_list<Index> at, Loc loc) const {
 }
 
 Tensor Tensor::set(std::span<const Index> at, const Arg& value, const SetOptions& o, Loc loc) const {
+  if (value.tensor())
+    if (const AutocastCall cast{"set", {this, value.tensor()}})
+      return cast(*this, loc).set(at, cast(*value.tensor(), loc), o, loc);
   const OpScope scope("set");
   check_defined("set", *this, loc);
   if (value.tensor()) check_inputs("set", {this, value.tensor()}, loc);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -222,6 +223,7 @@ const char* name_of(InterpolateMode m) {
 }
 
 Tensor interpolate(const Tensor& x, const InterpolateOptions& o, Loc loc) {
+  if (const AutocastCall cast{"interpolate", {&x}}) return interpolate(cast(x, loc), o, loc);
   const OpScope scope("interpolate");
   check(x, o, loc);
   Resampling r{o.mode, o.align_corners, o.antialias, false, {}, {}, {0, 0, 0}};

@@ -1,6 +1,7 @@
 // Layer norm: checks, and the shared normalisation over the last axes.
 #include "flame/ops/layer_norm.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/normalize_internal.h"
@@ -10,6 +11,8 @@ namespace flame {
 
 Tensor layer_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, const Tensor& bias, double eps,
                   Loc loc) {
+  if (const AutocastCall cast{"layer_norm", {&x, &weight, &bias}})
+    return layer_norm(cast(x, loc), normalized, cast(weight, loc), cast(bias, loc), eps, loc);
   check_inputs("layer_norm", {&x}, {&weight, &bias}, loc);
   const Dims axes = last_axes("layer_norm", x, normalized, loc);
   for (const Tensor* p : {&weight, &bias})

@@ -2,6 +2,7 @@
 // two of them, whose gradient passes through the activation inside a product.
 #include "flame/ops/linear.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -217,6 +218,8 @@ Tensor fused_feed_forward(const Tensor& x, const Tensor& w1, const Tensor& b1, c
 }  // namespace
 
 Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const LinearOptions& o, Loc loc) {
+  if (const AutocastCall cast{"linear", {&x, &weight, &bias}})
+    return linear(cast(x, loc), cast(weight, loc), cast(bias, loc), o, loc);
   const OpScope scope("linear");
   const DType t = check("linear", x, weight, bias, loc);
   if (o.activation != Activation::none && !is_float(t))
@@ -231,6 +234,9 @@ Tensor linear(const Tensor& x, const Tensor& weight, const Tensor& bias, const L
 
 Tensor feed_forward(const Tensor& x, const Tensor& weight1, const Tensor& bias1, const Tensor& weight2,
                     const Tensor& bias2, const FeedForwardOptions& o, Loc loc) {
+  if (const AutocastCall cast{"feed_forward", {&x, &weight1, &bias1, &weight2, &bias2}})
+    return feed_forward(cast(x, loc), cast(weight1, loc), cast(bias1, loc), cast(weight2, loc), cast(bias2, loc), o,
+                        loc);
   const OpScope scope("feed_forward");
   check_inputs("feed_forward", {&x, &weight1, &weight2}, {&bias1, &bias2}, loc);
   DType t = check("feed_forward", x, weight1, bias1, loc);

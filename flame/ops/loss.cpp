@@ -1,6 +1,7 @@
 // Losses of one prediction an element: each is a value and two derivatives, and the rest is shared.
 #include "flame/ops/loss.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -28,7 +29,7 @@ namespace {
 // `ones`: the loss's own weight of the target's ones, or undefined.
 using Pairwise = std::function<Tensor(const Tensor& x, const Tensor& t, const Tensor& ones)>;
 struct ElementLoss {
-  const char* name;
+  AutocastOp name;
   Pairwise value, by_x, by_t;  // in float32 or float64; the derivatives have x's shape
   Reduction reduction;
 };
@@ -42,7 +43,8 @@ Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, const Fa
   if (x.shape() != t.shape())
     fail<ShapeError>(loc, "{}: expected equal shapes, got {} and {}", f.name, x.shape(), t.shape());
   check_factor(f.name, "weight", factors.weight, x.shape(), loc);
-  const DType out = is_float(t.dtype()) ? promote(x.dtype(), t.dtype()) : x.dtype(), wide = compute_dtype_of(out);
+  const DType given = is_float(t.dtype()) ? promote(x.dtype(), t.dtype()) : x.dtype(), wide = compute_dtype_of(given);
+  const DType out = promote(given, autocast_result(f.name, x));
   const auto constant = [&](const Tensor& w) { return w.defined() ? w.detach().to(wide, loc) : w; };
   const Tensor weight = constant(factors.weight), ones = constant(factors.ones);
   const Tensor loss = no_grad([&] {
@@ -69,7 +71,7 @@ Tensor evaluate(const ElementLoss& f, const Tensor& x, const Tensor& t, const Fa
 }
 
 // A loss of the difference d = x - t.
-Tensor of_difference(const char* name, const Tensor& x, const Tensor& t, Reduction r, Loc loc,
+Tensor of_difference(AutocastOp name, const Tensor& x, const Tensor& t, Reduction r, Loc loc,
                      std::function<Tensor(const Tensor& d)> value, std::function<Tensor(const Tensor& d)> slope) {
   check_reduction(name, r, loc);
   return evaluate({.name = name,
@@ -187,6 +189,8 @@ Tensor poisson_nll_loss(const Tensor& input, const Tensor& target, const Poisson
 
 Tensor gaussian_nll_loss(const Tensor& input, const Tensor& target, const Tensor& variance, const GaussianNllOptions& o,
                          Loc loc) {
+  if (const AutocastCall cast{"gaussian_nll_loss", {&input, &target, &variance}})
+    return gaussian_nll_loss(cast(input, loc), cast(target, loc), cast(variance, loc), o, loc);
   const OpScope scope("gaussian_nll_loss");
   constexpr const char* name = "gaussian_nll_loss";
   check_reduction(name, o.reduction, loc);

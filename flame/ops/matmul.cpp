@@ -3,6 +3,7 @@
 
 #include <atomic>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -78,6 +79,7 @@ void set_matmul_precision(std::string_view precision, Loc loc) {
 std::string_view matmul_precision() { return tf32_products ? "high" : "highest"; }
 
 Tensor matmul(const Tensor& left, const Tensor& right, Loc loc) {
+  if (const AutocastCall cast{"matmul", {&left, &right}}) return matmul(cast(left, loc), cast(right, loc), loc);
   const OpScope scope("matmul");
   check(left, right, loc);
   const DType t = promote(left.dtype(), right.dtype());

@@ -12,7 +12,7 @@ namespace flame {
 // strided input is copied. Errors: ShapeError, DTypeError (bool).
 Tensor matmul(const Tensor& a, const Tensor& b, Loc loc = Loc::current());
 
-// How float32 products (matmul, linear and what is made of them) are computed on a GPU, as
+// How float32 products (matmul, linear, convolutions and what is made of them) are computed on a GPU, as
 // torch.set_float32_matmul_precision: "highest" (the default) in float32; "high" may round operands to TF32's 10 bits of
 // mantissa, for tensor cores. Other devices and dtypes are not touched. ValueError for any other word.
 void set_matmul_precision(std::string_view precision, Loc loc = Loc::current());

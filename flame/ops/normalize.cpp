@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
@@ -16,6 +17,7 @@
 namespace flame {
 
 Tensor normalize(const Tensor& x, const NormalizeOptions& o, Loc loc) {
+  if (const AutocastCall cast{"normalize", {&x}}) return normalize(cast(x, loc), o, loc);
   const OpScope scope("normalize");
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "normalize: expected a floating dtype, got {}", x.dtype());
   const int axis = normalize_axis("normalize", o.axis, std::max(1, x.rank()), loc);

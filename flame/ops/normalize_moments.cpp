@@ -1,5 +1,6 @@
 // Normalisation by mean and variance: dense rows by a kernel of their own, the rest and second derivatives composed of
 // island ops, in closed form.
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
@@ -18,6 +19,14 @@ Statistics statistics(const Tensor& x, const Dims& axes, double eps) {
   const Tensor m = mean(x, axes, true);
   const Tensor v = mean(square(x - m), axes, true);
   return {m, v, rsqrt(v + eps)};
+}
+
+// On a GPU, under autocast, short rows are an island's: the cast to 16 bits that follows is part of the launch, as is what x
+// waits for. The backward is the kernel's.
+bool joins_island(const RowNorm& n, const Tensor& x) {
+  constexpr int64_t in_registers = 4096;
+  return x.device().kind() == Device::Kind::cuda && within_autocast() && x.dtype() == DType::f32 && n.piece == 0 &&
+         (n.per_row == 0 || n.segment == 1) && n.length <= in_registers;
 }
 
 void check_channel(const char* name, const char* what, const Shape& s, int64_t channels, Loc loc) {
@@ -97,9 +106,10 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
                      double eps, Loc loc) {
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   const std::optional<RowNorm> rows = row_norm_of(x, axes, weight, bias);
+  const bool joins = rows && joins_island(*rows, x);
   Statistics s;
   const Tensor y = no_grad([&]() -> Tensor {
-    if (rows) {
+    if (rows && !joins) {
       const RowNormResult r = row_norm(*rows, x, axes, weight, bias, eps, loc);
       s = {r.mean, r.var, r.var};
       return r.y;

@@ -9,7 +9,7 @@
 #include "flame/core/format.h"
 #include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
-#include "flame/ops/device_internal.h"
+#include "flame/ops/pad_device_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
@@ -140,33 +140,13 @@ class Pad final : public Op {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    struct Walk {  // as in pad.cu
-      int64_t rank, count, rows;
-      int64_t in_size[max_rank], size[max_rank], before[max_rank], in[max_rank], out[max_rank];
-    } w{shape_.rank(), numel(shape_), 1, {}, {}, {}, {}, {}};
-    if (w.count == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    for (int i = 0; i < shape_.rank(); ++i) {
-      w.in_size[i] = in[0].shape[i];
-      w.size[i] = shape_[i];
-      w.before[i] = before_[i];
-      w.in[i] = in[0].strides[i];
-      w.out[i] = out[0].strides[i];
-    }
-    constexpr int64_t least_row = 24;  // of a warp's
-    const bool rows = w.rank > 0 && shape_.back() >= least_row;
-    if (rows) w.rows = w.count / shape_.back();
-    const int mode = mode_ == PadMode::reflect     ? 1
-                     : mode_ == PadMode::replicate ? 2
-                     : mode_ == PadMode::circular  ? 3
-                                                   : 0;
-    const Ref<Kernel> k = device_kernel(d, "ops/pad.cu", rows ? "pad" : "pad_short", in[0].dtype,
-                                        {"-DFLAME_MODE=" + std::to_string(mode),
-                                         w.count < int64_t{1} << 31 ? "-DFLAME_I=uint32_t" : "-DFLAME_I=int64_t"});
-    const Grid grid{.blocks = rows ? blocks_for(w.rows, 8) : blocks_for(w.count, 256)};
-    return visit_dtype(in[0].dtype, [&](auto t) {
+    if (numel(shape_) == 0) return make_ref<Plan>(name(), [](const Run&) {});
+    return visit_dtype(in[0].dtype, [&](auto t) -> Ref<Plan> {
       using T = decltype(t);
-      return make_ref<Plan>(name(),
-                            [k, w, grid](const Run& r) { (*k)(grid, w, r.buffers[0], r.buffers[1], border<T>(r)); });
+      return make_ref<Plan>(name(), [walk = DevicePad(d, mode_, in[0], out[0], before_)](const Run& r) {
+        const T value = border<T>(r);
+        walk(r.buffers[0], r.buffers[1], &value, sizeof value);
+      });
     });
   }
   bool saves_input(int) const override { return false; }

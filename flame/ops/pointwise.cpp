@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/fuse/island.h"
@@ -83,10 +84,16 @@ struct Row {
   Out out;
   uint8_t saves[3];
   Rule rule;
+  bool wide;  // autocast computes it in float32
 };
 constexpr Row rows[] = {
 #define FLAME_POINTWISE(name, arity, in, out, lanes, scalar, vector, da, db, dc, ...) \
-  {#name, In::in, Out::out, {names_in(#da), names_in(#db), names_in(#dc)}, &gradient_##name},
+  {#name,                                                                             \
+   In::in,                                                                            \
+   Out::out,                                                                          \
+   {names_in(#da), names_in(#db), names_in(#dc)},                                     \
+   &gradient_##name,                                                                  \
+   precision_of(#name) == Precision::wide},
 #include "flame/fuse/pointwise.def"
 #undef FLAME_POINTWISE
 };
@@ -169,11 +176,11 @@ class PointwiseNode final : public Node {
   }
   // Undoes broadcasting and the cast of input i.
   Tensor to_origin(Tensor g, size_t i) const {
-    if (!g.defined() || !origins_) return g;
-    const Origin& o = (*origins_)[i];
-    if (!o.noted) return g;
-    if (g.shape() != o.shape) g = sum_to(g, o.shape, where);
-    return g.dtype() == o.dtype ? g : g.to(o.dtype, where);
+    if (!g.defined()) return g;
+    const Origin* o = origins_ && (*origins_)[i].noted ? &(*origins_)[i] : nullptr;
+    if (o && g.shape() != o->shape) g = sum_to(g, o->shape, where);
+    const DType t = o ? o->dtype : compute_;  // a rule's numbers may have widened what is of rank 0
+    return g.dtype() == t ? g : g.to(t, where);
   }
 };
 
@@ -262,9 +269,9 @@ bool is_two(const Arg& a) {
 }
 
 template <size_t n>
-Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc) {
+Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc, bool wide) {
   if constexpr (n == 2)
-    if (code == Code::pow && is_two(*in[1]) && in[0]->tensor()) return pointwise<1>(Code::square, {in[0]}, loc);
+    if (code == Code::pow && is_two(*in[1]) && in[0]->tensor()) return pointwise<1>(Code::square, {in[0]}, loc, wide);
   const Row& row = row_of(code);
   check_defined(row, in, loc);
   if (RuleScope::current()) {  // numbers alone, inside a gradient rule
@@ -275,10 +282,11 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
       const Arg arg = first;
       std::array<const Arg*, n> with_tensor = in;
       with_tensor[0] = &arg;
-      return pointwise<n>(code, with_tensor, loc);
+      return pointwise<n>(code, with_tensor, loc, wide);
     }
   }
-  const Call call = check(row, in, loc);
+  Call call = check(row, in, loc);
+  if (wide && size_of(call.compute) == 2 && autocasts()) call.compute = DType::f32;
   std::array<Ref<Value>, n> cast;
   const auto operand = [&](size_t i) {
     const Tensor* t = in[i]->tensor();
@@ -304,6 +312,11 @@ Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc)
   const Ref<Node> keep(node);
   node->save(in, y, call.shape);
   return Tensor(std::move(y), GradEdge(node, 0));
+}
+
+template <size_t n>
+Tensor pointwise(Code code, const std::array<const Arg*, n>& in, const Loc& loc) {
+  return pointwise<n>(code, in, loc, row_of(code).wide);
 }
 
 }  // namespace

@@ -8,7 +8,6 @@
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/check_internal.h"
-#include "flame/ops/device_internal.h"
 #include "flame/ops/pool_device_internal.h"
 #include "flame/ops/reduce.h"
 
@@ -61,24 +60,10 @@ class Pool : public Op {
       fn(p, r.buffers[0], index < 0 ? nullptr : static_cast<int32_t*>(r.buffers[index]), r.buffers[out]);
     });
   }
-  // The same on a device that compiles text; `count`: of the numbers made.
-  Ref<Plan> plan(Device& d, const char* entry, DType t, const Shape& x, const Shape& y, int index, int out,
-                 const Shape& made) const {
-    const int64_t count = numel(made);
-    if (count == 0) return make_ref<Plan>(name(), [](const Run&) {});
-    const PoolSizes all = sizes(x, y);
-    const int64_t most = std::max({numel(x), numel(y), most_of(all)});
-    const auto of = [&](auto number) {
-      using I = decltype(number);
-      const char* type = sizeof(I) == 4 ? "-DFLAME_INDEX=int32_t" : "-DFLAME_INDEX=int64_t";
-      return make_ref<Plan>(name(), [k = device_kernel(d, "ops/pool.cu", entry, t, {type}), p = DevicePool<I>(all),
-                                     index, out, count](const Run& r) {
-        const Grid grid{.blocks = blocks_for(count, 256)};
-        if (index < 0) (*k)(grid, p, r.buffers[0], r.buffers[out]);
-        else (*k)(grid, p, r.buffers[0], r.buffers[index], r.buffers[out]);
-      });
-    };
-    return most < int64_t{1} << 30 ? of(int32_t{}) : of(int64_t{});
+  // The same on a device that compiles text; `place`: the index's dtype.
+  Ref<Plan> plan(Device& d, PoolPass pass, DType t, const Shape& x, const Shape& y, int index, int out,
+                 DType place = DType::i32) const {
+    return device_pool(d, {name(), pass, t, place, index, out}, sizes(x, y));
   }
   const PoolAttributes a_;
   const char* name_;
@@ -90,18 +75,25 @@ Tensor max_gather(const char* name, const PoolAttributes& a, const Tensor& x, co
 Tensor average(const char* name, const PoolAttributes& a, const Shape& y, const Tensor& x, Loc loc);
 Tensor average_backward(const char* name, const PoolAttributes& a, const Shape& x, const Tensor& dy, Loc loc);
 
-// x -> y and the places of the maxima
+// x -> y and the places of the maxima; on a GPU their numbers in the window (uint8) where nothing but the gradient asks for them
 class MaxPool final : public Pool {
  public:
-  MaxPool(const char* name, const PoolAttributes& a, const Shape& y) : Pool(name, a), y_(y) {}
+  // `places`: the second result is wanted as it is.
+  MaxPool(const char* name, const PoolAttributes& a, const Shape& y, bool places)
+      : Pool(name, a), y_(y), places_(places) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    return {plane_meta(a_, in[0].dtype(), y_), plane_meta(a_, DType::i32, y_)};
+    const bool numbers = !places_ && !in[0].device().host_accessible() && has_fixed_windows(sizes(in[0].shape(), y_));
+    return {plane_meta(a_, in[0].dtype(), y_), plane_meta(a_, numbers ? DType::u8 : DType::i32, y_)};
+  }
+  void key(Key& k) const override {
+    Pool::key(k);
+    k << PoolPass::max << places_;
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return plan(max_pool_kernel(PoolPass::max, in[0].dtype), in[0].shape, y_, 2, 1);
   }
-  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return plan(d, "max_pool", in[0].dtype, in[0].shape, y_, 2, 1, y_);
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return plan(d, PoolPass::max, in[0].dtype, in[0].shape, y_, 2, 1, out[1].dtype);
   }
   bool saves_input(int) const override { return false; }
   bool saves_output(int i) const override { return i == 1; }
@@ -111,6 +103,7 @@ class MaxPool final : public Pool {
 
  private:
   Shape y_;
+  bool places_;
 };
 
 // (dy, index) -> dx
@@ -128,7 +121,7 @@ class MaxPoolBackward final : public Pool {
     return plan(max_pool_kernel(PoolPass::max_backward, in[0].dtype), x_, in[0].shape, 1, 2);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return plan(d, "max_pool_backward", in[0].dtype, x_, in[0].shape, 1, 2, x_);
+    return plan(d, PoolPass::max_backward, in[0].dtype, x_, in[0].shape, 1, 2, in[1].dtype);
   }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override { v.give(0, max_gather(name_, a_, v.grad(0), v.input(1), v.call_site())); }
@@ -152,7 +145,7 @@ class MaxPoolGather final : public Pool {
     return plan(max_pool_kernel(PoolPass::max_gather, in[0].dtype), in[0].shape, in[1].shape, 1, 2);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return plan(d, "max_pool_gather", in[0].dtype, in[0].shape, in[1].shape, 1, 2, in[1].shape);
+    return plan(d, PoolPass::max_gather, in[0].dtype, in[0].shape, in[1].shape, 1, 2, in[1].dtype);
   }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override {
@@ -170,7 +163,7 @@ class AvgPool final : public Pool {
     return plan(avg_pool_kernel(PoolPass::average, in[0].dtype), in[0].shape, y_, -1, 1);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return plan(d, "average", in[0].dtype, in[0].shape, y_, -1, 1, y_);
+    return plan(d, PoolPass::average, in[0].dtype, in[0].shape, y_, -1, 1);
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {
@@ -195,7 +188,7 @@ class AvgPoolBackward final : public Pool {
     return plan(avg_pool_kernel(PoolPass::average_backward, in[0].dtype), x_, in[0].shape, -1, 1);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return plan(d, "average_backward", in[0].dtype, x_, in[0].shape, -1, 1, x_);
+    return plan(d, PoolPass::average_backward, in[0].dtype, x_, in[0].shape, -1, 1);
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override { v.give(0, average(name_, a_, v.input_meta(0).shape, v.grad(0), v.call_site())); }
@@ -323,29 +316,30 @@ Ready ready(const Call& c, const Dims& output_size) {
   return r;
 }
 
-MaxPooled max_pooled(const Call& c, const Ready& r) {
-  const std::vector<Tensor> out = dispatch_multi(make_ref<MaxPool>(c.op, r.a, r.y), std::span(&r.x, 1), c.loc);
-  return {c.as_given(out[0]), c.as_given(out[1])};
+MaxPooled max_pooled(const Call& c, const Ready& r, bool places) {
+  const std::vector<Tensor> out = dispatch_multi(make_ref<MaxPool>(c.op, r.a, r.y, places), std::span(&r.x, 1), c.loc);
+  return {c.as_given(out[0]), places ? c.as_given(out[1]).to(DType::i64, c.loc) : Tensor()};
 }
-MaxPooled wide(const MaxPooled& p, Loc loc) { return {p.values, p.indices.to(DType::i64, loc)}; }
 
 template <int axes>
-MaxPooled max_pool(const Tensor& x, const MaxPoolOptions<axes>& o, Loc loc) {
+MaxPooled max_pool(const Tensor& x, const MaxPoolOptions<axes>& o, bool places, Loc loc) {
   constexpr const char* names[] = {"", "max_pool1d", "max_pool2d", "max_pool3d"};
   const Call c{names[axes], axes, x, loc};
   const OpScope scope(c.op);
-  return max_pooled(c, ready(c, PoolAttributes{.kernel = o.kernel.dims(),
-                                               .stride = o.stride.dims(),
-                                               .padding = o.padding.dims(),
-                                               .dilation = o.dilation.dims(),
-                                               .ceil_mode = o.ceil_mode}));
+  return max_pooled(c,
+                    ready(c, PoolAttributes{.kernel = o.kernel.dims(),
+                                            .stride = o.stride.dims(),
+                                            .padding = o.padding.dims(),
+                                            .dilation = o.dilation.dims(),
+                                            .ceil_mode = o.ceil_mode}),
+                    places);
 }
 template <int axes>
-MaxPooled adaptive_max_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
+MaxPooled adaptive_max_pool(const Tensor& x, const PerAxis<axes>& size, bool places, Loc loc) {
   constexpr const char* names[] = {"", "adaptive_max_pool1d", "adaptive_max_pool2d", "adaptive_max_pool3d"};
   const Call c{names[axes], axes, x, loc};
   const OpScope scope(c.op);
-  return max_pooled(c, ready(c, size.dims()));
+  return max_pooled(c, ready(c, size.dims()), places);
 }
 template <int axes>
 Tensor avg_pool(const Tensor& x, const AvgPoolOptions<axes>& o, Loc loc) {
@@ -381,43 +375,43 @@ Tensor adaptive_avg_pool(const Tensor& x, const PerAxis<axes>& size, Loc loc) {
 
 }  // namespace
 
-Tensor max_pool1d(const Tensor& x, const MaxPool1dOptions& o, Loc loc) { return max_pool(x, o, loc).values; }
-Tensor max_pool2d(const Tensor& x, const MaxPool2dOptions& o, Loc loc) { return max_pool(x, o, loc).values; }
-Tensor max_pool3d(const Tensor& x, const MaxPool3dOptions& o, Loc loc) { return max_pool(x, o, loc).values; }
+Tensor max_pool1d(const Tensor& x, const MaxPool1dOptions& o, Loc loc) { return max_pool(x, o, false, loc).values; }
+Tensor max_pool2d(const Tensor& x, const MaxPool2dOptions& o, Loc loc) { return max_pool(x, o, false, loc).values; }
+Tensor max_pool3d(const Tensor& x, const MaxPool3dOptions& o, Loc loc) { return max_pool(x, o, false, loc).values; }
 Tensor avg_pool1d(const Tensor& x, const AvgPool1dOptions& o, Loc loc) { return avg_pool(x, o, loc); }
 Tensor avg_pool2d(const Tensor& x, const AvgPool2dOptions& o, Loc loc) { return avg_pool(x, o, loc); }
 Tensor avg_pool3d(const Tensor& x, const AvgPool3dOptions& o, Loc loc) { return avg_pool(x, o, loc); }
 
 Tensor adaptive_max_pool1d(const Tensor& x, const PerAxis<1>& n, Loc loc) {
-  return adaptive_max_pool(x, n, loc).values;
+  return adaptive_max_pool(x, n, false, loc).values;
 }
 Tensor adaptive_max_pool2d(const Tensor& x, const PerAxis<2>& n, Loc loc) {
-  return adaptive_max_pool(x, n, loc).values;
+  return adaptive_max_pool(x, n, false, loc).values;
 }
 Tensor adaptive_max_pool3d(const Tensor& x, const PerAxis<3>& n, Loc loc) {
-  return adaptive_max_pool(x, n, loc).values;
+  return adaptive_max_pool(x, n, false, loc).values;
 }
 Tensor adaptive_avg_pool1d(const Tensor& x, const PerAxis<1>& n, Loc loc) { return adaptive_avg_pool(x, n, loc); }
 Tensor adaptive_avg_pool2d(const Tensor& x, const PerAxis<2>& n, Loc loc) { return adaptive_avg_pool(x, n, loc); }
 Tensor adaptive_avg_pool3d(const Tensor& x, const PerAxis<3>& n, Loc loc) { return adaptive_avg_pool(x, n, loc); }
 
 MaxPooled max_pool1d_with_indices(const Tensor& x, const MaxPool1dOptions& o, Loc loc) {
-  return wide(max_pool(x, o, loc), loc);
+  return max_pool(x, o, true, loc);
 }
 MaxPooled max_pool2d_with_indices(const Tensor& x, const MaxPool2dOptions& o, Loc loc) {
-  return wide(max_pool(x, o, loc), loc);
+  return max_pool(x, o, true, loc);
 }
 MaxPooled max_pool3d_with_indices(const Tensor& x, const MaxPool3dOptions& o, Loc loc) {
-  return wide(max_pool(x, o, loc), loc);
+  return max_pool(x, o, true, loc);
 }
 MaxPooled adaptive_max_pool1d_with_indices(const Tensor& x, const PerAxis<1>& n, Loc loc) {
-  return wide(adaptive_max_pool(x, n, loc), loc);
+  return adaptive_max_pool(x, n, true, loc);
 }
 MaxPooled adaptive_max_pool2d_with_indices(const Tensor& x, const PerAxis<2>& n, Loc loc) {
-  return wide(adaptive_max_pool(x, n, loc), loc);
+  return adaptive_max_pool(x, n, true, loc);
 }
 MaxPooled adaptive_max_pool3d_with_indices(const Tensor& x, const PerAxis<3>& n, Loc loc) {
-  return wide(adaptive_max_pool(x, n, loc), loc);
+  return adaptive_max_pool(x, n, true, loc);
 }
 
 }  // namespace flame

@@ -4,6 +4,7 @@
 
 #include <array>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
@@ -92,43 +93,56 @@ Tensor outer(const Tensor& a, const Tensor& b, Loc loc) {
   return mul(a.unsqueeze(1, loc), b, loc);
 }
 Tensor mv(const Tensor& a, const Tensor& x, Loc loc) {
+  if (const AutocastCall cast{"mv", {&a, &x}}) return mv(cast(a, loc), cast(x, loc), loc);
   const OpScope scope("mv");
   check_vector("mv", a, x, loc);
   return matmul(a, x, loc);
 }
 Tensor mm(const Tensor& a, const Tensor& b, Loc loc) {
+  if (const AutocastCall cast{"mm", {&a, &b}}) return mm(cast(a, loc), cast(b, loc), loc);
   const OpScope scope("mm");
   check_matrices("mm", a, b, loc);
   return matmul(a, b, loc);
 }
 Tensor bmm(const Tensor& a, const Tensor& b, Loc loc) {
+  if (const AutocastCall cast{"bmm", {&a, &b}}) return bmm(cast(a, loc), cast(b, loc), loc);
   const OpScope scope("bmm");
   check_batches("bmm", a, b, loc);
   return matmul(a, b, loc);
 }
 
 Tensor addmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  if (const AutocastCall cast{"addmm", {&input, &a, &b}})
+    return addmm(cast(input, loc), cast(a, loc), cast(b, loc), options, loc);
   const OpScope scope("addmm");
   check_matrices("addmm", a, b, loc);
   return added("addmm", input, a, {a.shape()[0], b.shape()[1]}, options, loc, [&] { return matmul(a, b, loc); });
 }
 Tensor addmv(const Tensor& input, const Tensor& a, const Tensor& x, const AddProductOptions& options, Loc loc) {
+  if (const AutocastCall cast{"addmv", {&input, &a, &x}})
+    return addmv(cast(input, loc), cast(a, loc), cast(x, loc), options, loc);
   const OpScope scope("addmv");
   check_vector("addmv", a, x, loc);
   return added("addmv", input, a, {a.shape()[0]}, options, loc, [&] { return matmul(a, x, loc); });
 }
 Tensor addr(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  if (const AutocastCall cast{"addr", {&input, &a, &b}})
+    return addr(cast(input, loc), cast(a, loc), cast(b, loc), options, loc);
   const OpScope scope("addr");
   check_ranks("addr", a, 1, b, 1, loc);
   return added("addr", input, a, {a.shape()[0], b.shape()[0]}, options, loc, [&] { return outer(a, b, loc); });
 }
 Tensor baddbmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  if (const AutocastCall cast{"baddbmm", {&input, &a, &b}})
+    return baddbmm(cast(input, loc), cast(a, loc), cast(b, loc), options, loc);
   const OpScope scope("baddbmm");
   check_batches("baddbmm", a, b, loc);
   return added("baddbmm", input, a, {a.shape()[0], a.shape()[1], b.shape()[2]}, options, loc,
                [&] { return matmul(a, b, loc); });
 }
 Tensor addbmm(const Tensor& input, const Tensor& a, const Tensor& b, const AddProductOptions& options, Loc loc) {
+  if (const AutocastCall cast{"addbmm", {&input, &a, &b}})
+    return addbmm(cast(input, loc), cast(a, loc), cast(b, loc), options, loc);
   const OpScope scope("addbmm");
   check_batches("addbmm", a, b, loc);
   return added("addbmm", input, a, {a.shape()[1], b.shape()[2]}, options, loc, [&] {
@@ -158,6 +172,7 @@ Tensor kron(const Tensor& a, const Tensor& b, Loc loc) {
 }
 
 Tensor cross(const Tensor& a, const Tensor& b, int64_t axis, Loc loc) {
+  if (const AutocastCall cast{"cross", {&a, &b}}) return cross(cast(a, loc), cast(b, loc), axis, loc);
   const OpScope scope("cross");
   product_dtype("cross", std::array{a, b}, loc);
   if (a.rank() != b.rank())

@@ -167,36 +167,35 @@ Ref<Plan> device_plan(Device& d, Kind kind, DType t, int64_t n) {
   const char* name = names[static_cast<int>(kind)];
   if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
   if (kind == Kind::permutation) {
-    const DeviceSort order(d, t, 1, n, 64);
+    const DeviceRadix order(d, 1, n, 64);
+    const std::string key = "-DFLAME_KEY=" + order.key_type();
     return make_ref<Plan>(
         name,
-        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t, order.options()),
-         put = device_kernel(d, "ops/sort.cu", "put_places", t, order.options())](const Run& r) {
+        [n, order, fill = device_kernel(d, "ops/sort.cu", "fill_random", t, {key}),
+         put = device_kernel(d, "ops/sort.cu", "put_places", t, {key})](const Run& r) {
           const Draw draw(r);
           const DeviceRadix::Rows rows = order.rows(r.workspace);
-          (*fill)({.blocks = blocks_for(order.padded(), 256)}, rows.keys, rows.places, draw.seed, draw.call, n,
-                  order.padded());
-          const DeviceRadix::Rows sorted = order(r.workspace);
-          (*put)({.blocks = blocks_for(n, 256)}, sorted.keys, sorted.places, r.buffers[0], n);
+          (*fill)({.blocks = blocks_for(n, 256)}, rows.keys, rows.places, draw.seed, draw.call, n);
+          (*put)({.blocks = blocks_for(n, 256)}, order(r.workspace).places, r.buffers[0], n);
         },
         order.workspace());
   }
-  const bool halves = kind == Kind::bernoulli || (kind <= Kind::normal && t != DType::f64);  // 32 bits a number
-  return make_ref<Plan>(
-      name, [k = device_kernel(d, "ops/random.cu", entries[static_cast<int>(kind)], t), kind, n, halves](const Run& r) {
-        const Draw draw(r);
-        DeviceDraw a{draw.seed, draw.call, n, {}, {}};
-        const Word* own = r.scalars + 2;
-        if (kind == Kind::integers) a.u[0] = own[0].u, a.u[1] = own[1].u;
-        else if (kind == Kind::bernoulli) a.u[0] = own[0].u;
-        else if (kind == Kind::truncated) {
-          for (int i = 0; i < 4; ++i) a.f[i] = own[i].f;
-          a.u[0] = own[4].u, a.u[1] = own[5].u;
-        } else {
-          a.f[0] = own[0].f, a.f[1] = own[1].f;
-        }
-        (*k)({.blocks = blocks_for((n + (halves ? 3 : 1)) / (halves ? 4 : 2), 256)}, a, r.buffers[0]);
-      });
+  const int64_t bits = kind == Kind::bernoulli || (kind <= Kind::normal && t != DType::f64) ? 32 : 64;
+  return make_ref<Plan>(name, [k = device_kernel(d, "ops/random.cu", entries[static_cast<int>(kind)], t), kind, n, bits,
+                               element = size_of(t)](const Run& r) {
+    const Draw draw(r);
+    DeviceDraw a(draw.seed, draw.call, n);
+    const Word* own = r.scalars + 2;
+    if (kind == Kind::integers) a.u[0] = own[0].u, a.u[1] = own[1].u;
+    else if (kind == Kind::bernoulli) a.u[0] = own[0].u;
+    else if (kind == Kind::truncated) {
+      for (int i = 0; i < 4; ++i) a.f[i] = own[i].f;
+      a.u[0] = own[4].u, a.u[1] = own[5].u;
+    } else {
+      for (int i = 0; i < 2; ++i) a.g[i] = static_cast<float>(a.f[i] = own[i].f);
+    }
+    (*k)(a.grid(bits, element), a, r.buffers[0]);
+  });
 }
 
 class Random final : public Op {

@@ -1,5 +1,5 @@
-// Random numbers: the CPU's Philox blocks and its arithmetic, so the bits are the same. A thread makes one block.
-// FLAME_T: the dtype of what is drawn.
+// Random numbers: the CPU's Philox blocks and its arithmetic, so the bits are the same. A thread makes as many blocks as fill
+// 16 bytes, or four of normals. FLAME_T: the dtype of what is drawn.
 #include "flame/core/philox.h"
 #include "flame/fuse/device.cuh"
 #include "flame/ops/normal_internal.h"
@@ -9,45 +9,126 @@ using T = FLAME_T;
 using A = computed<T>;
 
 struct Draw {
-  uint64_t seed, call;
+  uint64_t call;
   int64_t count;
-  double f[6];    // uniform, normal: shift, scale; truncated: mean, std, a, b
-  uint64_t u[2];  // integers: low, range; bernoulli: threshold; truncated: first, range
+  double f[4];       // uniform, normal: shift, scale; truncated: mean, std, a, b
+  float g[2];        // shift and scale again
+  uint64_t u[2];     // integers: low, range; bernoulli: threshold; truncated: first, range
+  uint32_t key[20];  // of Philox's rounds
 };
 
-// out[i] = fn(32 bits), four a block.
+// Block `low` of those that share the high word, as philox() makes it.
+inline PhiloxBlock block_of(const Draw& d, uint32_t low, uint32_t high) {
+  PhiloxBlock c{low, high, static_cast<uint32_t>(d.call), static_cast<uint32_t>(d.call >> 32)};
+#pragma unroll
+  for (int round = 0; round < 10; ++round) {
+    const uint64_t p0 = uint64_t{0xd2511f53u} * c[0], p1 = uint64_t{0xcd9e8d57u} * c[2];
+    c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ d.key[2 * round], static_cast<uint32_t>(p1),
+         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ d.key[2 * round + 1], static_cast<uint32_t>(p0)};
+  }
+  return c;
+}
+
+// out[i] = fn(word), `words` numbers a Philox block; a thread makes `each` packs of `blocks` blocks.
+template <int words, int blocks, int each, class F>
+void fill(const Draw& d, T* out, F fn) {
+  constexpr int n = words * blocks;
+  const uint64_t base = static_cast<uint64_t>(blockIdx.x) * (256 * blocks * each);
+  const uint32_t low = static_cast<uint32_t>(base), high = static_cast<uint32_t>(base >> 32);
+  out += static_cast<int64_t>(base) * words;
+  const int64_t rest = d.count - static_cast<int64_t>(base) * words;
+  const int left = rest < 256 * n * each ? static_cast<int>(rest) : 256 * n * each;  // of this block of threads
+#pragma unroll 1
+  for (int first = threadIdx.x * blocks; first * words < left; first += 256 * blocks) {
+    Pack<T, n> made;
+#pragma unroll
+    for (int b = 0; b < blocks; ++b) fn(block_of(d, low + first + b, high), made.v + words * b);
+    if (first * words + n <= left) {
+      *reinterpret_cast<Pack<T, n>*>(out + first * words) = made;
+    } else {
+#pragma unroll
+      for (int i = 0; i < n; ++i)
+        if (first * words + i < left) out[first * words + i] = made.v[i];
+    }
+  }
+}
+// Four numbers a block from 32 bits each; two from 64 bits.
 template <class F>
 void fill32(const Draw& d, T* out, F fn) {
-  const int64_t block = global_thread();
-  if (4 * block >= d.count) return;
-  const PhiloxBlock b = philox(d.seed, block, d.call);
+  constexpr int blocks = sizeof(T) == 1 ? 4 : sizeof(T) == 2 ? 2 : 1;
+  fill<4, blocks, 4>(d, out, [&](PhiloxBlock b, T* v) {
 #pragma unroll
-  for (int i = 0; i < 4; ++i)
-    if (4 * block + i < d.count) out[4 * block + i] = convert<T>(fn(b[i]));
+    for (int i = 0; i < 4; ++i) v[i] = convert<T>(fn(b[i]));
+  });
 }
-// out[i] = fn(64 bits), two a block.
 template <class F>
 void fill64(const Draw& d, T* out, F fn) {
-  const int64_t block = global_thread();
-  if (2 * block >= d.count) return;
-  const PhiloxBlock b = philox(d.seed, block, d.call);
+  fill<2, 1, 4>(d, out, [&](PhiloxBlock b, T* v) {
 #pragma unroll
-  for (int i = 0; i < 2; ++i)
-    if (2 * block + i < d.count)
-      out[2 * block + i] = convert<T>(fn(b[2 * i] | static_cast<uint64_t>(b[2 * i + 1]) << 32));
+    for (int i = 0; i < 2; ++i) v[i] = convert<T>(fn(b[2 * i] | static_cast<uint64_t>(b[2 * i + 1]) << 32));
+  });
+}
+
+// inverse_normal::from_bits(uint32_t) with the same bits in fewer instructions: what is multiplied by a power of two or by a
+// short number is exact, so there a fused multiply-add rounds as two steps do.
+struct Normal {
+  float z, w;
+};
+template <int n>
+struct Scaled {
+  float c[n];
+  constexpr Scaled(const float (&from)[n]) {
+    for (int i = 0; i < n; ++i) c[i] = from[i] * 0x1p-33f;
+  }
+};
+inline Normal central(uint32_t bits) {
+  constexpr Scaled scaled(inverse_normal::central32);
+  const float p = static_cast<float>(bits * 2 + 1), q = static_cast<float>(bits * -2u - 1);  // times 2^33
+  const float t = p * fmaf(p, -0x1p-33f, 1.0f);                                              // times 2^31
+  const uint32_t u = __float_as_uint(t) - (31u << 23) + (0x3f800000u - 0x3f3504f3u);
+  const float e = __uint_as_float((u >> 23) + 0x4b000000u) - (8388608.0f + 127.0f);
+  const float f = __uint_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
+  const float ff = f * f;
+  float y = inverse_normal::polynomial(inverse_normal::log32, f) * f * ff;
+  y = y + e * -2.12194440e-4f;
+  y = fmaf(-0.5f, ff, y);
+  const float w = -fmaf(e, 0.693359375f, f + y);
+  return {q * inverse_normal::polynomial(scaled.c, w - 2.5f), w};
+}
+// For w from 5 to 23, where this is the correctly rounded square root.
+inline float tail(float w) {
+  float r;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(r) : "f"(w));
+  const float g = w * r, s = fmaf(fmaf(-g, g, w), 0.5f * r, g);
+  return inverse_normal::polynomial(inverse_normal::tail32, s - 3.4375f);
 }
 
 extern "C" __global__ void __launch_bounds__(256) rand_uniform(const __grid_constant__ Draw d, T* out) {
-  const A shift = static_cast<A>(d.f[0]), scale = static_cast<A>(d.f[1]);
+  const A shift = sizeof(A) == 8 ? d.f[0] : d.g[0], scale = sizeof(A) == 8 ? d.f[1] : d.g[1];
   if constexpr (std::is_same_v<A, double>)
     fill64(d, out, [=](uint64_t w) { return shift + scale * (static_cast<double>(w >> 11) * 0x1p-53); });
   else fill32(d, out, [=](uint32_t w) { return shift + scale * (static_cast<float>(w >> 8) * 0x1p-24f); });
 }
 extern "C" __global__ void __launch_bounds__(256) rand_normal(const __grid_constant__ Draw d, T* out) {
-  const A shift = static_cast<A>(d.f[0]), scale = static_cast<A>(d.f[1]);
-  if constexpr (std::is_same_v<A, double>)
+  const A shift = sizeof(A) == 8 ? d.f[0] : d.g[0], scale = sizeof(A) == 8 ? d.f[1] : d.g[1];
+  if constexpr (std::is_same_v<A, double>) {
     fill64(d, out, [=](uint64_t w) { return shift + scale * inverse_normal::from_bits(w); });
-  else fill32(d, out, [=](uint32_t w) { return shift + scale * inverse_normal::from_bits(w); });
+  } else {
+    constexpr int blocks = sizeof(T) == 2 ? 2 : 1;
+    fill<4, blocks, 4>(d, out, [&](PhiloxBlock b, T* v) {
+      Normal n[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) n[i] = central(b[i]);
+      if (fmaxf(fmaxf(n[0].w, n[1].w), fmaxf(n[2].w, n[3].w)) >= 5.0f) {  // 1 lane in 75
+#pragma unroll
+        for (int i = 0; i < 4; ++i)
+          if (n[i].w >= 5.0f) n[i].z = tail(n[i].w);
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        v[i] = convert<T>(shift + scale * __uint_as_float(__float_as_uint(n[i].z) ^ (b[i] & 0x80000000u)));
+    });
+  }
 }
 extern "C" __global__ void __launch_bounds__(256) rand_truncated(const __grid_constant__ Draw d, T* out) {
   fill64(d, out, [=](uint64_t w) {
@@ -61,7 +142,9 @@ extern "C" __global__ void __launch_bounds__(256) rand_integers(const __grid_con
   fill64(d, out, [=](uint64_t w) { return static_cast<int64_t>(d.u[0] + __umul64hi(w, d.u[1])); });
 }
 extern "C" __global__ void __launch_bounds__(256) rand_bernoulli(const __grid_constant__ Draw d, T* out) {
-  fill32(d, out, [=](uint32_t w) { return w < d.u[0]; });
+  const bool any = d.u[0] != 0;
+  const uint32_t last = static_cast<uint32_t>(d.u[0] - 1);  // the threshold may be 2^32
+  fill32(d, out, [=](uint32_t w) { return any && w <= last; });
 }
 
 }  // namespace flame

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -109,17 +110,23 @@ Ref<Value> with_axes(const Ref<Value>& v, const Shape& shape) {
   return v->shape == shape ? v : pend_reshape_ones(v, shape);
 }
 
-// The result in the input's dtype and the asked shape, with its node. `y` has no graph and keeps the axes.
+// The result in the input's dtype, or float32 of 16 bits if `t` says so, and the asked shape, with its node. `y` has no graph
+// and keeps the axes.
 Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedAxes& axes, Rule rule, Saves saves,
-              Loc loc, double number = 1) {
+              Loc loc, double number, DType t) {
   Ref<Value> out = y.value_ref();
-  if (is_narrow(x.dtype()) && out->dtype != x.dtype()) out = pend_copy(out, x.dtype());
+  if (is_narrow(x.dtype()) && out->dtype != t) out = pend_copy(out, t);
   out = with_axes(out, axes.out);
   if (!is_float(x.dtype()) || !any_requires_grad({&x, 1})) return Tensor(std::move(out));
   ReduceNode* node = new ReduceNode(name, RuleScope::line(loc), x, axes, rule, number);
   const Ref<Node> keep(node);
   node->save(saves, x, out);
   return Tensor(std::move(out), GradEdge(node, 0));
+}
+
+Tensor finish(const char* name, const Tensor& x, const Tensor& y, const ReducedAxes& axes, Rule rule, Saves saves,
+              Loc loc, double number = 1) {
+  return finish(name, x, y, axes, rule, saves, loc, number, x.dtype());
 }
 
 void check_floating(const char* op, const Tensor& x, Loc loc) {
@@ -216,11 +223,13 @@ Variance variance(const char* op, const Tensor& x, const ReducedAxes& axes, doub
 
 Tensor sum(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes("sum", x, axes, keepdim, loc);
-  return finish("sum", x, reduced(Reduce::sum, accumulable(x, loc), a), a, &sum_rule, nothing, loc);
+  return finish("sum", x, reduced(Reduce::sum, accumulable(x, loc), a), a, &sum_rule, nothing, loc, 1,
+                autocast_result("sum", x));
 }
 Tensor prod(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes("prod", x, axes, keepdim, loc);
-  return finish("prod", x, reduced(Reduce::prod, accumulable(x, loc), a), a, &prod_rule, input, loc);
+  return finish("prod", x, reduced(Reduce::prod, accumulable(x, loc), a), a, &prod_rule, input, loc, 1,
+                autocast_result("prod", x));
 }
 Tensor mean(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   check_floating("mean", x, loc);
@@ -250,9 +259,11 @@ Tensor std(const Tensor& x, const Axes& axes, VarOptions options, Loc loc) {
 Tensor norm(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   check_floating("norm", x, loc);
   const ReducedAxes a = reduced_axes("norm", x, axes, keepdim, loc);
-  return finish("norm", x, sqrt(reduced(Reduce::sum, square(accumulable(x, loc)), a)), a, &norm_rule, both, loc);
+  return finish("norm", x, sqrt(reduced(Reduce::sum, square(accumulable(x, loc)), a)), a, &norm_rule, both, loc, 1,
+                autocast_result("norm", x));
 }
 Tensor norm(const Tensor& x, const Axes& axes, const NormOptions& options, Loc loc) {
+  if (const AutocastCall cast{"norm", {&x}}) return norm(cast(x, loc), axes, options, loc);
   const OpScope scope("norm");
   const double p = options.p;
   if (p == 2) return norm(x, axes, options.keepdim, loc);
@@ -271,7 +282,8 @@ Tensor logsumexp(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   const ReducedAxes a = reduced_axes("logsumexp", x, axes, keepdim, loc);
   const Tensor w = accumulable(x, loc), top = reduced(Reduce::max, w, a);
   const Tensor shift = where(isfinite(top), top, 0);  // not e^(Inf - Inf); also the identity -Inf of an empty row
-  return finish("logsumexp", x, log(reduced(Reduce::sum, exp(w - shift), a)) + shift, a, &logsumexp_rule, both, loc);
+  return finish("logsumexp", x, log(reduced(Reduce::sum, exp(w - shift), a)) + shift, a, &logsumexp_rule, both, loc, 1,
+                autocast_result("logsumexp", x));
 }
 MinMax aminmax(const Tensor& x, const Axes& axes, bool keepdim, Loc loc) {
   return {extreme("aminmax", Reduce::min, x, axes, keepdim, loc),

@@ -6,6 +6,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/device/cpu/parallel.h"
+#include "flame/fuse/island.h"
 #include "flame/ops/normalize_internal.h"
 
 namespace flame {
@@ -123,7 +124,7 @@ class RowNormBackward final : public Op {
     return in[0].dtype == DType::f64 ? plan<double>() : plan<float>();
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_row_norm_backward(d, n_, in[0].dtype, out[1].dtype, weight_, eps_);
+    return device_row_norm_backward(d, n_, in[0].dtype, out[1].dtype, in[3].dtype, weight_, eps_);
   }
   bool differentiable() const override { return false; }
 
@@ -195,7 +196,11 @@ RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, cons
 
 RowNormGradients row_norm_backward(const RowNorm& n, const Tensor& x, const Tensor& mean, const Tensor& var,
                                    const Tensor& g, const Tensor& weight, double eps, Loc loc) {
-  std::vector<Tensor> in{x, mean, var, g};
+  // A gradient in 16 bits that only waits to be widened is read as it is.
+  Tensor given = g;
+  if (x.device().kind() == Device::Kind::cuda && takes_narrow_gradient(n))
+    if (const Ref<Value> source = before_widening(g.value_ref())) given = Tensor(source);
+  std::vector<Tensor> in{x, mean, var, given};
   if (weight.defined()) in.push_back(weight);
   std::vector<Tensor> out = dispatch_multi(make_ref<RowNormBackward>(n, weight.defined(), eps), in, loc);
   if (n.weights() == 0) return {out[0], {}, {}};

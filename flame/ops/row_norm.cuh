@@ -2,7 +2,7 @@
 // the registers of its warp or block; longer ones are a block's each, or are cut into chunks with sums of every chunk
 // first. Each order follows from shapes alone. FLAME_T, FLAME_W: dtypes of x and of the weights; FLAME_PACK: elements an
 // access; FLAME_THREADS: of a row or chunk; FLAME_PER: packs a thread; FLAME_ROWS: rows a block, each a warp's where it is
-// more than one; FLAME_EACH: a weight an element; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in
+// more than one; FLAME_G, if defined: the gradient's dtype, with FLAME_EACH and form 0; FLAME_EACH: a weight an element; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in
 // chunks, 2 a long row a block; FLAME_PIECES: rows of several pieces; FLAME_ALIGNED: all begin at multiples of 16 bytes.
 #pragma once
 #include "flame/fuse/device.cuh"
@@ -11,11 +11,17 @@ namespace flame {
 using T = FLAME_T;
 using W = FLAME_W;
 using C = computed<T>;
+#ifdef FLAME_G
+using G = FLAME_G;
+#else
+using G = T;
+#endif
 constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
 constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED,
                pieces = FLAME_PIECES;
 constexpr int elements_a_chunk = threads * per * pack;
 using X = Pack<T, pack>;
+using XG = Pack<G, pack>;
 
 struct Norm {
   int64_t rows, length, period, per_row, segment;
@@ -97,10 +103,11 @@ struct Part {
     for (int k = 0; k < per; ++k)
       if (at(k) < end) fn(k, at(k));
   }
-  void load(const Norm& n, const T* x, X (&v)[per]) const {
+  template <class U>
+  void load(const Norm& n, const U* x, Pack<U, pack> (&v)[per]) const {
 #pragma unroll
     for (int k = 0; k < per; ++k)
-      if (at(k) < end) v[k] = pack_at<X>(x + place(n, row, at(k)));
+      if (at(k) < end) v[k] = pack_at<Pack<U, pack>>(x + place(n, row, at(k)));
   }
 };
 inline Part row_part(const Norm& n, int64_t row) {

@@ -14,7 +14,7 @@ inline Row row_of(const Norm& n, int64_t row, C mean, C var) {
 inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
   return row_of(n, row, means[row], vars[row]);
 }
-inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const X (&g)[per], const W* w,
+inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per], const W* w,
                      const C (&sum)[2], T* dx) {
   const C part = static_cast<C>(n.part), plain = rms ? C(0) : sum[0] * part, along = sum[1] * part;
   const C by_x = -along * r.scale * r.scale;
@@ -23,7 +23,7 @@ inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[pe
     weights_of(n, w, r.first, e, p.span, 1, by);
     X out;
     for (int j = 0; j < pack; ++j) {
-      const C own = (widen(g[k].v[j]) * by[j] - plain) * r.scale;  // 0 for a single element
+      const C own = (static_cast<C>(widen(g[k].v[j])) * by[j] - plain) * r.scale;  // 0 for a single element
       out.v[j] = convert<T>(std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
     }
     store(dx + place(n, p.row, e), out);
@@ -42,12 +42,13 @@ inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) 
 #if FLAME_FORM == 0 && FLAME_EACH
 // A weight an element, or none: rows in turn; every thread keeps the sums of its columns. sums: [2][length] a row of threads.
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
-    backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+    backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const G* g, const W* w,
                   T* dx, C* sums) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
   const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
   C dw[per][pack] = {}, db[per][pack] = {};
-  X nx[per], ng[per];  // of the next row, as are its mean and variance
+  X nx[per];  // of the next row, as are the gradient, its mean and variance
+  XG ng[per];
   C next_mean = 0, next_var = 0;
   const auto fetch = [&](int64_t row) {
     if (row >= n.rows) return;
@@ -59,7 +60,8 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   fetch(own);
   for (int64_t row = own; row < n.rows; row += step) {
     const Part p = row_part(n, row);
-    X vx[per], vg[per];
+    X vx[per];
+    XG vg[per];
 #pragma unroll
     for (int k = 0; k < per; ++k) {
       vx[k] = nx[k];
@@ -72,7 +74,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       C by[pack];
       weights_of(n, w, r.first, e, 0, 1, by);
       for (int j = 0; j < pack; ++j) {
-        const C own_g = widen(vg[k].v[j]), u = (widen(vx[k].v[j]) - r.mean) * r.scale, scaled = own_g * by[j];
+        const C own_g = static_cast<C>(widen(vg[k].v[j])), u = (widen(vx[k].v[j]) - r.mean) * r.scale, scaled = own_g * by[j];
         dw[k][j] = std::fma(own_g, u, dw[k][j]);
         if constexpr (!rms) db[k][j] += own_g;
         sum[0] += scaled;

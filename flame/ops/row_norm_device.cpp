@@ -93,16 +93,22 @@ struct Form {
   Grid running() const {
     return {.blocks = std::min(blocks_for(n.rows, rows), running_blocks), .threads = threads * rows};
   }
-  Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned) const {
+  Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned,
+                     std::optional<DType> g = {}) const {
     const bool forward = std::string_view(entry).starts_with("forward");
     const int in_registers = !whole ? per : forward ? long_forward : long_backward;
-    return device_kernel(
-        d, forward ? "ops/row_norm.cu" : "ops/row_norm_backward.cu", entry, t,
-        {fmt::format("-DFLAME_W={}", device_type(w)), fmt::format("-DFLAME_PACK={}", pack),
-         fmt::format("-DFLAME_THREADS={}", threads), fmt::format("-DFLAME_PER={}", in_registers),
-         fmt::format("-DFLAME_ROWS={}", rows), fmt::format("-DFLAME_EACH={}", int{each}),
-         fmt::format("-DFLAME_RMS={}", int{rms}), fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
-         fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}), fmt::format("-DFLAME_ALIGNED={}", int{aligned})});
+    std::vector<std::string> options{fmt::format("-DFLAME_W={}", device_type(w)),
+                                     fmt::format("-DFLAME_PACK={}", pack),
+                                     fmt::format("-DFLAME_THREADS={}", threads),
+                                     fmt::format("-DFLAME_PER={}", in_registers),
+                                     fmt::format("-DFLAME_ROWS={}", rows),
+                                     fmt::format("-DFLAME_EACH={}", int{each}),
+                                     fmt::format("-DFLAME_RMS={}", int{rms}),
+                                     fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
+                                     fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}),
+                                     fmt::format("-DFLAME_ALIGNED={}", int{aligned})};
+    if (g && *g != t) options.push_back(fmt::format("-DFLAME_G={}", device_type(*g)));
+    return device_kernel(d, forward ? "ops/row_norm.cu" : "ops/row_norm_backward.cu", entry, t, std::move(options));
   }
 };
 // A body for tensors that begin at multiples of 16 bytes, and one for others.
@@ -160,11 +166,13 @@ Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool we
                         f.chunked && !f.whole ? sums_bytes(f.over_chunks().blocks, t) : 0);
 }
 
-Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, bool weight, double eps) {
+bool takes_narrow_gradient(const RowNorm& n) { return (n.per_row == 0 || n.segment == 1) && n.length <= longest; }
+
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, double eps) {
   const size_t out = size_t{4} + weight;
   const Form f(n, t, eps);
-  const auto make = [&d, n, f, t, w, weight, out](bool aligned) -> Body {
-    const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned); };
+  const auto make = [&d, n, f, t, w, g, weight, out](bool aligned) -> Body {
+    const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned, g); };
     const auto own = [=](const Run& r) { return weight ? r.buffers[4] : nullptr; };
     const bool weights = n.weights() > 0;
     const Grid by_warps{.blocks = blocks_for(32 * n.weights(), 256)};

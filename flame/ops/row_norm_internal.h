@@ -43,6 +43,7 @@ RowNormKernel row_norm_kernel(DType t);
 // The plans on a GPU, of x in dtype `t`, weights in `w`. Buffers as in RowNormOp and RowNormBackward.
 bool on_device(const RowNorm& n, DType t);
 Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool weight, bool bias, double eps);
-Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, bool weight, double eps);
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, double eps);
+bool takes_narrow_gradient(const RowNorm& n);  // the backward: of 16 bits, where x has more
 
 }  // namespace flame

@@ -2,9 +2,11 @@
 // the gradients of cumprod and logcumsumexp are linear recurrences, which are scans again.
 #include "flame/ops/scan.h"
 
+#include <bit>
 #include <cmath>
 #include <limits>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
@@ -28,10 +30,12 @@ class Scan : public Op {
   void key(Key& k) const override { k << axis_ << reverse_; }
 
  protected:
-  // The scan `name` of scan.cu over the lines of N tensors. `in_order`: one element after the other, however long.
+  // The scan `name` of scan.cu over the lines of N tensors: one element after the other however long they are, or by a tree,
+  // or by one that a block climbs for a whole line.
+  enum class Way : uint8_t { in_order, tree, whole_lines };
   template <size_t N>
   static Ref<Plan> device_plan(Device& d, const char* name, DType t, const Lines<N>& lines, size_t inputs,
-                               size_t value_bytes, int64_t lag = 0, bool in_order = false) {
+                               size_t value_bytes, Way way = Way::tree, int64_t lag = 0) {
     struct Data {  // as in scan.cu
       const void *a, *b;
       void *c, *d;
@@ -40,9 +44,9 @@ class Scan : public Op {
     constexpr int64_t block = 2048;  // elements that a block scans
     const DeviceLines l = lines.on_device();
     if (l.lines * l.n == 0) return make_ref<Plan>(name, [](const Run&) {});
-    const auto kernel = [&](const char* entry) {
-      std::vector<std::string> options{std::string("-DFLAME_SCAN=") + name};
-      if (in_order) options.emplace_back("-DFLAME_IN_ORDER");
+    const auto kernel = [&](const char* entry, std::vector<std::string> options = {}) {
+      options.push_back(std::string("-DFLAME_SCAN=") + name);
+      if (way == Way::in_order) options.emplace_back("-DFLAME_IN_ORDER");
       return device_kernel(d, "ops/scan.cu", entry, t, std::move(options));
     };
     const auto data = [inputs, lag](const Run& r) {
@@ -50,10 +54,19 @@ class Scan : public Op {
                   N > 2 && inputs == 1 ? r.buffers[2] : nullptr, lag};
     };
     const bool dense = std::abs(l.along[0]) == 1;
-    if (in_order || l.n < 32 || (!dense && l.lines >= 8192))
+    if (way == Way::in_order || l.n < 32 || (!dense && l.lines >= 8192))
       return make_ref<Plan>(name, [k = kernel("scan_lines"), l, data](const Run& r) {
         (*k)({.blocks = blocks_for(l.lines, 256)}, l, data(r));
       });
+    constexpr int64_t long_line = 16384, many = 128;
+    if (way == Way::whole_lines && (l.n <= long_line || l.lines >= many)) {
+      const int64_t threads =
+          std::clamp<int64_t>(static_cast<int64_t>(std::bit_ceil(static_cast<uint64_t>(l.n))) / 16, 32, 256);
+      const Ref<Kernel> k = kernel("scan_row", {"-DFLAME_THREADS=" + std::to_string(threads),
+                                                l.along[0] < 0 ? "-DFLAME_BACK=true" : "-DFLAME_BACK=false"});
+      return make_ref<Plan>(
+          name, [=](const Run& r) { (*k)({.blocks = l.lines, .threads = static_cast<int>(threads)}, l, data(r)); });
+    }
     const int64_t chunks = (l.n + block - 1) / block;
     Ref<Kernel> totals, carry;
     if (chunks > 1) {
@@ -97,8 +110,8 @@ class LinearScan final : public Scan {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     // Products of float64 numbers may leave the range where the sums do not.
-    return device_plan(d, name(), in[0].dtype, Lines<3>(in, out, axis_, reverse_), 2, 16, lag_,
-                       in[0].dtype == DType::f64);
+    return device_plan(d, name(), in[0].dtype, Lines<3>(in, out, axis_, reverse_), 2, 16,
+                       in[0].dtype == DType::f64 ? Way::in_order : Way::tree, lag_);
   }
   bool saves_input(int i) const override { return i == 0; }
   bool saves_output(int) const override { return true; }
@@ -169,7 +182,8 @@ class RunningOp : public Scan {
     });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_plan(d, J::name, in[0].dtype, Lines<2>(in, out, axis_, reverse_), 1, sizeof(double));
+    return device_plan(d, J::name, in[0].dtype, Lines<2>(in, out, axis_, reverse_), 1, sizeof(double),
+                       Way::whole_lines);
   }
 };
 
@@ -329,11 +343,13 @@ ValuesAndIndices cumulative_extreme(const char* name, bool greatest, const Tenso
 }  // namespace
 
 Tensor cumsum(const Tensor& x, int64_t axis, Loc loc) {
+  if (const AutocastCall cast{"cumsum", {&x}}) return cumsum(cast(x, loc), axis, loc);
   return along_axis("cumsum", x, axis, loc, [&](const Tensor& t, int a) {
     return std::vector<Tensor>{dispatch(make_ref<CumSum>(a, false), {t}, loc)};
   })[0];
 }
 Tensor cumprod(const Tensor& x, int64_t axis, Loc loc) {
+  if (const AutocastCall cast{"cumprod", {&x}}) return cumprod(cast(x, loc), axis, loc);
   return along_axis("cumprod", x, axis, loc, [&](const Tensor& t, int a) {
     return std::vector<Tensor>{dispatch(make_ref<CumProd>(a, false), {t}, loc)};
   })[0];

@@ -1,5 +1,6 @@
-// Scans along one axis with the CPU's running dtypes. Many lines side by side: a thread a line, in order. Else a block a chunk of
-// a line, by a fixed tree; the chunks of long lines are summed up first. FLAME_T: the dtype, FLAME_SCAN: which one.
+// Scans along one axis with the CPU's running dtypes. Many lines side by side: a thread a line, in order. Else by fixed trees: a
+// block a line, or a chunk of a line, and the chunks of long lines are summed up first. FLAME_T: the dtype, FLAME_SCAN: which
+// one; FLAME_BACK, FLAME_THREADS: for scan_row.
 #include "flame/fuse/block_scan.cuh"
 #include "flame/fuse/device.cuh"
 
@@ -60,6 +61,7 @@ struct Data {
 template <bool product>
 struct Running1 {
   using V = Running;
+  static constexpr V nothing = product;  // joined with anything, that
   static V load(const Lines&, const Data& p, const At& at, int64_t) {
     return static_cast<Running>(widen(static_cast<const T*>(p.a)[at.k[0]]));
   }
@@ -140,6 +142,108 @@ using cummin = Extreme<false>;
 
 using S = FLAME_SCAN;
 using V = S::V;
+
+#ifdef FLAME_BACK
+// A block a line, read and written once. A thread has packs of neighbours, as many as 16 bytes of results hold, each beside
+// the next thread's, and all are on the way before anything is joined: lane by lane, warp by warp, tile by tile.
+constexpr int threads = FLAME_THREADS, pack = 16 / sizeof(Result), packs = 16 / pack, warps = threads / 32,
+              sums = packs * warps;
+constexpr int each = sums > 32 ? sums / 32 : 1;
+constexpr bool back = FLAME_BACK;  // from the last element in memory to the first
+using From = Pack<T, pack>;
+using To = Pack<Result, pack>;
+constexpr int turned(int j) { return back ? pack - 1 - j : j; }
+
+extern "C" __global__ void __launch_bounds__(threads, 768 / threads)
+    scan_row(const __grid_constant__ Lines l, const __grid_constant__ Data p) {
+  __shared__ V totals[sums];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const At at = line_of(l, blockIdx.x);
+  const T* from = static_cast<const T*>(p.a) + at.k[0];
+  Result* to = static_cast<Result*>(p.c) + at.k[1];
+  const bool reads = fits<From>(from - turned(0), back ? -l.along[0] : l.along[0]);
+  const bool writes = fits<To>(to - turned(0), back ? -l.along[1] : l.along[1]);
+  V done = S::nothing;
+  for (int64_t tile = 0; tile < l.n; tile += threads * 16) {
+    const int64_t first = tile + threadIdx.x * pack;
+    T own[packs][pack];
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+      const int64_t k = first + i * threads * pack;
+      if (reads && k + pack <= l.n) {
+        const From all = *reinterpret_cast<const From*>(from + (back ? -k : k) - turned(0));
+#pragma unroll
+        for (int j = 0; j < pack; ++j) own[i][j] = all.v[turned(j)];
+      } else {
+#pragma unroll
+        for (int j = 0; j < pack; ++j)
+          own[i][j] = k + j < l.n ? from[(k + j) * l.along[0]] : convert<T>(static_cast<A>(S::nothing));
+      }
+    }
+    V before[packs];
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+      V through = static_cast<V>(widen(own[i][0]));
+#pragma unroll
+      for (int j = 1; j < pack; ++j) through = S()(through, static_cast<V>(widen(own[i][j])));
+#pragma unroll
+      for (int by = 1; by < 32; by *= 2) {
+        const V left = __shfl_up_sync(~0u, through, by);
+        if (lane >= by) through = S()(left, through);
+      }
+      if (lane == 31) totals[i * warps + warp] = through;
+      before[i] = __shfl_up_sync(~0u, through, 1);
+      if (lane == 0) before[i] = S::nothing;
+    }
+    __syncthreads();
+    // Every warp joins what all of them came to, and takes what comes before its own packs.
+    V through[each];
+#pragma unroll
+    for (int e = 0; e < each; ++e) {
+      through[e] = lane * each < sums ? totals[lane * each + e] : S::nothing;
+      if (e > 0) through[e] = S()(through[e - 1], through[e]);
+    }
+    V all = through[each - 1];
+#pragma unroll
+    for (int by = 1; by < 32; by *= 2) {
+      const V left = __shfl_up_sync(~0u, all, by);
+      if (lane >= by) all = S()(left, all);
+    }
+    V left = __shfl_up_sync(~0u, all, 1);
+    left = lane == 0 ? done : S()(done, left);
+#pragma unroll
+    for (int i = 0; i < packs; ++i) {
+      const int which = i * warps + warp;
+      V start = __shfl_sync(~0u, left, which / each);
+#pragma unroll
+      for (int e = 0; e + 1 < each; ++e) {
+        const V more = __shfl_sync(~0u, through[e], which / each);
+        if (which % each == e + 1) start = S()(start, more);
+      }
+      start = S()(start, before[i]);
+      const int64_t k = first + i * threads * pack;
+      V y[pack];
+#pragma unroll
+      for (int j = 0; j < pack; ++j) {
+        y[j] = static_cast<V>(widen(own[i][j]));
+        if (j > 0) y[j] = S()(y[j - 1], y[j]);
+      }
+      if (writes && k + pack <= l.n) {
+        To result;
+#pragma unroll
+        for (int j = 0; j < pack; ++j) result.v[turned(j)] = convert<Result>(S()(start, y[j]));
+        *reinterpret_cast<To*>(to + (back ? -k : k) - turned(0)) = result;
+      } else {
+#pragma unroll
+        for (int j = 0; j < pack; ++j)
+          if (k + j < l.n) to[(k + j) * l.along[1]] = convert<Result>(S()(start, y[j]));
+      }
+    }
+    done = S()(done, __shfl_sync(~0u, all, 31));
+    __syncthreads();
+  }
+}
+#else
 constexpr int threads = 256, items = 8;
 constexpr int64_t chunk = threads * items;  // as in scan.cpp
 
@@ -256,5 +360,6 @@ extern "C" __global__ void __launch_bounds__(threads)
       advance(l, at);
     }
 }
+#endif
 
 }  // namespace flame

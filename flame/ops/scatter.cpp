@@ -1,6 +1,7 @@
 // Writing by index along one axis: one kernel that assigns or combines, row by row in the order of the index.
 #include "flame/ops/scatter.h"
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/fuse/scalar_math.h"
 #include "flame/ops/check_internal.h"
@@ -225,6 +226,8 @@ Tensor scatter(const Tensor& x, int64_t axis, const Tensor& index, const Arg& sr
 }
 
 Tensor scatter_add(const Tensor& x, int64_t axis, const Tensor& index, const Tensor& src, Loc loc) {
+  if (const AutocastCall cast{"scatter_add", {&x, &src}})
+    return scatter_add(cast(x, loc), axis, index, cast(src, loc), loc);
   return scatter_combined("scatter_add", ScatterMode::sum, x, axis, index, src, loc);
 }
 

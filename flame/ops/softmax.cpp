@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
@@ -26,36 +27,36 @@ DType wide(DType t) { return t == DType::f64 ? t : DType::f32; }
 }  // namespace
 
 Tensor softmax(const Tensor& x, int64_t axis, Loc loc) {
+  const DType t = autocast_result("softmax", x);
   const OpScope scope("softmax");
   const int a = checked("softmax", x, axis, loc);
-  if (x.rank() == 0) return softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
-  if (x.numel() == 0) return x;
-  const DType t = x.dtype();
+  if (x.rank() == 0) return softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc).to(t, loc);
+  if (x.numel() == 0) return x.to(t, loc);
   const Tensor y = no_grad([&] {
     const Tensor e = exp(sub(x.to(wide(t)), amax(x.to(wide(t)), a, true)));
     return div(e, sum(e, a, true)).to(t);
   });
   const auto rule = [a, t](const CustomContext& c) -> std::vector<Tensor> {
-    const Tensor y = c.create_graph ? softmax(c.saved[0], a) : c.saved[1];
+    const Tensor y = c.create_graph ? softmax(c.saved[0].to(t), a) : c.saved[1];
     const Tensor g = c.grads[0].to(wide(t)), p = y.to(wide(t));
-    return {mul(p, sub(g, sum(mul(g, p), a, true))).to(t)};
+    return {mul(p, sub(g, sum(mul(g, p), a, true))).to(c.saved[0].dtype())};
   };
   return with_rule("softmax", {&x, 1}, {y}, {x, y}, rule, loc)[0];
 }
 
 Tensor log_softmax(const Tensor& x, int64_t axis, Loc loc) {
+  const DType t = autocast_result("log_softmax", x);
   const int a = checked("log_softmax", x, axis, loc);
-  if (x.rank() == 0) return log_softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc);
-  if (x.numel() == 0) return x;
-  const DType t = x.dtype();
+  if (x.rank() == 0) return log_softmax(x.reshape({1}, loc), 0, loc).reshape({}, loc).to(t, loc);
+  if (x.numel() == 0) return x.to(t, loc);
   const Tensor y = no_grad([&] {
     const Tensor shifted = sub(x.to(wide(t)), amax(x.to(wide(t)), a, true));
     return sub(shifted, log(sum(exp(shifted), a, true))).to(t);
   });
   const auto rule = [a, t](const CustomContext& c) -> std::vector<Tensor> {
-    const Tensor y = c.create_graph ? log_softmax(c.saved[0], a) : c.saved[1];
+    const Tensor y = c.create_graph ? log_softmax(c.saved[0].to(t), a) : c.saved[1];
     const Tensor g = c.grads[0].to(wide(t));
-    return {sub(g, mul(exp(y.to(wide(t))), sum(g, a, true))).to(t)};
+    return {sub(g, mul(exp(y.to(wide(t))), sum(g, a, true))).to(c.saved[0].dtype())};
   };
   return with_rule("log_softmax", {&x, 1}, {y}, {x, y}, rule, loc)[0];
 }

@@ -9,12 +9,12 @@
 #include "flame/device/cpu/strided_copy.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/create.h"
-#include "flame/ops/device_internal.h"
 #include "flame/ops/extreme_internal.h"
 #include "flame/ops/gather.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 #include "flame/ops/scatter.h"
+#include "flame/ops/sort_device_internal.h"
 #include "flame/ops/sort_internal.h"
 
 namespace flame {
@@ -120,39 +120,11 @@ class OrderOp final : public Op {
     return visit_dtype(in[0].dtype, [&](auto t) { return plan_for<decltype(t)>(in[0], out[0]); });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    const Meta &x = in[0], &y = out[0];
-    struct Rows {  // as in sort.cu
-      int64_t rows, n, padded, rank, x_step, y_step, wanted, first, middle, descending;
-      int64_t shape[max_rank], x[max_rank], y[max_rank];
-    } w{};
-    w.rows = 1;
-    w.n = x.shape[o_.axis];
-    w.x_step = x.strides[o_.axis];
-    w.y_step = y.strides[o_.axis];
-    w.wanted = y.shape[o_.axis];
-    w.first = o_.want == Want::kth ? o_.k - 1 : o_.want == Want::middle ? (w.n - 1) / 2 : 0;
-    w.middle = o_.want == Want::middle && is_float(x.dtype);
-    w.descending = o_.descending;
-    for (int i = 0; i < x.shape.rank(); ++i) {
-      if (i == o_.axis) continue;
-      w.rows *= w.shape[w.rank] = x.shape[i];
-      w.x[w.rank] = x.strides[i];
-      w.y[w.rank++] = y.strides[i];
-    }
-    if (w.rows * w.n * w.wanted == 0) return make_ref<Plan>(name_, [](const Run&) {});
-    const DeviceSort order(d, x.dtype, w.rows, w.n, 8 * static_cast<int>(size_of(x.dtype)));
-    w.padded = order.padded();
-    return make_ref<Plan>(
-        name_,
-        [w, order, fill = device_kernel(d, "ops/sort.cu", "fill", x.dtype, order.options()),
-         put = device_kernel(d, "ops/sort.cu", "put", x.dtype, order.options())](const Run& r) {
-          const DeviceRadix::Rows rows = order.rows(r.workspace);
-          (*fill)({.blocks = blocks_for(w.rows * w.padded, 256)}, w, r.buffers[0], rows.keys, rows.places);
-          const DeviceRadix::Rows sorted = order(r.workspace);
-          (*put)({.blocks = blocks_for(w.rows * w.wanted, 256)}, w, sorted.keys, sorted.places, r.buffers[0],
-                 r.buffers[1], r.buffers[2]);
-        },
-        order.workspace());
+    const bool middle = o_.want == Want::middle;
+    const int64_t first = o_.want == Want::kth ? o_.k - 1 : middle ? (in[0].shape[o_.axis] - 1) / 2 : 0;
+    return plan_order(
+        d, name_, in[0], out[0],
+        {.axis = o_.axis, .first = first, .middle = middle && is_float(in[0].dtype), .descending = o_.descending});
   }
 
  private:

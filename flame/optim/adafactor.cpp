@@ -10,7 +10,6 @@
 namespace flame::optim {
 namespace {
 
-// eps: eps1, or NaN for none; beta2: beta2_decay; extra: eps2 and d.
 std::vector<Moment> moments(const Hyper&, const Shape& s) {
   if (s.rank() < 2) return {{"variance"}};
   Shape row = s, column = s;
@@ -19,16 +18,6 @@ std::vector<Moment> moments(const Hyper&, const Shape& s) {
   return {{"row_var", row}, {"col_var", column}};
 }
 UpdateFn no_kernel(const Hyper&, DType) { return nullptr; }
-void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
-  const double n = static_cast<double>(step);
-  prepare_common(h, a);
-  a[3] = std::pow(n, h.beta2);
-  a[4] = h.has(flag::relative_step) ? std::min(h.lr, 1 / std::sqrt(n)) : h.lr;
-  a[5] = h.eps;
-  a[6] = h.extra[0];
-  a[7] = h.extra[1];
-  a[8] = h.has(flag::scale_parameter) ? 1 : 0;
-}
 void check(const char* name, const Hyper& h, Loc loc) {
   check_number(name, "lr", h.lr, loc);
   check_number(name, "weight_decay", h.weight_decay, loc);
@@ -42,7 +31,7 @@ void check(const char* name, const Hyper& h, Loc loc) {
 
 template <>
 struct Algorithm<AdafactorOptions> {
-  static constexpr Rule rule{"Adafactor", moments, no_kernel, prepare, check, adafactor_plan};
+  static constexpr Rule rule{"Adafactor", moments, no_kernel, {"adafactor", numbers::adafactor}, check, adafactor_plan};
   static Hyper hyper(const AdafactorOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

@@ -1,6 +1,6 @@
 // Adafactor over a table of tensors. Lines are rows of matrices, or parts of vectors; every sum of a line or a column is
 // taken in one order, which sizes decide. FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and
-// the moments' dtype; FLAME_ITEMS: of a table.
+// the moments' dtype; FLAME_ITEMS: of a table; FLAME_S, if defined: the dtype of the shadows that parameters may have.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -13,15 +13,21 @@ struct Item {
   P* p;
   const G* g;
   C* m[2];  // second moments of rows and columns; of a vector: of its elements
+  void* s;  // the parameter in 16 bits, or null
   int64_t vector, rows, columns, matrices;
   int64_t first_line, lines;  // of all tensors'
   int64_t first_tile, bands;  // blocks of 256 columns of a band each
   int64_t sums, roots, factor;  // places in the workspace: [matrices][bands][columns], [matrices][columns], the rate
   int64_t dense, rank, shape[8], strides[8];
-  double k[10];
+  const double* skip;  // null, or NaN there skips the step
+  const double* from;  // where the numbers are, if not here
+  double numbers[10];
+
+  double k(int i) const { return from ? from[i] : numbers[i]; }
+  bool skips() const { return skip && *skip != *skip; }
 
   double eps1() const {
-    if (k[5] == k[5]) return k[5];
+    if (k(5) == k(5)) return k(5);
     return sizeof(C) == 8 ? 2.220446049250313e-16 : 1.1920928955078125e-07;
   }
   int64_t place(int64_t at) const {  // of the row-major element `at`
@@ -71,9 +77,10 @@ inline C root_of(C v, C cap) { return capped(C(1) / std::sqrt(v), cap); }
 // Moments of rows and of vectors' elements; a line's squares of the parameter and, in vectors, of the update.
 extern "C" __global__ void __launch_bounds__(256) lines(const __grid_constant__ Items all, double* work) {
   const Item& t = own_item<&Item::first_line>(all);
+  if (t.skips()) return;
   const Line l = own_line(t);
-  const C cap = static_cast<C>(1 / t.eps1()), weight = static_cast<C>(t.k[3]), rest = C(1) - weight;
-  const bool scaled = t.k[8] != 0, near_new = t.k[3] >= 0.5;
+  const C cap = static_cast<C>(1 / t.eps1()), weight = static_cast<C>(t.k(3)), rest = C(1) - weight;
+  const bool scaled = t.k(8) != 0, near_new = t.k(3) >= 0.5;
   double parameters = 0, squares = 0;
   for (int64_t i = threadIdx.x; i < l.count; i += 256) {
     const int64_t at = t.place(l.begin + i);
@@ -99,11 +106,12 @@ extern "C" __global__ void __launch_bounds__(256) lines(const __grid_constant__ 
   work[2 * static_cast<int64_t>(blockIdx.x) + 1] = squares;
   if (t.vector) return;
   const double before = t.m[0][l.row], mean = squares / static_cast<double>(t.columns);
-  t.m[0][l.row] = static_cast<C>(before + t.k[3] * (mean - before));
+  t.m[0][l.row] = static_cast<C>(before + t.k(3) * (mean - before));
 }
 // Sums of g^2 down the rows of a band.
 extern "C" __global__ void __launch_bounds__(256) columns(const __grid_constant__ Items all, double* work) {
   const Item& t = own_item<&Item::first_tile>(all);
+  if (t.skips()) return;
   const int64_t tiles = (t.columns + 255) / 256, tile = blockIdx.x - t.first_tile;
   const int64_t column = tile % tiles * 256 + threadIdx.x, line = tile / tiles;  // line: matrix and band
   if (column >= t.columns) return;
@@ -120,6 +128,7 @@ extern "C" __global__ void __launch_bounds__(256) columns(const __grid_constant_
 // Second moments of columns, and 1 / the roots of their factors: a block for 256 columns of a matrix.
 extern "C" __global__ void __launch_bounds__(256) roots(const __grid_constant__ Items all, double* work) {
   const Item& t = own_item<&Item::first_tile>(all);
+  if (t.skips()) return;
   const int64_t tiles = (t.columns + 255) / 256, tile = blockIdx.x - t.first_tile, line = tile / tiles;
   if (line % t.bands != 0) return;  // the whole block
   const int64_t matrix = line / t.bands, column = tile % tiles * 256 + threadIdx.x;
@@ -131,7 +140,7 @@ extern "C" __global__ void __launch_bounds__(256) roots(const __grid_constant__ 
   double sum = 0;
   for (int64_t b = 0; b < t.bands; ++b) sum += work[t.sums + (line + b) * t.columns + column];
   const int64_t at = matrix * t.columns + column;
-  const double before = t.m[1][at], now = before + t.k[3] * (sum / static_cast<double>(t.rows) - before);
+  const double before = t.m[1][at], now = before + t.k(3) * (sum / static_cast<double>(t.rows) - before);
   t.m[1][at] = static_cast<C>(now);
   work[t.roots + at] = static_cast<C>(1 / ::sqrt(now / scale));
 }
@@ -147,6 +156,7 @@ inline C row_factor(const Item& t, const Line& l) {
 }
 extern "C" __global__ void __launch_bounds__(256) sizes(const __grid_constant__ Items all, double* work) {
   const Item& t = own_item<&Item::first_line>(all);
+  if (t.skips()) return;
   if (t.vector) return;
   const Line l = own_line(t);
   const C cap = static_cast<C>(1 / t.eps1()), row = row_factor(t, l);
@@ -162,6 +172,7 @@ extern "C" __global__ void __launch_bounds__(256) sizes(const __grid_constant__ 
 // A block a tensor.
 extern "C" __global__ void __launch_bounds__(256) rates(const __grid_constant__ Items all, double* work) {
   const Item& t = all.item[blockIdx.x];
+  if (t.skips()) return;
   double parameters = 0, updates = 0;
   for (int64_t i = threadIdx.x; i < t.lines; i += 256) {
     parameters += work[2 * (t.first_line + i)];
@@ -171,21 +182,26 @@ extern "C" __global__ void __launch_bounds__(256) rates(const __grid_constant__ 
   updates = total(updates);
   if (threadIdx.x > 0) return;
   const double n = static_cast<double>(t.matrices * t.rows * t.columns), size = ::sqrt(parameters / n);
-  const double scale = t.k[8] == 0 ? 1 : size > t.k[6] ? size : t.k[6];
-  const double over = ::sqrt(updates / n) / t.k[7];
-  work[t.factor] = t.k[0] * scale * t.k[4] / (over > 1 ? over : 1);
+  const double scale = t.k(8) == 0 ? 1 : size > t.k(6) ? size : t.k(6);
+  const double over = ::sqrt(updates / n) / t.k(7);
+  work[t.factor] = t.k(0) * scale * t.k(4) / (over > 1 ? over : 1);
 }
 extern "C" __global__ void __launch_bounds__(256) apply(const __grid_constant__ Items all, const double* work) {
   const Item& t = own_item<&Item::first_line>(all);
+  if (t.skips()) return;
   const Line l = own_line(t);
-  const C cap = static_cast<C>(1 / t.eps1()), row = row_factor(t, l), keep = static_cast<C>(t.k[1]);
+  const C cap = static_cast<C>(1 / t.eps1()), row = row_factor(t, l), keep = static_cast<C>(t.k(1));
   const C rate = static_cast<C>(work[t.factor]);
   const double* roots = roots_of(t, l, work);
 #pragma unroll 4
   for (int64_t i = threadIdx.x; i < l.count; i += 256) {
     const int64_t at = t.place(l.begin + i);
     const C u = widen(t.g[at]) * factor_of(t, l, roots, row, i, cap);
-    t.p[at] = convert<P>(widen(t.p[at]) * keep - rate * u);
+    const P updated = convert<P>(widen(t.p[at]) * keep - rate * u);
+    t.p[at] = updated;
+#ifdef FLAME_S
+    if (t.s) static_cast<FLAME_S*>(t.s)[at] = convert<FLAME_S>(widen(updated));
+#endif
   }
 }
 

@@ -1,5 +1,8 @@
 // Adafactor on a device that compiles text: a table of tensors a launch, six launches a step of a common network.
 #include <map>
+#include <optional>
+#include <string_view>
+#include <tuple>
 
 #include "flame/core/format.h"
 #include "flame/device/kernel.h"
@@ -16,8 +19,10 @@ struct Item {
   void* p;
   const void* g;
   void* m[2];
+  void* s;
   int64_t vector, rows, columns, matrices, first_line, lines, first_tile, bands, sums, roots, factor;
   int64_t dense, rank, shape[max_rank], strides[max_rank];
+  const double *skip, *from;
   double k[10];
 };
 struct Table {
@@ -26,6 +31,7 @@ struct Table {
 };
 struct Placed {
   size_t gradient, parameter, block;
+  bool shadow;
   Item item;  // without pointers and numbers
 };
 struct Family {
@@ -73,7 +79,8 @@ Totals place(std::vector<Placed>& all, size_t first, size_t last) {
   return t;
 }
 
-void launch(const Family& f, size_t first, size_t last, const Totals& t, const Run& run) {
+void launch(const Family& f, size_t first, size_t last, const Totals& t, const Run& run, const double* skip,
+            const double* arguments) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table table;
   for (size_t i = first; i < last; ++i) {
@@ -81,8 +88,12 @@ void launch(const Family& f, size_t first, size_t last, const Totals& t, const R
     Item& x = table.item[table.count++] = from.item;
     x.p = run.buffers[from.parameter];
     x.g = run.buffers[from.gradient];
-    for (size_t m = 0; m < (x.vector ? 1u : 2u); ++m) x.m[m] = run.buffers[from.parameter + 1 + m];
-    std::copy(blocks[from.block].begin(), blocks[from.block].end(), x.k);
+    const size_t moments = x.vector ? 1 : 2;
+    for (size_t m = 0; m < moments; ++m) x.m[m] = run.buffers[from.parameter + 1 + m];
+    if (from.shadow) x.s = run.buffers[from.parameter + 1 + moments];
+    x.skip = skip;
+    if (arguments) x.from = arguments + from.gradient * std::tuple_size_v<UpdateArguments>;
+    else std::copy(blocks[from.block].begin(), blocks[from.block].end(), x.k);
   }
   (*f.lines)({.blocks = t.lines}, table, run.workspace);
   if (t.tiles > 0) {
@@ -94,32 +105,41 @@ void launch(const Family& f, size_t first, size_t last, const Totals& t, const R
   (*f.apply)({.blocks = t.lines}, table, run.workspace);
 }
 
+// The shadow of a tensor of the same dtypes: what has none shares its launches.
+std::optional<DType> shadow_beside(const UpdateTensor& t, const std::vector<UpdateTensor>& tensors) {
+  for (const UpdateTensor& o : tensors)
+    if (o.shadow && o.parameter == t.parameter && o.gradient == t.gradient) return o.shadow;
+  return {};
+}
+
 }  // namespace
 
-Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
+Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                                const UpdateWays& ways) {
   const std::string text(device_text("optim/adafactor.cu"));
-  std::map<std::pair<DType, DType>, Family> families;
-  size_t buffer = tensors.size();
+  std::map<std::tuple<DType, DType, std::optional<DType>>, Family> families;
+  size_t buffer = tensors.size() + (ways.has_factor() ? 1 : 0);
   for (size_t i = 0; i < tensors.size(); ++i) {
     const UpdateTensor& t = tensors[i];
     if (numel(t.shape) > 0) {
-      Family& f = families[{t.parameter, t.gradient}];
+      const std::optional<DType> shadow = t.shadow ? t.shadow : shadow_beside(t, tensors);
+      Family& f = families[{t.parameter, t.gradient, shadow}];
       if (!f.lines) {
         const auto kernel = [&](const char* entry) {
-          return d.kernel({name,
-                           text,
-                           entry,
-                           {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
-                            fmt::format("-DFLAME_G={}", device_type(t.gradient)),
-                            fmt::format("-DFLAME_C={}", device_type(compute_dtype(t.parameter))),
-                            fmt::format("-DFLAME_ITEMS={}", most), "--fmad=false"}});
+          std::vector<std::string> options{fmt::format("-DFLAME_P={}", device_type(t.parameter)),
+                                           fmt::format("-DFLAME_G={}", device_type(t.gradient)),
+                                           fmt::format("-DFLAME_C={}", device_type(compute_dtype(t.parameter))),
+                                           fmt::format("-DFLAME_ITEMS={}", most), "--fmad=false"};
+          if (shadow && entry == std::string_view("apply"))
+            options.push_back(fmt::format("-DFLAME_S={}", device_type(*shadow)));
+          return d.kernel({name, text, entry, std::move(options)});
         };
         f = {
             kernel("lines"), kernel("columns"), kernel("roots"), kernel("sizes"), kernel("rates"), kernel("apply"), {}};
       }
-      f.tensors.push_back({i, buffer, t.block, item_of(t)});
+      f.tensors.push_back({i, buffer, t.block, t.shadow.has_value(), item_of(t)});
     }
-    buffer += 1 + static_cast<size_t>(t.moments);
+    buffer += t.buffers();
   }
   struct Step {
     size_t family, first, last;
@@ -136,12 +156,23 @@ Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor
     }
     all.push_back(std::move(f));
   }
+  DeviceNumbers numbers(name, tensors, d, ways, tensors.size(), buffer);
+  const size_t own = numbers.workspace();
   return make_ref<Plan>(
       name,
-      [all = std::move(all), steps = std::move(steps)](const Run& run) {
-        for (const Step& s : steps) launch(all[s.family], s.first, s.last, s.totals, run);
+      [all = std::move(all), steps = std::move(steps), numbers = std::move(numbers), own,
+       factor = tensors.size()](const Run& run) {
+        Run rest = run;  // whose workspace lies behind the arguments
+        rest.workspace = static_cast<char*>(run.workspace) + own;
+        const double *skip = nullptr, *arguments = nullptr;
+        if (numbers) {
+          numbers.launch(run, static_cast<double*>(run.workspace));
+          skip = static_cast<const double*>(run.buffers[factor]);
+          arguments = static_cast<const double*>(run.workspace);
+        }
+        for (const Step& s : steps) launch(all[s.family], s.first, s.last, s.totals, rest, skip, arguments);
       },
-      static_cast<size_t>(work) * sizeof(double));
+      own + static_cast<size_t>(work) * sizeof(double));
 }
 
 }  // namespace flame::optim

@@ -19,8 +19,9 @@ struct FactorKernels {
 };
 
 // Of update_plan's form. Arguments: {sign, decay factor, -, weight, rate, eps1 or NaN, eps2, d, whether scaled}.
-Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d);
-Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors,
-                                Device& d);  // by kernels from text
+// Gradients come scaled; the factor among the buffers only says whether the step is skipped.
+Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways);
+Ref<Plan> device_adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                                const UpdateWays& ways);  // by kernels from text
 
 }  // namespace flame::optim

@@ -121,10 +121,13 @@ class Access {
 // One launch over one batch.
 class Pass {
  public:
-  Pass(const std::vector<Factored>& tensors, const Batch& batch, const Run& run)
+  // own: the arguments by gradient, if they are not where run says.
+  Pass(const std::vector<Factored>& tensors, const Batch& batch, const Run& run,
+       const std::vector<UpdateArguments>& own)
       : tensors_(tensors),
         b_(batch),
         run_(run),
+        own_(own),
         parameter_squares_(static_cast<double*>(run.workspace)),
         update_squares_(parameter_squares_ + batch.bands.size()),
         rates_(update_squares_ + batch.bands.size()),
@@ -147,11 +150,13 @@ class Pass {
   const std::vector<Factored>& tensors_;
   const Batch& b_;
   const Run& run_;
+  const std::vector<UpdateArguments>& own_;
   double *parameter_squares_, *update_squares_, *rates_;  // a band, a band, a tensor
   double* scratch_;                                       // b_.scratch elements of either dtype
   const FactorKernels& kernels_ = FactorKernels::best();
 
   const UpdateArguments& arguments(const Factored& t) const {
+    if (!own_.empty()) return own_[t.gradient_buffer];
     return static_cast<const UpdateArguments*>(run_.scalars[0].p)[t.block];
   }
   static double eps1(const UpdateArguments& a, DType compute) {
@@ -165,6 +170,9 @@ class Pass {
   }
   Access parameter(const Factored& t) const {
     return {t, run_.buffers[t.parameter_buffer], t.parameter, compute_dtype(t.parameter)};
+  }
+  Access shadow(const Factored& t) const {
+    return {t, run_.buffers[t.parameter_buffer + t.buffers() - 1], *t.shadow, compute_dtype(t.parameter)};
   }
   void* scratch(DType compute, int64_t i) const { return element(scratch_, compute, i); }
 
@@ -293,17 +301,19 @@ class Pass {
         kernels_.factored_update[k](values, gradients, column_factors(t, row, c), row_factor(t, row), cap, a[1], rate,
                                     n);
       p.write(at, n, values);
+      if (t.shadow) shadow(t).write(at, n, values);
     });
   }
 };
 
 }  // namespace
 
-Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d) {
-  if (d.kind() == Device::Kind::cuda) return device_adafactor_plan(name, tensors, d);
+Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                         const UpdateWays& ways) {
+  if (d.kind() == Device::Kind::cuda) return device_adafactor_plan(name, tensors, d, ways);
   std::vector<Factored> list;
   std::vector<Batch> batches;
-  size_t buffer = tensors.size(), workspace = 0;
+  size_t buffer = tensors.size() + (ways.has_factor() ? 1 : 0), workspace = 0;
   for (size_t i = 0; i < tensors.size(); ++i) {
     if (const UpdateTensor& t = tensors[i]; numel(t.shape) > 0) {
       if (batches.empty() || batches.back().total >= batch_elements) batches.emplace_back();
@@ -311,13 +321,15 @@ Ref<Plan> adafactor_plan(const char* name, const std::vector<UpdateTensor>& tens
       batches.back().tensors.push_back(list.size() - 1);
       add_bands(batches.back(), list.size() - 1, list.back());
     }
-    buffer += 1 + static_cast<size_t>(tensors[i].moments);
+    buffer += tensors[i].buffers();
   }
   for (const Batch& b : batches) workspace = std::max(workspace, Pass::workspace(b));
   return make_ref<Plan>(
       name,
-      [list = std::move(list), batches = std::move(batches)](const Run& run) {
-        for (const Batch& b : batches) Pass(list, b, run).run();
+      [list = std::move(list), batches = std::move(batches), tensors, ways, counts = buffer](const Run& run) {
+        std::vector<UpdateArguments> own;
+        if (ways.skips && skips(run, tensors, ways, tensors.size(), counts, own)) return;
+        for (const Batch& b : batches) Pass(list, b, run, own).run();
       },
       workspace);
 }

@@ -6,14 +6,8 @@
 namespace flame::optim {
 namespace {
 
-// extra: lr_decay and the sum's start.
 std::vector<Moment> moments(const Hyper& h, const Shape&) { return {{"sum", {}, h.extra[1]}}; }
 UpdateFn kernel(const Hyper&, DType compute) { return Kernels::best().adagrad[kernel_index(compute)]; }
-void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
-  prepare_common(h, a);
-  a[3] = h.lr / (1 + static_cast<double>(step - 1) * h.extra[0]);
-  a[4] = h.eps;
-}
 void check(const char* name, const Hyper& h, Loc loc) {
   check_number(name, "lr", h.lr, loc);
   check_number(name, "lr_decay", h.extra[0], loc);
@@ -26,7 +20,7 @@ void check(const char* name, const Hyper& h, Loc loc) {
 
 template <>
 struct Algorithm<AdagradOptions> {
-  static constexpr Rule rule{"Adagrad", moments, kernel, prepare, check};
+  static constexpr Rule rule{"Adagrad", moments, kernel, {"adagrad", numbers::adagrad}, check};
   static Hyper hyper(const AdagradOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

@@ -1,8 +1,6 @@
 // Adamax as a rule.
 #include "flame/optim/adamax.h"
 
-#include <cmath>
-
 #include "flame/optim/optimizer_internal.h"
 
 namespace flame::optim {
@@ -10,19 +8,11 @@ namespace {
 
 std::vector<Moment> moments(const Hyper&, const Shape&) { return {{"exp_avg"}, {"exp_inf"}}; }
 UpdateFn kernel(const Hyper&, DType compute) { return Kernels::best().adamax[kernel_index(compute)]; }
-void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
-  prepare_common(h, a);
-  a[3] = 1 - h.beta1;
-  a[4] = h.beta2;
-  a[5] = h.eps;
-  a[6] = h.lr / (1 - std::pow(h.beta1, static_cast<double>(step)));
-}
-
 }  // namespace
 
 template <>
 struct Algorithm<AdamaxOptions> {
-  static constexpr Rule rule{"Adamax", moments, kernel, prepare, check_adam};
+  static constexpr Rule rule{"Adamax", moments, kernel, {"adamax", numbers::adamax}, check_adam};
   static Hyper hyper(const AdamaxOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

@@ -92,40 +92,52 @@ Meta same_meta(const Tensor& t) {
 }
 Layout dense_layout(const Meta& m) { return is_dense(m.shape, m.strides) ? Layout::any : Layout::contiguous; }
 
-// The gradients, with max_norm as a scalar, to their norm and the factor that clips them (float64).
+// The gradients and, if scaled, their scale, with max_norm as a scalar, to their norm and the factor that clips them (float64).
 class GradNorm : public Op {
  public:
-  GradNorm(double limit, double p) : limit_(limit), p_(p) {}
+  GradNorm(double limit, double p, bool scaled) : limit_(limit), p_(p), scaled_(scaled) {}
   const char* name() const override { return "clip_grad_norm"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    const bool wide = std::ranges::any_of(in, [](const Tensor& t) { return t.dtype() == DType::f64; });
+    const bool wide = std::ranges::any_of(gradients(in), [](const Tensor& t) { return t.dtype() == DType::f64; });
     return {contiguous_meta(wide ? DType::f64 : DType::f32, {}), contiguous_meta(DType::f64, {})};
   }
   Layout layout(int, const Meta& m) const override { return dense_layout(m); }
   std::vector<Word> scalars() const override { return {word(limit_), word(p_)}; }
+  void key(Key& k) const override { k << scaled_; }
   bool differentiable() const override { return false; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    Work w = split(in);
+    Work w = split(gradients(in));
     const size_t workspace = std::max<size_t>(w.chunks.size(), 1) * sizeof(double);
     return make_ref<Plan>(
-        name(), [w = std::move(w), norm_dtype = out[0].dtype](const Run& run) { body(w, norm_dtype, run); }, workspace);
+        name(),
+        [w = std::move(w), norm_dtype = out[0].dtype, scaled = scaled_](const Run& run) {
+          body(w, norm_dtype, scaled, run);
+        },
+        workspace);
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_norm_plan(name(), in, out[0].dtype, d);
+    return device_norm_plan(name(), gradients(in), out[0].dtype, scaled_, d);
   }
 
  private:
-  static void body(const Work& w, DType norm_dtype, const Run& run) {
+  template <class T>
+  std::span<const T> gradients(std::span<const T> in) const {
+    return scaled_ ? in.first(in.size() - 1) : in;
+  }
+  static void body(const Work& w, DType norm_dtype, bool scaled, const Run& run) {
     const double p = run.scalars[1].f;
     double* sums = static_cast<double*>(run.workspace);
     each_item(w.chunks, w.total, [&](const Chunk& c) { sums[&c - w.chunks.data()] = part_of_norm(w, c, run, p); });
-    const double norm = norm_of(sums, w.chunks.size(), p), wanted = run.scalars[0].f / (norm + 1e-6);
-    void* const* out = run.buffers + w.dtypes.size();
+    const double by = scaled ? static_cast<double>(*static_cast<const float*>(run.buffers[w.dtypes.size()])) : 1;
+    const double norm = norm_of(sums, w.chunks.size(), p) / by, wanted = run.scalars[0].f / (norm + 1e-6);
+    const double clipped = wanted > 1 ? 1 : wanted;  // NaN stays
+    void* const* out = run.buffers + w.dtypes.size() + (scaled ? 1 : 0);
     if (norm_dtype == DType::f64) *static_cast<double*>(out[0]) = norm;
     else *static_cast<float*>(out[0]) = static_cast<float>(norm);
-    *static_cast<double*>(out[1]) = wanted > 1 ? 1 : wanted;  // NaN stays
+    *static_cast<double*>(out[1]) = !scaled ? clipped : std::isfinite(norm) ? clipped / by : NAN;
   }
   const double limit_, p_;
+  const bool scaled_;
 };
 
 // The gradients and the factor to the scaled gradients.
@@ -188,9 +200,12 @@ void check_limit(const char* who, double limit, Loc loc) {
 
 }  // namespace
 
-NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc) {
+NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc,
+                        const Tensor& scale) {
   check_limit("clip_grad_norm", max_norm, loc);
-  const std::vector<Tensor> out = dispatch_multi(make_ref<GradNorm>(max_norm, norm_type), gradients, loc);
+  std::vector<Tensor> in = gradients;
+  if (scale.defined()) in.push_back(scale);
+  const std::vector<Tensor> out = dispatch_multi(make_ref<GradNorm>(max_norm, norm_type, scale.defined()), in, loc);
   return {out[0], out[1]};
 }
 std::vector<Tensor> scaled(std::vector<Tensor> gradients, const Tensor& factor, Loc loc) {

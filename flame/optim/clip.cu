@@ -82,20 +82,25 @@ extern "C" __global__ void __launch_bounds__(256)
   if (threadIdx.x == 0) sums[blockIdx.x] = total;
 }
 
-// The norm and the factor.
-extern "C" __global__ void __launch_bounds__(256)
-    norm_join(const double* sums, int64_t chunks, double p, double limit, void* out, int64_t wide, double* factor) {
+// The norm and the factor. Of gradients that are `scale` times too large (unless null) the norm is theirs without it; the factor
+// takes it away as well, and is NaN if one of them is not finite.
+extern "C" __global__ void __launch_bounds__(256) norm_join(const double* sums, int64_t chunks, double p, double limit,
+                                                            const float* scale, void* out, int64_t wide,
+                                                            double* factor) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < chunks; i += 256) sum = joined(sum, sums[i], p);
   const double total = reduce(sum, p);
   if (threadIdx.x != 0) return;
-  const double norm = p == 2                                                   ? ::sqrt(total)
-                      : p == 1 || p == std::numeric_limits<double>::infinity() ? total
-                                                                               : ::pow(total, 1 / p);
+  const double by = scale ? static_cast<double>(*scale) : 1;
+  const double all = p == 2                                                   ? ::sqrt(total)
+                     : p == 1 || p == std::numeric_limits<double>::infinity() ? total
+                                                                              : ::pow(total, 1 / p);
+  const double norm = all / by;
   if (wide) *static_cast<double*>(out) = norm;
   else *static_cast<float*>(out) = static_cast<float>(norm);
   const double wanted = limit / (norm + 1e-6);
-  *factor = wanted > 1 ? 1 : wanted;  // NaN stays
+  const double clipped = wanted > 1 ? 1 : wanted;  // NaN stays
+  *factor = !scale ? clipped : norm - norm == 0 ? clipped / by : std::numeric_limits<double>::quiet_NaN();
 }
 
 template <class F>

@@ -24,9 +24,10 @@ const void* staged(void* buffer, DType t, int64_t begin, int64_t n, float* stage
 // out = kernel(in, number), n elements from `begin` of each.
 void scale_chunk(const ScaleFn (&kernels)[2], DType t, void* in, void* out, int64_t begin, int64_t n, double number);
 
-// The same on a device that takes kernels from text. Buffers: the gradients, then the norm and the factor (float64);
+// The same on a device that takes kernels from text. Buffers: the gradients, if scaled their scale, then the norm and the factor
+// (float64);
 // the gradients, if by_factor the factor, then the scaled or (by scalars[0]) limited ones.
-Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, Device& d);
+Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, bool scaled, Device& d);
 Ref<Plan> device_scale_plan(const char* name, std::span<const Meta> gradients, bool by_factor, Device& d);
 // Of adaptive clipping: `in` are the gradients, then their parameters.
 Ref<Plan> device_clip_adaptive_plan(const char* name, std::span<const Meta> in, Device& d);
@@ -42,7 +43,10 @@ GradientsOf gradients_of(const char* who, const std::vector<Parameter>& paramete
 struct NormAndFactor {
   Tensor norm, factor;
 };
-NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc);
+// With a scale (float32, its first element) the gradients are taken as that many times too large: the factor takes it away
+// too, and is NaN if a gradient is not finite.
+NormAndFactor grad_norm(const std::vector<Tensor>& gradients, double max_norm, double norm_type, Loc loc,
+                        const Tensor& scale = {});
 std::vector<Tensor> scaled(std::vector<Tensor> gradients, const Tensor& factor, Loc loc);
 
 }  // namespace flame::optim

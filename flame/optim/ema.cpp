@@ -98,7 +98,7 @@ void EMA::update(Loc loc) {
     throw;
   }
   if (Recorder* r = Recorder::current())
-    r->on_replay([core = core_] { core->prepare(); }, [core = core_] { --core->updates; }, true);
+    r->on_replay([core = core_] { core->prepare(); }, [core = core_] { --core->updates; }, block[0].p, true);
   for (const Average& a : c.integers) a.average.assign(a.source.tensor(), loc);
 }
 

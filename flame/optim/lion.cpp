@@ -8,20 +8,11 @@ namespace {
 
 std::vector<Moment> moments(const Hyper&, const Shape&) { return {{"exp_avg"}}; }
 UpdateFn kernel(const Hyper&, DType compute) { return Kernels::best().lion[kernel_index(compute)]; }
-void prepare(const Hyper& h, int64_t, UpdateArguments& a) {
-  prepare_common(h, a);
-  a[3] = h.lr;
-  a[4] = h.beta1;
-  a[5] = 1 - h.beta1;
-  a[6] = h.beta2;
-  a[7] = 1 - h.beta2;
-}
-
 }  // namespace
 
 template <>
 struct Algorithm<LionOptions> {
-  static constexpr Rule rule{"Lion", moments, kernel, prepare, check_adam};
+  static constexpr Rule rule{"Lion", moments, kernel, {"lion", numbers::lion}, check_adam};
   static Hyper hyper(const LionOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

@@ -3,9 +3,11 @@
 #include "flame/optim/optimizer.h"
 
 #include <algorithm>
+#include <limits>
 #include <unordered_set>
 
 #include "flame/autograd/autograd.h"
+#include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/recorder.h"
@@ -13,7 +15,9 @@
 #include "flame/ops/create.h"
 #include "flame/optim/clip_internal.h"
 #include "flame/optim/optimizer_internal.h"
+#include "flame/optim/scaler.h"
 #include "flame/tensor/internal.h"
+#include "flame/tensor/shadow.h"
 
 namespace flame::optim {
 
@@ -59,6 +63,8 @@ Optimizer::Optimizer(const Rule& rule, const std::vector<ParameterGroup<Hyper>>&
   if (c.slots.empty()) fail<ValueError>(loc, "{}: expected one parameter or more, got none", rule.name);
   c.schedules.resize(c.groups.size());
   c.blocks = std::make_unique<UpdateArguments[]>(c.slots.size());
+  c.counts = std::make_unique<StepOf[]>(c.slots.size());
+  c.skipped = State(zeros({static_cast<int64_t>(c.slots.size())}, DType::i64, c.slots[0].parameter.device(), loc), loc);
   for (Slot& s : c.slots)
     if (s.parameter.requires_grad()) c.make_moments(s, loc);
 }
@@ -91,12 +97,14 @@ void Core::prepare_step(const std::vector<size_t>& present) {
   for (const size_t i : present) {
     Slot& s = slots[i];
     s.steps += 1;
-    if (last == slots.size() || slots[last].group != s.group) h = current(s.group);
-    else if (slots[last].steps == s.steps) {
+    const bool other = last == slots.size() || slots[last].group != s.group;
+    if (other) h = current(s.group);
+    counts[i] = {h, s.steps};
+    if (!other && slots[last].steps == s.steps) {
       blocks[i] = blocks[last];
       continue;
     }
-    rule.prepare(h, s.steps, blocks[i]);
+    rule.numbers.of(h, static_cast<double>(s.steps), blocks[i].data());
     last = i;
   }
   steps += 1;
@@ -107,10 +115,29 @@ void Core::undo_step(const std::vector<size_t>& present) {
   steps -= 1;
 }
 
-const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, bool clipped) {
+namespace {
+// What a plan depends on of one parameter with a gradient, and as a number.
+struct Signed {
+  size_t slot;
+  DType gradient;
+  std::optional<DType> shadow;
+};
+uint64_t number_of(const Signed& s) {
+  const uint64_t shadow = s.shadow ? static_cast<uint64_t>(*s.shadow) : num_dtypes;
+  return (s.slot * num_dtypes + static_cast<uint64_t>(s.gradient)) * (num_dtypes + 1) + shadow;
+}
+Signed read(uint64_t n) {
+  const uint64_t shadow = n % (num_dtypes + 1), rest = n / (num_dtypes + 1);
+  Signed s{static_cast<size_t>(rest / num_dtypes), static_cast<DType>(rest % num_dtypes), {}};
+  if (shadow < num_dtypes) s.shadow = static_cast<DType>(shadow);
+  return s;
+}
+}  // namespace
+
+const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, const UpdateWays& ways) {
   constexpr size_t most = 16;
   const auto it = std::find_if(plans.begin(), plans.end(),
-                               [&](const CachedPlan& p) { return p.clipped == clipped && p.signature == signature; });
+                               [&](const CachedPlan& p) { return p.ways == ways && p.signature == signature; });
   if (it != plans.end()) {
     std::rotate(plans.begin(), it, it + 1);
     return plans.front();
@@ -118,19 +145,19 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, b
   auto present = std::make_shared<std::vector<size_t>>();
   std::vector<UpdateTensor> tensors;
   for (const uint64_t entry : signature) {
-    const size_t i = static_cast<size_t>(entry / num_dtypes);
+    const Signed what = read(entry);
+    const size_t i = what.slot;
     const Slot& s = slots[i];
     const Hyper& h = groups[s.group];
     present->push_back(i);
     const Value& p = s.parameter.value();
-    tensors.push_back({rule.kernel(h, compute_dtype(p.dtype)), p.dtype, static_cast<DType>(entry % num_dtypes), p.shape,
-                       p.strides, static_cast<int>(s.kinds.size()), i});
+    tensors.push_back({rule.kernel(h, compute_dtype(p.dtype)), p.dtype, what.gradient, p.shape, p.strides,
+                       static_cast<int>(s.kinds.size()), i, what.shadow});
   }
   if (plans.size() == most) plans.pop_back();
   Device& d = slots[0].parameter.device();
-  plans.insert(plans.begin(),
-               {signature, clipped, std::move(present),
-                rule.plan ? rule.plan(rule.name, tensors, d) : update_plan(rule.name, tensors, d, clipped)});
+  plans.insert(plans.begin(), {signature, ways, std::move(present),
+                               (rule.plan ? rule.plan : update_plan)(rule.name, tensors, d, ways)});
   counters().plans_prepared += 1;
   return plans.front();
 }
@@ -141,14 +168,14 @@ namespace {
 struct Gradients {
   std::vector<Tensor> given;
   std::vector<Ref<Value>> values;
-  std::vector<uint64_t> signature;  // slot * num_dtypes + dtype
+  std::vector<uint64_t> signature;
 };
 
 Gradients gather(const Core& c, Loc loc) {
   Gradients out;
   for (size_t i = 0; i < c.slots.size(); ++i) {
     const Parameter& p = c.slots[i].parameter;
-    const Tensor g = p.grad();
+    const Tensor g = held_grad(p);
     if (!g.defined()) continue;
     if (g.shape() != p.shape())
       fail<ShapeError>(loc, "{}: expected a gradient of shape {} for parameter {}, got {}", c.rule.name, p.shape(), i,
@@ -160,7 +187,7 @@ Gradients gather(const Core& c, Loc loc) {
                         p.device().name(), i, g.device().name());
     out.given.push_back(g.detach());
     out.values.push_back(converted(g.value_ref(), g.dtype(), p.value().strides));
-    out.signature.push_back(i * num_dtypes + static_cast<uint64_t>(g.dtype()));
+    out.signature.push_back(number_of({i, g.dtype(), shadow_in_use(p)}));
   }
   for (const Ref<Value>& v : out.values) materialize(*v);
   return out;
@@ -170,17 +197,20 @@ Gradients gather(const Core& c, Loc loc) {
 void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>& gradients, const Tensor& factor,
             Loc loc) {
   std::vector<const Value*> targets;
-  for (const size_t i : *plan.present) {
-    Slot& s = c.slots[i];
+  for (size_t k = 0; k < plan.present->size(); ++k) {
+    Slot& s = c.slots[(*plan.present)[k]];
     targets.push_back(&s.parameter.begin_write(loc));
     for (State& m : s.moments)
       if (m.defined()) targets.push_back(&m.begin_write(loc));
+    if (const auto shadow = read(plan.signature[k]).shadow)
+      targets.push_back(&begin_shadow_write(s.parameter, *shadow, loc));
   }
+  if (plan.ways.skips) targets.push_back(&c.skipped.begin_write(loc));
   std::vector<Buffer> reads, writes;
   for (const Ref<Value>& v : gradients) reads.push_back(v->buffer());
-  if (factor.defined() && plan.clipped) reads.push_back(factor.value().buffer());
+  if (plan.ways.has_factor()) reads.push_back(factor.value().buffer());
   for (const Value* v : targets) writes.push_back(v->buffer());
-  const Word block[] = {word(static_cast<const void*>(c.blocks.get()))};
+  const Word block[] = {word(static_cast<const void*>(c.blocks.get())), word(static_cast<const void*>(c.counts.get()))};
   c.prepare_step(*plan.present);
   try {
     if (!reads.empty()) c.slots[0].parameter.device().launch({plan.plan, reads, writes, block}, loc);
@@ -188,6 +218,9 @@ void launch(Core& c, const Core::CachedPlan& plan, const std::vector<Ref<Value>>
     c.undo_step(*plan.present);
     throw;
   }
+  for (size_t k = 0; k < plan.present->size(); ++k)
+    if (const auto shadow = read(plan.signature[k]).shadow)
+      shadow_written(c.slots[(*plan.present)[k]].parameter, *shadow);
 }
 
 // A replay counts its step, and is only good while the parameters that were skipped have no gradient. It could not see
@@ -197,13 +230,13 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
   for (const Ref<Value>& v : g.values)
     if (!r.made_here(v->storage->id())) r.refused = "the optimizer read a gradient that was made outside the step";
   r.on_replay([core, present] { core->prepare_step(*present); }, [core, present] { core->undo_step(*present); },
-              !g.values.empty());
+              core->blocks.get(), !g.values.empty());
   if (present->size() == core->slots.size()) return;
   r.guard(core.get(), "which parameters have gradients", [core, present] {
     size_t next = 0;
     for (size_t i = 0; i < core->slots.size(); ++i) {
       if (next < present->size() && (*present)[next] == i) ++next;
-      else if (core->slots[i].parameter.grad().defined()) return false;
+      else if (held_grad(core->slots[i].parameter).defined()) return false;
     }
     return true;
   });
@@ -211,29 +244,67 @@ void note_step(Recorder& r, const std::shared_ptr<Core>& core,
 
 }  // namespace
 
+namespace {
+void check_scaled(const Core& c, const Gradients& g, const GradScaler& scaler, Loc loc) {
+  const Device& own = c.slots[0].parameter.device();
+  if (&scaler.device() != &own)
+    fail<DeviceError>(loc, "{}: expected a scaler on {}, got one on {}", c.rule.name, own.name(),
+                      scaler.device().name());
+  for (const uint64_t entry : g.signature)
+    if (c.slots[read(entry).slot].parameter.dtype() == DType::f16)
+      fail<DTypeError>(loc,
+                       "{}: a scaler's gradients would be too small without their scale in float16: expected "
+                       "parameters of float32",
+                       c.rule.name);
+}
+}  // namespace
+
+namespace {
+// In the parameters' dtypes.
+std::vector<Tensor> whole(const Core& c, const Gradients& g) {
+  std::vector<Tensor> out;
+  for (size_t i = 0; i < g.values.size(); ++i)
+    out.push_back(Tensor(g.values[i]).to(c.slots[read(g.signature[i]).slot].parameter.dtype()));
+  return out;
+}
+}  // namespace
+
 Tensor Optimizer::step(const StepOptions& o, Loc loc) {
   Core& c = *core_;
   if (!(o.max_norm >= 0))
     fail<ValueError>(loc, "{}: expected a max_norm of 0 or more, got {}", c.rule.name, o.max_norm);
   NoGrad guard;
-  const Gradients g = gather(c, loc);
+  Gradients g = gather(c, loc);
   std::vector<Ref<Value>> gradients = g.values;
   NormAndFactor clip;
-  const bool clips = o.max_norm > 0 && !g.values.empty();
+  const bool clips = (o.max_norm > 0 || o.scaler) && !g.values.empty();
   if (clips) {
-    clip = grad_norm(g.given, o.max_norm, 2, loc);  // in the order of the given ones, as clip_grad_norm sums them
+    const double limit = o.max_norm > 0 ? o.max_norm : std::numeric_limits<double>::infinity();
+    if (o.scaler) check_scaled(c, g, *o.scaler, loc);
+    // In the order of the given ones, as clip_grad_norm sums them.
+    clip = grad_norm(g.given, limit, 2, loc, o.scaler ? o.scaler->factor() : Tensor());
     materialize(clip.factor.value());
     if (c.rule.plan) {  // its plan takes them scaled
-      const std::vector<Tensor> out = scaled({gradients.begin(), gradients.end()}, clip.factor, loc);
-      for (size_t i = 0; i < out.size(); ++i) gradients[i] = out[i].value_ref();
+      const std::vector<Tensor> out = scaled(whole(c, g), clip.factor, loc);
+      for (size_t i = 0; i < out.size(); ++i) {
+        gradients[i] = out[i].value_ref();
+        Signed what = read(g.signature[i]);
+        what.gradient = out[i].dtype();
+        g.signature[i] = number_of(what);
+      }
     }
   }
-  const Core::CachedPlan& plan = c.plan_for(g.signature, clips && !c.rule.plan);
+  const UpdateWays ways{clips && !c.rule.plan, clips && o.scaler ? &c.rule.numbers : nullptr};
+  const Core::CachedPlan& plan = c.plan_for(g.signature, ways);
   for (const size_t i : *plan.present) c.make_moments(c.slots[i], loc);
   note_flush("an optimizer step");
   flush_pending();  // what runs out of memory does so before a State is written: the loss that the caller still holds
   settle_launches();
   launch(c, plan, gradients, clip.factor, loc);
+  if (ways.skips) {
+    c.scaled = true;
+    o.scaler->found(clip.factor);
+  }
   if (Recorder* r = Recorder::current()) note_step(*r, core_, plan.present, g);
   if (!o.keep_gradients)
     for (const size_t i : *plan.present) c.slots[i].parameter.zero_grad();

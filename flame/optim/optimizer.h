@@ -17,10 +17,15 @@ struct ParameterGroup {
   Options options = {};
 };
 
+class GradScaler;  // see scaler.h
+
 struct StepOptions {
   bool keep_gradients = false;
   // Above 0: clips as clip_grad_norm(parameters, max_norm) before, without writing scaled gradients; the bits are the same.
   double max_norm = 0;
+  // Set: the gradients are those of a loss that it scaled. They are taken without the scale, and if one of them is NaN or
+  // infinite, the step changes nothing but step_count(), where a schedule stands.
+  GradScaler* scaler = nullptr;
 };
 
 struct Rule;   // an algorithm, see optimizer_internal.h
@@ -38,7 +43,7 @@ class Optimizer {
 
   // Updates every parameter that has a gradient, in one launch, and drops the gradients. The others keep their values
   // and their own step count. Should it throw (OutOfMemory, a gradient that does not fit), nothing has changed. Gives the
-  // gradients' norm if it clips (0-d, as clip_grad_norm's), else nothing.
+  // gradients' norm if it clips or has a scaler (0-d, as clip_grad_norm's), else nothing.
   Tensor step(const StepOptions& o = {}, Loc loc = Loc::current());
   void zero_grad() const;
 
@@ -50,7 +55,7 @@ class Optimizer {
   void set_lr(double lr, Loc loc = Loc::current());
   void set_lr(size_t group, double lr, Loc loc = Loc::current());
   double lr(size_t group = 0, Loc loc = Loc::current()) const;  // of the next step
-  int64_t step_count() const;                                   // steps taken
+  int64_t step_count() const;                                   // steps taken, those that a scaler skipped among them
   size_t groups() const;
 
   // "steps" (int64: all, then one a parameter), "options" (float64: a row a group) and the moments, as "0.exp_avg".

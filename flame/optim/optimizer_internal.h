@@ -7,22 +7,6 @@
 
 namespace flame::optim {
 
-namespace flag {
-inline constexpr unsigned maximize = 1, decoupled = 2, nesterov = 4, amsgrad = 8, centered = 16, relative_step = 32,
-                          scale_parameter = 64;
-}
-
-// A group's numbers, in the order in which they are saved. Each algorithm gives them their meaning; a schedule moves
-// lr, and beta1 (SGD's and RMSprop's momentum).
-struct Hyper {
-  double lr = 0, weight_decay = 0, beta1 = 0, beta2 = 0, eps = 0;
-  double extra[2] = {0, 0};
-  double flags = 0;
-  bool has(unsigned f) const { return (static_cast<unsigned>(flags) & f) != 0; }
-};
-inline constexpr int hyper_size = 8;
-static_assert(sizeof(Hyper) == hyper_size * sizeof(double));
-
 inline double flags(std::initializer_list<std::pair<bool, unsigned>> list) {
   unsigned all = 0;
   for (const auto& [on, f] : list) all |= on ? f : 0;
@@ -39,11 +23,11 @@ struct Moment {
 struct Rule {
   const char* name;
   std::vector<Moment> (*moments)(const Hyper&, const Shape& parameter);
-  UpdateFn (*kernel)(const Hyper&, DType compute);                      // null if the plan has its own
-  void (*prepare)(const Hyper&, int64_t step, UpdateArguments& block);  // step counts from 1
+  UpdateFn (*kernel)(const Hyper&, DType compute);  // null if the plan has its own
+  StepNumbers numbers;
   void (*check)(const char* name, const Hyper&, Loc loc);
-  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors,
-                    Device& d) = nullptr;  // null: update_plan
+  Ref<Plan> (*plan)(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                    const UpdateWays& ways) = nullptr;  // null: update_plan
 };
 
 // What the options of an optimizer stand for: `static constexpr Rule rule` and `static Hyper hyper(const Options&)`.
@@ -67,12 +51,6 @@ void check_number(const char* optimizer, const char* what, double number, Loc lo
 void check_betas(const char* optimizer, const Hyper& h, Loc loc);                    // both in [0, 1)
 void check_adam(const char* optimizer, const Hyper& h, Loc loc);                     // lr, betas, eps, weight_decay
 
-// The three arguments that all kernels share.
-inline void prepare_common(const Hyper& h, UpdateArguments& a) {
-  const bool decoupled = h.has(flag::decoupled);
-  a = {h.has(flag::maximize) ? -1.0 : 1.0, decoupled ? 1 - h.lr * h.weight_decay : 1, decoupled ? 0 : h.weight_decay};
-}
-
 // One parameter. Moments are float32, or float64 for a float64 parameter.
 struct Slot {
   Parameter parameter;
@@ -86,7 +64,7 @@ struct Core {
   // A plan is good for one set of parameters with gradients, the gradients' dtypes, and for clipped or given ones.
   struct CachedPlan {
     std::vector<uint64_t> signature;
-    bool clipped;
+    UpdateWays ways;
     std::shared_ptr<const std::vector<size_t>> present;
     Ref<Plan> plan;
   };
@@ -98,13 +76,16 @@ struct Core {
   std::vector<Slot> slots;
   int64_t steps = 0;
   std::unique_ptr<UpdateArguments[]> blocks;  // one a slot; kernels read them at launch, so the address stays
+  std::unique_ptr<StepOf[]> counts;           // one a slot, of the same kind, for launches that may be skipped
+  State skipped;                              // int64, one a slot: how many of its steps a scaler skipped
+  bool scaled = false;                        // it may have skipped one
   std::vector<CachedPlan> plans;              // last used first, bounded
 
   Hyper current(size_t group) const;  // with the schedule applied
   void make_moments(Slot& s, Loc loc);
   void prepare_step(const std::vector<size_t>& present);  // counts the step and fills the blocks
   void undo_step(const std::vector<size_t>& present);
-  const CachedPlan& plan_for(const std::vector<uint64_t>& signature, bool clipped);
+  const CachedPlan& plan_for(const std::vector<uint64_t>& signature, const UpdateWays& ways);
 };
 
 }  // namespace flame::optim

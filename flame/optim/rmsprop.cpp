@@ -6,7 +6,6 @@
 namespace flame::optim {
 namespace {
 
-// beta1 is the momentum, beta2 alpha.
 std::vector<Moment> moments(const Hyper& h, const Shape&) {
   std::vector<Moment> out{{"square_avg"}};
   if (h.beta1 != 0) out.push_back({"momentum_buffer"});
@@ -15,14 +14,6 @@ std::vector<Moment> moments(const Hyper& h, const Shape&) {
 }
 UpdateFn kernel(const Hyper& h, DType compute) {
   return Kernels::best().rmsprop[kernel_index(compute)][(h.beta1 != 0 ? 1 : 0) + (h.has(flag::centered) ? 2 : 0)];
-}
-void prepare(const Hyper& h, int64_t, UpdateArguments& a) {
-  prepare_common(h, a);
-  a[3] = h.lr;
-  a[4] = h.beta2;
-  a[5] = 1 - h.beta2;
-  a[6] = h.eps;
-  a[7] = h.beta1;
 }
 void check(const char* name, const Hyper& h, Loc loc) {
   check_number(name, "lr", h.lr, loc);
@@ -36,7 +27,7 @@ void check(const char* name, const Hyper& h, Loc loc) {
 
 template <>
 struct Algorithm<RMSpropOptions> {
-  static constexpr Rule rule{"RMSprop", moments, kernel, prepare, check};
+  static constexpr Rule rule{"RMSprop", moments, kernel, {"rmsprop", numbers::rmsprop}, check};
   static Hyper hyper(const RMSpropOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

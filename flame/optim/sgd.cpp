@@ -16,16 +16,6 @@ UpdateFn kernel(const Hyper& h, DType compute) {
   return (h.beta1 == 0 ? k.sgd : k.sgd_momentum)[kernel_index(compute)];
 }
 
-void prepare(const Hyper& h, int64_t step, UpdateArguments& a) {
-  const bool first = step == 1, nesterov = h.has(flag::nesterov);
-  prepare_common(h, a);
-  a[3] = h.lr;
-  a[4] = first ? 0 : h.beta1;
-  a[5] = first ? 1 : 1 - h.beta2;
-  a[6] = nesterov ? 1 : 0;
-  a[7] = nesterov ? h.beta1 : 1;
-}
-
 void check(const char* name, const Hyper& h, Loc loc) {
   check_number(name, "lr", h.lr, loc);
   check_number(name, "momentum", h.beta1, loc);
@@ -39,7 +29,7 @@ void check(const char* name, const Hyper& h, Loc loc) {
 
 template <>
 struct Algorithm<SGDOptions> {
-  static constexpr Rule rule{"SGD", moments, kernel, prepare, check};
+  static constexpr Rule rule{"SGD", moments, kernel, {"sgd", numbers::sgd}, check};
   static Hyper hyper(const SGDOptions& o) {
     return {.lr = o.lr,
             .weight_decay = o.weight_decay,

@@ -3,6 +3,7 @@
 #include <map>
 
 #include "flame/core/format.h"
+#include "flame/ops/create.h"
 #include "flame/optim/optimizer_internal.h"
 
 namespace flame::optim {
@@ -52,7 +53,9 @@ std::vector<MomentLoad> match_moments(const Core& c, Entries& entries, const std
 std::vector<std::pair<std::string, Tensor>> Optimizer::state_dict() const {
   const Core& c = *core_;
   std::vector<int64_t> steps{c.steps};
-  for (const Slot& s : c.slots) steps.push_back(s.steps);
+  const std::vector<int64_t> skipped =
+      c.scaled ? c.skipped.tensor().to_vector<int64_t>() : std::vector<int64_t>(c.slots.size());
+  for (size_t i = 0; i < c.slots.size(); ++i) steps.push_back(c.slots[i].steps - skipped[i]);
   std::vector<double> options(c.groups.size() * hyper_size);
   std::memcpy(options.data(), c.groups.data(), options.size() * sizeof(double));
   const int64_t groups = static_cast<int64_t>(c.groups.size());
@@ -96,6 +99,7 @@ void Optimizer::load_state(const std::vector<std::pair<std::string, Tensor>>& li
     c.slots[m.slot].moments[m.k].begin_write(loc);
     materialize(m.source.value());
   }
+  if (std::exchange(c.scaled, false)) c.skipped.assign(zeros_like(c.skipped.tensor(), loc), loc);
   for (const MomentLoad& m : moments) c.slots[m.slot].moments[m.k].assign(m.source, loc);
   for (size_t i = 0; i < c.slots.size(); ++i) c.slots[i].steps = steps[i + 1];
   c.steps = steps[0];

@@ -1,5 +1,6 @@
 // The element loops of the optimizers over many tensors in one launch: the CPU's arithmetic in its order, uncontracted.
-// FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and the moments' dtype; FLAME_RULE: one below.
+// FLAME_P, FLAME_G: dtypes of parameter and gradient; FLAME_C: computed in, and the moments' dtype; FLAME_RULE: one below;
+// FLAME_S, if defined: the dtype of the shadows that parameters may have.
 #include "flame/fuse/device.cuh"
 
 namespace flame {
@@ -11,7 +12,10 @@ struct Item {
   P* p;
   const G* g;
   C* m[3];
+  void* s;               // the parameter in 16 bits, or null
   int64_t count, first;  // elements, and its first block
+  const double* skip;    // null, or NaN there skips the step
+  const double* from;    // where the numbers are, if not here
   double k[10];
 };
 struct Items {
@@ -132,10 +136,12 @@ struct average {
   }
 };
 
-// As clipping scales a gradient before the step.
-inline G scaled(G g, double factor) {
+// As clipping scales a gradient before the step; one that is held in fewer bits than the parameter counts for all of them.
+inline C scaled(G g, double factor) {
   const auto v = widen(g);
-  return convert<G>(v * static_cast<decltype(v + v)>(factor));
+  const auto by = v * static_cast<decltype(v + v)>(factor);
+  if constexpr (std::is_same_v<G, P>) return static_cast<C>(widen(convert<G>(by)));
+  else return static_cast<C>(by);
 }
 
 // factor: of every gradient, or null.
@@ -147,21 +153,28 @@ extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__
     else high = middle - 1;
   }
   const Item& t = all.item[low];
+  if (t.skip && *t.skip != *t.skip) return;
+  double k[10];
+  for (int i = 0; i < 10; ++i) k[i] = t.from ? t.from[i] : t.k[i];
   Numbers n;
-  for (int i = 0; i < 10; ++i) n.k[i] = static_cast<C>(t.k[i]);
-  n.near3 = t.k[3] >= 0.5;
-  n.near5 = t.k[5] >= 0.5;
-  n.copies = t.k[3] == 1;
-  n.rectified = t.k[6] != 0;
+  for (int i = 0; i < 10; ++i) n.k[i] = static_cast<C>(k[i]);
+  n.near3 = k[3] >= 0.5;
+  n.near5 = k[5] >= 0.5;
+  n.copies = k[3] == 1;
+  n.rectified = k[6] != 0;
   C* const m[3] = {t.m[0], t.m[1], t.m[2]};
   const int64_t begin = (blockIdx.x - t.first) * elements_a_block;
 #pragma unroll 4
   for (int64_t i = begin + threadIdx.x; i < begin + elements_a_block; i += 256) {
     if (i >= t.count) break;
-    const C x = widen(t.p[i]), given = widen(factor ? scaled(t.g[i], *factor) : t.g[i]);
+    const C x = widen(t.p[i]), given = factor ? scaled(t.g[i], *factor) : static_cast<C>(widen(t.g[i]));
     constexpr bool plain = std::is_same_v<FLAME_RULE, average>;  // no sign, no decay
     const C g = plain ? given : n.k[0] * given + n.k[2] * x;
-    t.p[i] = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));
+    const P updated = convert<P>(FLAME_RULE::step(n, plain ? x : x * n.k[1], g, m, i));
+    t.p[i] = updated;
+#ifdef FLAME_S
+    if (t.s) static_cast<FLAME_S*>(t.s)[i] = convert<FLAME_S>(widen(updated));
+#endif
   }
 }
 

@@ -1,6 +1,7 @@
 // Optimizers and clipping on a device: the tensors of a step go to the kernels as tables in their arguments, as many
 // a launch as these hold, so that a step of a common network is one launch.
 #include <map>
+#include <tuple>
 
 #include "flame/core/format.h"
 #include "flame/device/kernel.h"
@@ -10,6 +11,7 @@ namespace flame::optim {
 namespace {
 
 constexpr int64_t elements_a_block = 2048;
+constexpr size_t item_numbers = std::tuple_size_v<UpdateArguments>;
 constexpr size_t few = 32, most = 200;  // items a table; kernels take 32,764 bytes of arguments
 
 // As in update.cu.
@@ -17,7 +19,9 @@ struct Item {
   void* p;
   const void* g;
   void* m[3];
+  void* s;
   int64_t count, first;
+  const double *skip, *from;
   double k[10];
 };
 template <class T, size_t n>
@@ -53,26 +57,34 @@ const char* rule_of(UpdateFn fn) {
 struct Placed {
   size_t gradient, parameter, block;
   int moments;
+  bool shadow;
   int64_t count;
 };
 // Tensors that one kernel updates.
 struct Family {
+  std::optional<DType> shadow;
   Ref<Kernel> small, large;
   std::vector<Placed> tensors;
 };
 
 template <size_t n>
 void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_t last, const Run& run,
-            const void* factor) {
+            const double* factor, const double* arguments) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table<Item, n> table;
   int64_t at = 0;
   for (size_t i = first; i < last; ++i) {
     const Placed& t = all[i];
     Item& item = table.item[table.count++];
-    item = {run.buffers[t.parameter], run.buffers[t.gradient], {}, t.count, at, {}};
+    item = {run.buffers[t.parameter], run.buffers[t.gradient], {}, nullptr, t.count, at, nullptr, nullptr, {}};
+    if (t.shadow) item.s = run.buffers[t.parameter + 1 + static_cast<size_t>(t.moments)];
     for (int m = 0; m < t.moments; ++m) item.m[m] = run.buffers[t.parameter + 1 + static_cast<size_t>(m)];
-    std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
+    if (arguments) {
+      item.skip = factor;
+      item.from = arguments + t.gradient * item_numbers;
+    } else {
+      std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
+    }
     at += blocks_for(t.count, elements_a_block);
   }
   k({.blocks = at}, table, factor);
@@ -80,44 +92,88 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
 
 }  // namespace
 
-Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped) {
+DeviceNumbers::DeviceNumbers(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                             const UpdateWays& ways, size_t factor, size_t counts)
+    : factor_(factor), counts_(counts) {
+  if (!ways.skips) return;
+  kernel_ = d.kernel({name,
+                      std::string(device_text("optim/numbers.cu")),
+                      "step_numbers",
+                      {fmt::format("-DFLAME_NUMBERS={}", ways.skips->name), "--fmad=false"}});
+  for (const UpdateTensor& t : tensors) slots_.push_back(t.block);
+}
+void DeviceNumbers::launch(const Run& run, double* arguments) const {
+  struct One {  // as in numbers.cu
+    int64_t steps, slot;
+    Hyper h;
+  };
+  constexpr size_t items = 400;
+  const auto* steps = static_cast<const StepOf*>(run.scalars[1].p);
+  for (size_t first = 0; first < slots_.size(); first += items) {
+    Table<One, items> table;
+    for (size_t i = first; i < std::min(first + items, slots_.size()); ++i)
+      table.item[table.count++] = {steps[slots_[i]].steps, static_cast<int64_t>(slots_[i]), steps[slots_[i]].h};
+    (*kernel_)({.blocks = blocks_for(table.count, 256)}, table, run.buffers[factor_], run.buffers[counts_],
+               arguments + first * item_numbers);
+  }
+}
+
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                             const UpdateWays& ways) {
   const std::string text(device_text("optim/update.cu"));
-  std::map<std::string, Family> families;
-  size_t buffer = tensors.size() + (clipped ? 1 : 0);
-  for (const UpdateTensor& t : tensors) {
+  // By rule and dtypes, then by shadows; tensors without one join those that have, so that they share a launch.
+  std::map<std::string, std::vector<Family>> families;
+  const auto family = [&](const UpdateTensor& t) -> Family& {
     const char* rule = rule_of(t.kernel);
     if (!rule) fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name, t.parameter, d.name());
-    const DType compute = compute_dtype(t.parameter);
-    Family& f = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
-    if (!f.small) {
-      const auto kernel = [&](size_t items) {
-        return d.kernel(
-            {name,
-             text,
-             "update",
-             {fmt::format("-DFLAME_P={}", device_type(t.parameter)),
-              fmt::format("-DFLAME_G={}", device_type(t.gradient)), fmt::format("-DFLAME_C={}", device_type(compute)),
-              fmt::format("-DFLAME_RULE={}", rule), fmt::format("-DFLAME_ITEMS={}", items), "--fmad=false"}});
-      };
-      f.small = kernel(few);
-      if (tensors.size() > few) f.large = kernel(most);
-    }
+    auto& list = families[fmt::format("{} {} {}", rule, static_cast<int>(t.parameter), static_cast<int>(t.gradient))];
+    for (Family& f : list)
+      if (!t.shadow || f.shadow == t.shadow) return f;
+    Family& f = list.emplace_back();
+    f.shadow = t.shadow;
+    const auto kernel = [&](size_t items) {
+      std::vector<std::string> options{fmt::format("-DFLAME_P={}", device_type(t.parameter)),
+                                       fmt::format("-DFLAME_G={}", device_type(t.gradient)),
+                                       fmt::format("-DFLAME_C={}", device_type(compute_dtype(t.parameter))),
+                                       fmt::format("-DFLAME_RULE={}", rule),
+                                       fmt::format("-DFLAME_ITEMS={}", items),
+                                       "--fmad=false"};
+      if (t.shadow) options.push_back(fmt::format("-DFLAME_S={}", device_type(*t.shadow)));
+      return d.kernel({name, text, "update", std::move(options)});
+    };
+    f.small = kernel(few);
+    if (tensors.size() > few) f.large = kernel(most);
+    return f;
+  };
+  for (const UpdateTensor& t : tensors)
+    if (t.shadow) family(t);
+  size_t buffer = tensors.size() + (ways.has_factor() ? 1 : 0);
+  for (const UpdateTensor& t : tensors) {
     if (const int64_t n = numel(t.shape); n > 0)
-      f.tensors.push_back({static_cast<size_t>(&t - tensors.data()), buffer, t.block, t.moments, n});
-    buffer += 1 + static_cast<size_t>(t.moments);
+      family(t).tensors.push_back(
+          {static_cast<size_t>(&t - tensors.data()), buffer, t.block, t.moments, t.shadow.has_value(), n});
+    buffer += t.buffers();
   }
   std::vector<Family> all;
-  all.reserve(families.size());
-  for (auto& [key, f] : families) all.push_back(std::move(f));
-  return make_ref<Plan>(name, [all = std::move(all), clipped, count = tensors.size()](const Run& run) {
-    const void* factor = clipped ? run.buffers[count] : nullptr;
-    for (const Family& f : all) {
-      const size_t n = f.tensors.size();
-      if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run, factor);
-      else
-        for (size_t i = 0; i < n; i += most) launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run, factor);
-    }
-  });
+  for (auto& [key, list] : families)
+    for (Family& f : list) all.push_back(std::move(f));
+  DeviceNumbers numbers(name, tensors, d, ways, tensors.size(), buffer);
+  const size_t workspace = numbers.workspace();
+  return make_ref<Plan>(
+      name,
+      [all = std::move(all), numbers = std::move(numbers), ways, count = tensors.size()](const Run& run) {
+        const auto* factor = ways.has_factor() ? static_cast<const double*>(run.buffers[count]) : nullptr;
+        double* arguments = nullptr;
+        if (numbers) numbers.launch(run, arguments = static_cast<double*>(run.workspace));
+        for (const Family& f : all) {
+          const size_t n = f.tensors.size();
+          if (n <= few && n > 0) launch<few>(*f.small, f.tensors, 0, n, run, factor, arguments);
+          else
+            for (size_t i = 0; i < n; i += most)
+              launch<most>(*f.large, f.tensors, i, std::min(n, i + most), run, factor, arguments);
+        }
+      },
+      workspace);
 }
 
 namespace {
@@ -175,19 +231,20 @@ Ref<Kernel> clip_kernel(const char* name, const char* entry, Device& d) {
 
 }  // namespace
 
-Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, Device& d) {
+Ref<Plan> device_norm_plan(const char* name, std::span<const Meta> gradients, DType norm, bool scaled, Device& d) {
   ClipTables tables(gradients);
   const size_t workspace = static_cast<size_t>(std::max<int64_t>(tables.chunks(), 1)) * sizeof(double);
   return make_ref<Plan>(
       name,
       [parts = clip_kernel(name, "norm_parts", d), join = clip_kernel(name, "norm_join", d), tables = std::move(tables),
-       wide = int64_t{norm == DType::f64}](const Run& run) {
+       wide = int64_t{norm == DType::f64}, scaled](const Run& run) {
         double* sums = static_cast<double*>(run.workspace);
         const double p = run.scalars[1].f;
         tables.each(run.buffers, nullptr,
                     [&](const Grid& g, const auto& table, int64_t before) { (*parts)(g, table, sums + before, p); });
-        void* const* out = run.buffers + tables.size();
-        (*join)({}, sums, tables.chunks(), p, run.scalars[0].f, out[0], wide, out[1]);
+        const void* scale = scaled ? run.buffers[tables.size()] : nullptr;
+        void* const* out = run.buffers + tables.size() + (scaled ? 1 : 0);
+        (*join)({}, sums, tables.chunks(), p, run.scalars[0].f, scale, out[0], wide, out[1]);
       },
       workspace);
 }

@@ -3,15 +3,17 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "flame/device/cpu/parallel.h"
 #include "flame/device/device.h"
+#include "flame/device/kernel.h"
+#include "flame/optim/numbers.h"
 
 namespace flame::optim {
 
-// What a kernel reads of one parameter's step. The first three mean the same everywhere: the factor of the gradient (1,
-// or -1 uphill), what remains of the parameter by decoupled decay, and the L2 decay that is added to the gradient.
+// What a kernel reads of one parameter's step, see numbers.h.
 using UpdateArguments = std::array<double, 10>;
 
 // p and its moments m are updated in place from g, n elements of one dtype.
@@ -46,12 +48,54 @@ struct UpdateTensor {
   Shape shape;
   Strides strides;  // of parameter and gradient: dense
   int moments;
-  size_t block;  // index of its UpdateArguments
+  size_t block;                      // index of its UpdateArguments
+  std::optional<DType> shadow = {};  // a copy of the parameter in 16 bits is written as well
+  // The parameter, its moments and its shadow.
+  size_t buffers() const { return 1 + static_cast<size_t>(moments) + (shadow ? 1 : 0); }
 };
-// Buffers: all gradients; if clipped a factor of them all (float64); then for each tensor the parameter and its moments.
+// How arguments follow from a step: in numbers.h, by name for kernels.
+struct StepNumbers {
+  const char* name;
+  void (*of)(const Hyper& h, double n, double* arguments);
+};
+// A parameter's step as the host knows it: it counts the skipped ones too.
+struct StepOf {
+  Hyper h;
+  int64_t steps = 0;
+};
+struct UpdateWays {
+  bool clipped = false;  // gradients are multiplied by a factor
+  const StepNumbers* skips =
+      nullptr;  // set: the factor may be NaN, which skips the step; steps are counted on the device
+  bool operator==(const UpdateWays&) const = default;
+  bool has_factor() const { return clipped || skips; }
+};
+// Buffers: all gradients; if there is one the factor of them all (float64); then for each tensor what it has; if steps may be
+// skipped their counts, int64. scalars[1]: the address of the first StepOf, by the blocks' index as well.
 // scalars[0]: address of the first block. The second by kernels from text.
-Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped = false);
-Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, bool clipped);
+Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                      const UpdateWays& ways = {});
+Ref<Plan> device_update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d,
+                             const UpdateWays& ways);
+
+// For steps that may be skipped. On the CPU: whether this one is, which is then counted, else the arguments of the tensors; on
+// a device the kernels that do so, which write arguments[10 * i] of tensor i.
+bool skips(const Run& run, const std::vector<UpdateTensor>& tensors, const UpdateWays& ways, size_t factor,
+           size_t counts, std::vector<UpdateArguments>& arguments);
+class DeviceNumbers {
+ public:
+  DeviceNumbers() = default;  // launches nothing
+  DeviceNumbers(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways,
+                size_t factor, size_t counts);
+  void launch(const Run& run, double* arguments) const;
+  size_t workspace() const { return slots_.size() * sizeof(UpdateArguments); }
+  explicit operator bool() const { return kernel_ != nullptr; }
+
+ private:
+  Ref<Kernel> kernel_;
+  std::vector<size_t> slots_;
+  size_t factor_ = 0, counts_ = 0;
+};
 
 inline constexpr int64_t grain = 32768;  // elements worth a thread
 

@@ -38,7 +38,7 @@ Generator::Call second_call(Segment::Draws& d, Generator::Block& block) {
   if (d.recorder == r && d.recording == r->first_id) return {&block, static_cast<int64_t>(d.delta++)};
   // The first run was outside this recording, so these numbers are the same at every replay.
   const auto kept = std::make_shared<Generator::Block>(own);
-  r->on_replay([kept] {}, [kept] {});
+  r->on_replay([kept] {}, [kept] {}, nullptr);
   return {kept.get(), 0};
 }
 
@@ -91,7 +91,7 @@ Generator::Call Generator::next_call() {
           shared->block = {shared->state.seed, shared->state.offset};
           shared->state.offset += *calls;
         },
-        [shared = shared_, calls = s.calls] { shared->state.offset -= *calls; });
+        [shared = shared_, calls = s.calls] { shared->state.offset -= *calls; }, &s.block);
   }
   SegmentScope::note({shared_, s.state, r, r->first_id, *s.calls});
   ++s.state.offset;

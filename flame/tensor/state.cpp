@@ -35,12 +35,12 @@ void copy_bytes(Device& d, Buffer from, Buffer to, int64_t bytes, Loc loc) {
   d.launch({plan, {&from, 1}, {&to, 1}, size}, loc);
 }
 
-namespace {
-
-bool shared(StateCell& c) {
+bool is_shared(StateCell& c) {
   std::lock_guard lock(c.mutex);
   return c.value->ref_count() > 1 || !c.readers.empty();
 }
+
+namespace {
 
 // Moves everyone else to a copy of the bytes; the cell keeps its address under a new Value.
 void part(StateCell& c, Loc loc) {
@@ -62,6 +62,32 @@ void part(StateCell& c, Loc loc) {
 }
 
 }  // namespace
+
+namespace {
+void part_sharers(StateCell& c, Loc loc) {
+  if (!is_shared(c)) return;
+  note_flush("a state is written");
+  flush_pending();
+  if (is_shared(c)) part(c, loc);
+}
+}  // namespace
+
+// A replay runs no host code between its launches, so what its shadows will be is noted before it.
+Value& begin_write(const Ref<StateCell>& c, Loc loc) {
+  if (Recorder* r = Recorder::current()) {
+    if (!r->prepares(c.get())) {
+      c->left_fresh = std::make_shared<StateCell::Fresh>();
+      r->before_replay(c.get(), [c, loc, left_fresh = c->left_fresh] {
+        part_sharers(*c, loc);
+        for (size_t i = 0; i < left_fresh->size(); ++i) c->shadows[i].fresh = (*left_fresh)[i];
+      });
+    }
+    *c->left_fresh = {};
+  }
+  part_sharers(*c, loc);
+  for (Shadow& s : c->shadows) s.fresh = false;
+  return *c->value;
+}
 
 State::State() noexcept = default;
 State::State(const State&) noexcept = default;
@@ -118,6 +144,7 @@ std::function<void()> restorer(const Ref<StateCell>& c) {
   s.device().copy_to_host(old.data(), s.data(), s.bytes());
   return [c, old = std::move(old)] {
     Storage& s = *c->value->storage;
+    for (Shadow& shadow : c->shadows) shadow.fresh = false;
     try {  // what the piece launched is over, whatever became of it
       s.device().synchronize();
     } catch (const Error&) {}
@@ -133,15 +160,7 @@ Value& State::begin_write(Loc loc) const {
   value();
   if (Segment* s = SegmentScope::second_run()) return write_aside(*s, cell_, loc);
   if (SegmentScope::active()) tensor();  // a write may build on the old bytes, so they are noted
-  const auto part_sharers = [](StateCell& c, Loc where) {
-    if (!shared(c)) return;
-    note_flush("a state is written");
-    flush_pending();
-    if (shared(c)) part(c, where);
-  };
-  if (Recorder* r = Recorder::current())
-    r->before_replay(cell_.get(), [cell = cell_, part_sharers, loc] { part_sharers(*cell, loc); });
-  part_sharers(*cell_, loc);
+  flame::begin_write(cell_, loc);
   UndoScope::before_change(cell_.get(), [this] { return restorer(cell_); });
   return *cell_->value;
 }

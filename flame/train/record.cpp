@@ -4,10 +4,12 @@
 #include <algorithm>
 #include <list>
 
+#include "flame/autograd/autocast.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/fuse/island.h"
+#include "flame/ops/cat.h"
 #include "flame/ops/matmul.h"
 #include "flame/train/recording_internal.h"
 
@@ -69,7 +71,8 @@ struct RecordedStep::Impl {
 
   Signature& find(const std::vector<Tensor>& args) {
     Key key;
-    key << mode << grad_enabled() << fusion_enabled() << deterministic() << matmul_precision() << args.size();
+    key << mode << grad_enabled() << static_cast<int>(autocast_dtype().value_or(DType::f32)) << fusion_enabled()
+        << deterministic() << matmul_precision() << args.size();
     for (const Tensor& t : args) key << t.value().meta() << &t.device() << t.requires_grad();
     for (auto it = signatures.begin(); it != signatures.end(); ++it)
       if (it->key == key.bytes()) {
@@ -112,15 +115,15 @@ struct RecordedStep::Impl {
     const bool enough = s.last && s.runs >= options.warmup;
     s.last = std::move(log);
     if (!parted.empty()) miss(s, "the ops did not repeat: " + parted);
-    else if (enough) keep(s, recorder, places, out);
+    else if (enough) keep(s, recorder, places, mine, out);
     return out;
   }
 
   // The step is done by now: without memory for a recording it is a miss, and the next call tries again.
-  void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places,
+  void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places, const std::vector<Tensor>& mine,
             const std::vector<Tensor>& out) {
     try {
-      s.recording = std::make_unique<Recording>(recorder, *s.last, places, out);
+      s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out, options.lanes);
     } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
       return miss(s, "no memory for the recording's list");
     }
@@ -186,6 +189,7 @@ struct RecordedStep::Impl {
 RecordedStep::RecordedStep(Fn fn, RecordOptions options) : impl_(std::make_unique<Impl>()) {
   if (options.warmup < 2)
     fail<ValueError>(Loc::current(), "record: expected a warm-up of at least 2 calls, got {}", options.warmup);
+  if (options.lanes < 0) fail<ValueError>(Loc::current(), "record: expected 0 lanes or more, got {}", options.lanes);
   impl_->fn = std::move(fn);
   impl_->options = options;
 }
@@ -193,5 +197,21 @@ RecordedStep::~RecordedStep() = default;
 std::vector<Tensor> RecordedStep::operator()(const std::vector<Tensor>& in, Loc loc) { return impl_->call(in, loc); }
 const RecordStats& RecordedStep::stats() const { return impl_->stats; }
 void RecordedStep::set_mode(uint64_t mode) { impl_->mode = mode; }
+
+void step_call::check_repeat(int steps, size_t takes, size_t given, Loc loc) {
+  if (steps < 1) fail<ValueError>(loc, "repeat: expected 1 step or more, got {}", steps);
+  if (takes != given)
+    fail<ValueError>(loc, "repeat: expected a function of the {} tensors of a batch, got one of {}", given, takes);
+}
+std::vector<Tensor> step_call::stacked(const std::vector<std::vector<Tensor>>& steps) {
+  const NoGrad guard;
+  std::vector<Tensor> out;
+  for (size_t k = 0; k < steps[0].size(); ++k) {
+    std::vector<Tensor> one;
+    for (const std::vector<Tensor>& s : steps) one.push_back(s.at(k).detach());
+    out.push_back(stack(one));
+  }
+  return out;
+}
 
 }  // namespace flame

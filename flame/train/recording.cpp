@@ -97,15 +97,46 @@ struct Arena {
   }
 };
 
+// Places all, and settles how many lanes there are. What is to run beside something must not lie where that lies, so storages
+// live longer than they must; where that takes much memory, launches are large and fill the device one by one.
+size_t place_arena(Arena& plan, int& lanes, const Device& d) {
+  constexpr size_t longer = 2, most = size_t{256} << 20;
+  if (lanes == 0) lanes = d.kind() == Device::Kind::cuda ? 2 : 1;
+  if (lanes > 1) {
+    Arena roomy = plan;
+    for (Arena::Item& i : roomy.items)
+      if (i.last != ~size_t{0}) i.last += longer;
+    if (const size_t bytes = roomy.place(); bytes <= most) {
+      plan = std::move(roomy);
+      return bytes;
+    }
+    lanes = 1;
+  }
+  return plan.place();
+}
+
 }  // namespace
 
-Tensor private_copy(const Tensor& t) {
+namespace {
+// The elements that a tensor spans, counted from its first one.
+std::pair<int64_t, int64_t> span_of(const Value& v) {
+  int64_t low = 0, high = numel(v.shape) ? 1 : 0;
+  for (int i = 0; i < v.shape.rank() && high; ++i) (v.strides[i] < 0 ? low : high) += (v.shape[i] - 1) * v.strides[i];
+  return {low, high};
+}
+char* address_of(const Value& v) {
+  return static_cast<char*>(v.storage->data()) + v.offset * static_cast<int64_t>(size_of(v.dtype));
+}
+constexpr uintptr_t widest = 16;  // bytes that a kernel moves at once, where its buffers are aligned to them
+uint32_t place_of(const void* p) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) % widest); }
+}  // namespace
+
+Tensor private_copy(const Tensor& t, MemoryKind kind) {
   const Value& v = t.value();
   const auto element = static_cast<int64_t>(size_of(v.dtype));
-  int64_t low = 0, high = numel(v.shape) ? 1 : 0;  // the elements spanned, from the first one
-  for (int i = 0; i < v.shape.rank() && high; ++i) (v.strides[i] < 0 ? low : high) += (v.shape[i] - 1) * v.strides[i];
+  const auto [low, high] = span_of(v);
   Ref<Value> copy = make_ref<Value>(*v.device, v.dtype, v.shape, v.strides);
-  copy->storage = make_ref<Storage>(*v.device, static_cast<size_t>((high - low) * element), Loc::current());
+  copy->storage = make_ref<Storage>(*v.device, static_cast<size_t>((high - low) * element), Loc::current(), kind);
   copy->offset = -low;
   copy_bytes(*v.device, {v.storage.get(), (v.offset + low) * element}, {copy->storage.get(), 0}, (high - low) * element,
              Loc::current());
@@ -113,7 +144,7 @@ Tensor private_copy(const Tensor& t) {
 }
 
 Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args,
-                     const std::vector<Tensor>& out)
+                     const std::vector<Tensor>& values, const std::vector<Tensor>& out, int lanes)
     : device(r.device ? r.device : &default_device()),
       hooks(std::move(r.hooks)),
       guards(std::move(r.guards)),
@@ -135,7 +166,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
   for (const Tensor& t : out)
     if (const auto it = log.made.find(t.value().storage->id()); it != log.made.end())
       plan.items[it->second].last = ~size_t{0};
-  arena = make_ref<Storage>(*device, plan.place(), Loc::current(), MemoryKind::recording);
+  arena = make_ref<Storage>(*device, place_arena(plan, lanes, *device), Loc::current(), MemoryKind::recording);
   std::vector<size_t> offsets;
   offsets.reserve(plan.items.size());
   for (const Arena::Item& i : plan.items) offsets.push_back(i.offset);
@@ -143,27 +174,113 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
     outside.push_back(
         *std::find_if(r.outside.begin(), r.outside.end(), [&](const Ref<Storage>& s) { return s->id() == id; }));
   for (size_t i = 0; i < log.launches.size(); ++i)
-    add_entry(log.launches[i], offsets, workspaces[i] < offsets.size() ? offsets[workspaces[i]] : 0);
+    add_entry(log.launches[i], log, offsets, workspaces[i] < offsets.size() ? offsets[workspaces[i]] : 0);
   for (const Tensor& t : out) add_output(t, log, args, offsets);
+  for (const Recorder::Hook& h : hooks) {
+    if (h.own_launch) entries[h.at].changing = true;
+    for (Entry& e : entries)
+      for (const Word& w : e.scalars) e.changing = e.changing || (h.block && w.p == h.block);
+  }
+  capture(args, values, lanes);
 }
 
-void Recording::add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace) {
-  Entry e{n.plan, {}, {}, {}, {}, n.reads, n.scalars, nullptr};
+// The copies of arguments that libraries read, then the entries.
+void Recording::capture_parts(int lanes) {
+  constexpr size_t most = 4000;  // parts, whose accesses are compared pairwise
+  graph = {};
+  const size_t first = copied.size();
+  GraphDesc desc{first + entries.size(),
+                 [&](size_t i) {
+                   if (i < first) copy_argument(arguments[copied[i]]);
+                   else replay(entries[i - first], false);
+                 },
+                 [&](size_t i) -> const std::string& {
+                   static const std::string copy = "copy of an argument";
+                   return i < first ? copy : entries[i - first].plan->op;
+                 }};
+  if (lanes > 1 && desc.parts <= most) {
+    std::vector<Accesses> parts(first);
+    for (const Entry& e : entries) parts.push_back(e.touched);
+    for (size_t i = 0; i < first; ++i) {
+      const Argument& a = arguments[copied[i]];
+      const auto at = reinterpret_cast<uintptr_t>(a.slot.value().storage->data());
+      const uintptr_t end = at + a.slot.value().storage->bytes();
+      parts[i].push_back({at, end, true});
+      for (const uint32_t reader : a.readers) parts[first + reader].push_back({at, end, false});
+    }
+    Lanes found = lanes_of(parts, static_cast<uint32_t>(lanes));
+    desc.lane = std::move(found.lane);
+    desc.after = std::move(found.after);
+  }
+  graph = device->capture(desc);
+}
+
+// Once with the arguments where they are; what a library reads of them then gets memory of the recording's, since nothing
+// but a new capture could tell the library another address.
+void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes) {
+  for (size_t a = 0; a < args.size(); ++a) {
+    const Value& v = values[a].value();
+    const Buffer at{args[a].storage.get(), args[a].offset * static_cast<int64_t>(size_of(v.dtype))};
+    Argument one{static_cast<char*>(at.storage->data()) + at.offset, 0, {}, {}};
+    one.place = place_of(one.address);
+    for (size_t i = 0; i < entries.size(); ++i) {
+      const auto& read = entries[i].arguments;
+      if (std::none_of(read.begin(), read.end(), [a](const auto& p) { return p.second == a; })) continue;
+      one.readers.push_back(static_cast<uint32_t>(i));
+      place(entries[i], static_cast<uint32_t>(a), at);
+    }
+    arguments.push_back(std::move(one));
+  }
+  capture_parts(lanes);
+  if (!graph) return;
+  for (size_t a = 0; a < args.size(); ++a) {
+    Argument& one = arguments[a];
+    if (std::all_of(one.readers.begin(), one.readers.end(), [&](uint32_t i) { return graph->renewable(i); })) continue;
+    one.slot = private_copy(values[a], MemoryKind::recording);
+    for (const uint32_t i : one.readers) place(entries[i], static_cast<uint32_t>(a), one.slot.value().buffer());
+    copied.push_back(static_cast<uint32_t>(a));
+  }
+  const size_t first = copied.size();
+  if (first > 0) capture_parts(lanes);
+  for (size_t i = 0; i < entries.size(); ++i) {
+    Entry& e = entries[i];
+    const bool moves = std::any_of(e.arguments.begin(), e.arguments.end(),
+                                   [&](const auto& p) { return !arguments[p.second].slot.defined(); });
+    if (!moves && !e.changing) continue;
+    if (!graph->renewable(first + i))
+      fail<NotImplemented>(Loc::current(), "record: {} asks a library with numbers that change from step to step",
+                           e.plan->op);
+    renewed.push_back(static_cast<uint32_t>(i));
+  }
+}
+
+void Recording::add_entry(const Noted& n, const Log& log, const std::vector<size_t>& arena_offsets, size_t workspace) {
+  Entry e{n.plan, {}, {}, {}, {}, n.reads, n.scalars};
+  const auto touches = [&e](const void* at, size_t bytes, bool write) {
+    const auto from = reinterpret_cast<uintptr_t>(at);
+    e.touched.push_back({from, from + bytes, write});
+  };
   for (const Place& p : n.places) {
     Buffer b{nullptr, p.offset};
+    const bool write = e.buffers.size() >= n.reads;
     if (p.kind == Place::Kind::argument) {
       e.arguments.emplace_back(static_cast<uint32_t>(e.buffers.size()), p.index);
       e.argument_offsets.push_back(p.offset);
     } else if (p.kind == Place::Kind::outside) {
       b.storage = outside[p.index].get();
-      if (e.buffers.size() >= n.reads) written.push_back(outside[p.index]);
+      touches(b.storage->data(), b.storage->bytes(), write);
+      if (write) written.push_back(outside[p.index]);
     } else {
       b = {arena.get(), p.offset + static_cast<int64_t>(arena_offsets[p.index])};
+      touches(static_cast<char*>(arena->data()) + arena_offsets[p.index], log.sizes[p.index], write);
     }
     e.buffers.push_back(b);
     e.pointers.push_back(b.storage ? static_cast<char*>(b.storage->data()) + b.offset : nullptr);
   }
-  if (n.plan->workspace) e.workspace = static_cast<char*>(arena->data()) + workspace;
+  if (n.plan->workspace) {
+    e.workspace = static_cast<char*>(arena->data()) + workspace;
+    touches(e.workspace, n.plan->workspace, true);
+  }
   entries.push_back(std::move(e));
 }
 
@@ -195,25 +312,89 @@ std::vector<Tensor> Recording::safe(const std::vector<Tensor>& args) const {
   std::vector<Tensor> out = args;
   for (Tensor& t : out)
     if (t.value().storage == arena || t.value().cell) t = private_copy(t);
+  if (!graph) return out;
+  for (size_t a = 0; a < out.size(); ++a)
+    if (!arguments[a].slot.defined() && place_of(address_of(out[a].value())) != arguments[a].place)
+      out[a] = private_copy(out[a]);
   return out;
 }
 
+void Recording::copy_argument(const Argument& a) const {
+  const Value& to = a.slot.value();
+  const auto element = static_cast<int64_t>(size_of(to.dtype));
+  const auto [low, high] = span_of(to);
+  device->copy_within(address_of(to) + low * element, static_cast<const char*>(a.address) + low * element,
+                      static_cast<size_t>((high - low) * element));
+}
+
+void Recording::place(Entry& e, uint32_t argument, const Buffer& base) {
+  for (size_t k = 0; k < e.arguments.size(); ++k) {
+    const auto [buffer, which] = e.arguments[k];
+    if (which != argument) continue;
+    e.buffers[buffer] = {base.storage, base.offset + e.argument_offsets[k]};
+    e.pointers[buffer] = static_cast<char*>(base.storage->data()) + e.buffers[buffer].offset;
+  }
+}
+
+void Recording::replay(Entry& e, bool counted) {
+  const std::span<const Buffer> all(e.buffers);
+  device->replay({e.plan, all.first(e.reads), all.subspan(e.reads), e.scalars},
+                 {e.pointers.data(), e.scalars.data(), e.workspace}, counted);
+}
+
 void Recording::run(const std::vector<Tensor>& args) {
+  if (graph) run_graph(args);
+  else run_list(args);
+}
+
+// All or nothing: until the graph is started, what was done on the host is taken back if something fails.
+void Recording::run_graph(const std::vector<Tensor>& args) {
+  for (size_t a = 0; a < args.size(); ++a) {
+    Argument& one = arguments[a];
+    const Value& v = args[a].value();
+    void* const at = address_of(v);
+    if (at == one.address || one.readers.empty()) continue;
+    one.address = at;
+    one.stale = true;
+    if (one.slot.defined()) continue;
+    for (const uint32_t i : one.readers) {
+      place(entries[i], static_cast<uint32_t>(a), v.buffer());
+      entries[i].stale = true;
+    }
+  }
+  size_t next = 0;
+  try {
+    for (size_t k = 0; k < copied.size(); ++k) {
+      Argument& one = arguments[copied[k]];
+      if (!one.stale) continue;
+      graph->renew(k, [&] { copy_argument(one); });
+      one.stale = false;
+    }
+    for (const uint32_t i : renewed) {
+      Entry& e = entries[i];
+      while (next < hooks.size() && hooks[next].at <= i) hooks[next++].advance();
+      if (!e.changing && !e.stale) continue;
+      e.stale = true;
+      graph->renew(copied.size() + i, [&] { replay(e, false); });
+      e.stale = false;
+    }
+    while (next < hooks.size()) hooks[next++].advance();
+    graph->start();
+  } catch (...) {
+    while (next > 0) hooks[--next].undo();
+    throw;
+  }
+}
+
+void Recording::run_list(const std::vector<Tensor>& args) {
   size_t next = 0;
   for (size_t i = 0; i < entries.size(); ++i) {
     Entry& e = entries[i];
     const size_t first = next;
     while (next < hooks.size() && hooks[next].at <= i) hooks[next++].advance();
-    for (size_t k = 0; k < e.arguments.size(); ++k) {
-      const auto [buffer, argument] = e.arguments[k];
-      const Buffer base = args[argument].value().buffer();
-      e.buffers[buffer] = {base.storage, base.offset + e.argument_offsets[k]};
-      e.pointers[buffer] = static_cast<char*>(base.storage->data()) + e.buffers[buffer].offset;
-    }
-    const std::span<const Buffer> all(e.buffers);
+    for (const auto& [buffer, argument] : e.arguments) place(e, argument, args[argument].value().buffer());
     try {
-      device->replay({e.plan, all.first(e.reads), all.subspan(e.reads), e.scalars},
-                     {e.pointers.data(), e.scalars.data(), e.workspace});
+      replay(e, true);
     } catch (...) {
       while (next > first)
         if (hooks[--next].own_launch) hooks[next].undo();

@@ -4,6 +4,7 @@
 
 #include "flame/device/recorder.h"
 #include "flame/tensor/internal.h"
+#include "flame/train/lanes_internal.h"
 
 namespace flame {
 
@@ -53,6 +54,17 @@ struct Recording {
     uint32_t reads;
     std::vector<Word> scalars;
     void* workspace = nullptr;
+    Accesses touched;       // but for arguments
+    bool changing = false;  // reads numbers that a hook changes
+    bool stale = true;      // the graph has other numbers or addresses than this
+  };
+  // Where the launches of a graph read an argument.
+  struct Argument {
+    void* address;   // of its first element, as the graph has it
+    uint32_t place;  // that address modulo what launches choose their kernels by
+    Tensor slot;     // if a library reads it: memory of the recording's, to which the graph copies it first
+    std::vector<uint32_t> readers;
+    bool stale = true;  // the graph copies it from somewhere else
   };
   struct Output {
     enum class Kind : uint8_t { tensor, argument, state } kind;
@@ -64,7 +76,9 @@ struct Recording {
     int64_t offset = 0;  // elements, from the argument's first one
   };
 
-  Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& out);
+  // `values` are the arguments that lay at `args`.
+  Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values,
+            const std::vector<Tensor>& out, int lanes);
   // Arguments that a replay would overwrite before reading them are copied first.
   std::vector<Tensor> safe(const std::vector<Tensor>& args) const;
   void run(const std::vector<Tensor>& args);
@@ -79,14 +93,25 @@ struct Recording {
   std::vector<Recorder::Guard> guards;
   std::vector<std::function<void()>> preparations;
   std::vector<Output> outputs;
+  Ref<LaunchGraph> graph;           // null where the device starts the launches one by one
+  std::vector<Argument> arguments;  // of the graph
+  std::vector<uint32_t> copied;     // which of them have slots: the graph's first parts, before the entries
+  std::vector<uint32_t> renewed;    // the graph's entries that may have to be told anew, in order
 
  private:
-  void add_entry(const Noted& n, const std::vector<size_t>& arena_offsets, size_t workspace);
+  void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes);
+  void capture_parts(int lanes);
+  void run_list(const std::vector<Tensor>& args);
+  void run_graph(const std::vector<Tensor>& args);
+  void copy_argument(const Argument& a) const;
+  void place(Entry& e, uint32_t argument, const Buffer& base);
+  void replay(Entry& e, bool counted);
+  void add_entry(const Noted& n, const Log& log, const std::vector<size_t>& arena_offsets, size_t workspace);
   void add_output(const Tensor& t, const Log& log, const std::vector<ArgumentPlace>& args,
                   const std::vector<size_t>& arena_offsets);
 };
 
 // The same numbers and strides in memory of their own. `t` must be materialised.
-Tensor private_copy(const Tensor& t);
+Tensor private_copy(const Tensor& t, MemoryKind kind = MemoryKind::tensor);
 
 }  // namespace flame

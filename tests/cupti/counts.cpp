@@ -33,7 +33,7 @@ struct Cupti {
 constexpr CUpti_ActivityKind kinds[] = {CUPTI_ACTIVITY_KIND_MEMCPY, CUPTI_ACTIVITY_KIND_MEMSET,
                                         CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_SYNCHRONIZATION};
 CUpti_SubscriberHandle subscriber = nullptr;
-std::atomic<uint64_t> allocations, modules, synchronisations, launches;
+std::atomic<uint64_t> allocations, modules, synchronisations, launches, graphs;
 std::atomic<uint64_t> host_to_device, device_to_host, other_copies, fills, kernels, waits;
 std::string error;
 std::mutex queries_mutex;
@@ -54,7 +54,8 @@ void CUPTIAPI called(void*, CUpti_CallbackDomain domain, CUpti_CallbackId, const
     ++allocations;
   else if (starts(f, {"cuModuleLoad", "cuLibraryLoad", "cuLinkCreate"})) ++modules;
   else if (starts(f, {"cuCtxSynchronize", "cuStreamSynchronize", "cuEventSynchronize"})) ++synchronisations;
-  else if (starts(f, {"cuLaunch", "cuGraphLaunch"})) ++launches;
+  else if (starts(f, {"cuLaunch"})) ++launches;
+  else if (starts(f, {"cuGraphLaunch"})) ++graphs;
   else if (starts(f, {"cuEventQuery", "cuStreamQuery"})) {
     std::lock_guard lock(queries_mutex);
     queries.insert(info->correlationId);
@@ -147,13 +148,13 @@ extern "C" {
 // Since the last reset. With `flush`, what the device has done is complete up to its last synchronisation.
 [[gnu::visibility("default")]] void flame_cupti_read(flame_cupti_counts* out, bool flush) {
   if (flush) cupti.cuptiActivityFlushAll(1);
-  *out = {allocations,  modules, synchronisations, launches, host_to_device, device_to_host,
+  *out = {allocations,  modules, synchronisations, launches, graphs, host_to_device, device_to_host,
           other_copies, fills,   kernels,          waits};
 }
 [[gnu::visibility("default")]] void flame_cupti_reset() {
   cupti.cuptiActivityFlushAll(1);
-  for (auto* c : {&allocations, &modules, &synchronisations, &launches, &host_to_device, &device_to_host, &other_copies,
-                  &fills, &kernels, &waits})
+  for (auto* c : {&allocations, &modules, &synchronisations, &launches, &graphs, &host_to_device, &device_to_host,
+                  &other_copies, &fills, &kernels, &waits})
     *c = 0;
 }
 }

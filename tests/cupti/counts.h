@@ -4,7 +4,7 @@
 
 struct flame_cupti_counts {
   // Calls of the driver's functions, by the program and by NVIDIA's libraries.
-  uint64_t allocations, modules, synchronisations, launches;
+  uint64_t allocations, modules, synchronisations, launches, graphs;
   // What the device then did. Waits are for a stream, an event or the context.
   uint64_t host_to_device, device_to_host, other_copies, fills, kernels, waits;
 };

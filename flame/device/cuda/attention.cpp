@@ -192,6 +192,7 @@ Ref<Plan> CudaDevice::attention(const AttentionDesc& a) {
                                      if (backward)
                                        values.insert({{id_g, b[5]}, {id_dq, b[6]}, {id_dk, b[7]}, {id_dv, b[8]}});
                                      std::lock_guard lock(dnn.mutex);
+                                     dnn.follow();
                                      if (!supported(*this, "cuDNN's attention",
                                                     [&] { return graph->run(dnn.handle, values, r.workspace); }))
                                        fail<DeviceError>(Loc::current(),

@@ -1,6 +1,6 @@
 // Convolutions by cuDNN, channels-last; several engines are timed on the operands of a plan's first run, and the choice stays
-// on disk. What cuDNN has no engine for is left to the own kernels. Filters are turned to channels-last in the workspace,
-// and buffers that do not start at a multiple of 16 bytes are copied to one.
+// on disk. What cuDNN has no engine for is left to the own kernels. Filters that are not channels-last are turned in the
+// workspace, and buffers that do not start at a multiple of 16 bytes are copied to one.
 #include <algorithm>
 #include <array>
 #include <memory>
@@ -42,22 +42,38 @@ bool for_library(const ConvDesc& c) {
 
 bool aligned(const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; }
 bool finished(const ConvDesc& c) { return c.bias || c.activation != Activation::none; }
+// A kernel that adds the bias to a result of 16 bits rounds it a second time.
+bool rounds_twice(const ConvDesc& c) { return c.bias && size_of(c.x.dtype) == 2; }
 size_t bytes_of(const Meta& m) { return static_cast<size_t>(numel(m.shape)) * size_of(m.dtype); }
 
-// [outer][a][b] to [outer][b][a], and the bias and activation of a channels-last tensor.
+// The kernels around cuDNN's: filters from [outer][channels][taps] to [outer][taps][channels] and back, and what ends a
+// channels-last result.
 struct Helpers {
-  Ref<Kernel> swap, finish;
-  int64_t outer, channels, taps;
+  Ref<Kernel> swap;
+  std::optional<ConvFinish> finish;
+  const int64_t outer, channels, taps;
+  const bool turns;
   Helpers(Device& d, const ConvDesc& c)
-      : outer(c.w.shape[0]), channels(c.w.shape[1]), taps(numel(c.w.shape) / (outer * channels)) {
-    swap = d.kernel({"conv filter",
-                     std::string(device_text("device/cuda/filter.cu")),
-                     "swap_last",
-                     {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
-    if (finished(c)) finish = conv_finish_kernel(d, c.x.dtype, c.bias, c.activation);
+      : outer(c.w.shape[0]),
+        channels(c.w.shape[1]),
+        taps(numel(c.w.shape) / (outer * channels)),
+        turns(channels > 1 && taps > 1 && !is_channels_last(c.w.shape, c.w.strides)) {
+    if (turns)
+      swap = d.kernel({"conv filter",
+                       std::string(device_text("device/cuda/filter.cu")),
+                       "swap_last",
+                       {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
   }
-  bool turns() const { return channels > 1 && taps > 1; }
-  int64_t count() const { return outer * channels * taps; }
+  void ask_finish(Device& d, const ConvDesc& c) { finish.emplace(d, c.x.dtype, c.bias, c.activation); }
+  // [outer][a][b] to [outer][b][a], by tiles that hold all of a short axis.
+  void turn(void* from, void* to, int64_t a, int64_t b) const {
+    constexpr int64_t tile = 4096, few = 63;  // numbers of shared memory; an odd row has no two lanes in one bank
+    int64_t ta = std::min(a, few), tb = std::min(b, few);
+    if (a < b) tb = std::min(b, (tile / ta - 1) / 32 * 32);
+    else ta = std::min(a, tile / (tb | 1) / 32 * 32);
+    (*swap)({.blocks = outer * ((a + ta - 1) / ta) * ((b + tb - 1) / tb)}, from, to, a, b, static_cast<int32_t>(ta),
+            static_cast<int32_t>(tb));
+  }
 };
 
 // A plan's buffers, those that are not aligned replaced by copies while a launch needs them. The last one is written. Their
@@ -93,8 +109,8 @@ class Aligned {
 TuningKey key_of(const CudaDevice& d, const DnnFunctions& f, const ConvDesc& c) {
   constexpr const char* passes[] = {"forward", "backward_data", "backward_weight"};
   return {fmt::format("cuDNN {}", f.cudnnGetVersion()), fmt::format("{} sm_{}", d.gpu_name(), d.arch()),
-          fmt::format("conv {} {}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
-                      passes[static_cast<int>(c.pass)], c.x.dtype, c.bias ? " bias" : "",
+          fmt::format("conv {} {}{}{}{} x {} w {} y {} stride {} padding {} dilation {} groups {}",
+                      passes[static_cast<int>(c.pass)], c.x.dtype, c.tf32 ? " tf32" : "", c.bias ? " bias" : "",
                       c.activation == Activation::relu ? " relu" : "", c.x.shape, c.w.shape, c.y.shape, c.stride,
                       c.padding, c.dilation, c.groups)};
 }
@@ -108,7 +124,7 @@ class Convolution {
         desc_(c),
         helpers_(d, c),
         key_(key_of(d, dnn_.f, c)),
-        filter_bytes_(helpers_.turns() ? bytes_of(c.w) : 0),
+        filter_bytes_(helpers_.turns ? bytes_of(c.w) : 0),
         y_count_(numel(c.y.shape)) {
     metas_ = {c.x, c.w, c.y};
     if (c.pass == Pass::backward_data) std::swap(metas_[0], metas_[2]);
@@ -121,13 +137,14 @@ class Convolution {
   const std::vector<Meta>& metas() const { return metas_; }  // of the buffers
 
  private:
+  void find_candidates();
   bool go(const Execution& e, const Run& r, bool trying) const;
   void choose_among(const Run& r);
 
   CudaDevice& device_;
   Libraries::Dnn& dnn_;
   const ConvDesc desc_;
-  const Helpers helpers_;
+  Helpers helpers_;
   const TuningKey key_;
   const size_t filter_bytes_;
   const int64_t y_count_;
@@ -139,27 +156,32 @@ class Convolution {
   std::mutex mutex_;
 };
 
-bool Convolution::prepare() {
+void Convolution::find_candidates() {
   std::lock_guard lock(dnn_.mutex);
-  const ConvGraph plain(dnn_, desc_, false);
-  std::unique_ptr<ConvGraph> fused;
-  if (finished(desc_)) fused = std::make_unique<ConvGraph>(dnn_, desc_, true);
-  if (!deterministic())
-    if (const auto known = find_tuned(key_)) {
-      const std::string& config = known->candidates[known->chosen].config;
-      std::unique_ptr<Execution> e = fused ? fused->plan_of(config) : nullptr;
-      if (!e) e = plain.plan_of(config);
-      if (e) candidates_.push_back(std::move(*e));
-    }
-  if (candidates_.empty()) {
-    const size_t most = deterministic() ? 1 : fused ? most_candidates / 2 : most_candidates;
-    if (fused) candidates_ = fused->plans(most, most_workspace);
-    if (!deterministic() || candidates_.empty())
-      for (Execution& e : plain.plans(most, most_workspace)) candidates_.push_back(std::move(e));
-    decided_ = candidates_.size() < 2;
+  const bool ends = finished(desc_);
+  if (const auto known = deterministic() ? std::nullopt : find_tuned(key_)) {
+    const std::string& config = known->candidates[known->chosen].config;
+    if (std::optional<Execution> e = ConvGraph(dnn_, desc_, config.starts_with("fused")).plan_of(config))
+      candidates_.push_back(std::move(*e));
   }
+  if (candidates_.empty()) {
+    const bool fused_alone = rounds_twice(desc_) || deterministic();  // if cuDNN has any
+    const size_t most = deterministic() ? 1 : ends && !fused_alone ? most_candidates / 2 : most_candidates;
+    if (ends) candidates_ = ConvGraph(dnn_, desc_, true).plans(most, most_workspace);
+    if (!fused_alone || candidates_.empty())
+      for (Execution& e : ConvGraph(dnn_, desc_, false).plans(most, most_workspace))
+        candidates_.push_back(std::move(e));
+  }
+  decided_ = candidates_.size() < 2;
+}
+
+bool Convolution::prepare() {
+  find_candidates();
   size_t workspace = 0;
-  for (const Execution& e : candidates_) workspace = std::max(workspace, e.workspace);
+  for (const Execution& e : candidates_) {
+    if (finished(desc_) && !e.fused && !helpers_.finish) helpers_.ask_finish(device_, desc_);
+    workspace = std::max(workspace, e.workspace);
+  }
   filter_at_ = (workspace + 255) / 256 * 256;
   return !candidates_.empty();
 }
@@ -167,12 +189,11 @@ bool Convolution::prepare() {
 // False, if `trying`, where the engine breaks.
 bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   const Helpers& h = helpers_;
-  void* turned = h.turns() ? static_cast<char*>(r.workspace) + filter_at_ : nullptr;
-  const Grid grid{.blocks = blocks_for(h.count(), 256)};
+  void* turned = h.turns ? static_cast<char*>(r.workspace) + filter_at_ : nullptr;
   void *x = r.buffers[0], *w = r.buffers[1], *y = r.buffers[desc_.bias ? 3 : 2];
   if (desc_.pass == Pass::backward_data) std::swap(x, y);
   if (desc_.pass == Pass::backward_weight) std::swap(w, y);
-  if (desc_.pass != Pass::backward_weight && turned) (*h.swap)(grid, w, turned, h.outer, h.channels, h.taps);
+  if (desc_.pass != Pass::backward_weight && turned) h.turn(w, turned, h.channels, h.taps);
   const std::array<void*, 4> pointers{x, turned ? turned : w, y, desc_.bias ? r.buffers[2] : nullptr};
   constexpr std::array<int64_t, 4> ids{id_x, id_w, id_y, id_bias};
   const int64_t count = e.fused && desc_.bias ? 4 : 3;
@@ -183,14 +204,13 @@ bool Convolution::go(const Execution& e, const Run& r, bool trying) const {
   pack.finalize("a cuDNN variant pack");
   const auto execute = [&] {
     std::lock_guard lock(dnn_.mutex);
+    dnn_.follow();
     return dnn_.f.cudnnBackendExecute(dnn_.handle, e.plan.raw(), pack.raw());
   };
   if (!trying) must(device_, "cudnnBackendExecute", execute);
   else if (!works(device_, "cudnnBackendExecute", execute)) return false;
-  if (desc_.pass == Pass::backward_weight && turned) (*h.swap)(grid, turned, w, h.outer, h.taps, h.channels);
-  if (h.finish && !e.fused)
-    (*h.finish)({.blocks = blocks_for(y_count_, 256)}, desc_.bias ? r.buffers[2] : nullptr, y, y_count_,
-                desc_.y.shape[1]);
+  if (desc_.pass == Pass::backward_weight && turned) h.turn(turned, w, h.taps, h.channels);
+  if (h.finish && !e.fused) (*h.finish)(desc_.bias ? r.buffers[2] : nullptr, y, y_count_, desc_.y.shape[1]);
   return true;
 }
 
@@ -223,11 +243,19 @@ void Convolution::run(const Run& r) {
 
 Libraries::Dnn::Dnn(CudaDevice& d) : device(d) {
   must(d, "cudnnCreate", [&] { return f.cudnnCreate(&handle); });
-  must(d, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(d.raw_stream())); });
+  follow();
+}
+void Libraries::Dnn::follow() {
+  const CUstream s = device.raw_stream();
+  if (s == on) return;
+  must(device, "cudnnSetStream", [&] { return f.cudnnSetStream(handle, reinterpret_cast<cudaStream_t>(s)); });
+  on = s;
 }
 
 void ask_conv_kernels(Device& d, const ConvDesc& c) {
-  if (for_library(c)) Helpers(d, c);
+  if (!for_library(c)) return;
+  Helpers helpers(d, c);
+  if (finished(c)) helpers.ask_finish(d, c);
 }
 
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c) {

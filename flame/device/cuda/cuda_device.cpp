@@ -5,6 +5,7 @@
 #include <cstdlib>
 
 #include "flame/core/format.h"
+#include "flame/device/cuda/step_graph.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/planted.h"
 
@@ -66,6 +67,7 @@ int64_t driver_failures() {
   std::lock_guard lock(planted.mutex);
   return planted.fired;
 }
+bool CudaDevice::graph_refused() { return planted.next(); }
 
 CudaDevice::CudaDevice(int ordinal)
     : Device(Kind::cuda, fmt::format("cuda:{}", ordinal)),
@@ -151,17 +153,21 @@ CUresult CudaDevice::with_room(const std::function<CUresult()>& fn) {
   return fn();
 }
 
+void CudaDevice::need_well(const std::string& what) const {
+  if (!poisoned_) return;
+  std::lock_guard lock(poison_mutex_);
+  fail<DeviceError>(Loc::current(), "{}: an earlier error stands: {}", what, poison_);
+}
+
 void CudaDevice::run(const Plan& plan, const Launch&, const Run& run) {
-  if (poisoned_) {
-    std::lock_guard lock(poison_mutex_);
-    fail<DeviceError>(Loc::current(), "{}: an earlier error stands: {}", plan.op, poison_);
-  }
+  need_well(plan.op);
   enter();
   struct Named {
     const std::string* const before;
     explicit Named(const std::string& op) : before(std::exchange(launching_, &op)) {}
     ~Named() { launching_ = before; }
   } const named(plan.op);
+  if (StepGraph::taking(*this)) return plan.body(run);
   if (queue_.waiting() && !catch_up()) {
     plan.body(run);  // noted when its turn has come
   } else {
@@ -189,7 +195,34 @@ void CudaDevice::wait_stream() const {
   watch_.finished(launched);
 }
 
+// With FLAME_SYNC=1 recorded steps go launch by launch, so that an error shows at its op.
+Ref<LaunchGraph> CudaDevice::capture(const GraphDesc& g) {
+  if (sync_ || g.parts == 0) return {};
+  settle();
+  need_well("record");
+  enter();
+  return make_ref<StepGraph>(*this, g);
+}
+std::unique_lock<std::mutex> CudaDevice::capture_alone() {
+  std::unique_lock lock(capture_mutex_);
+  if (!capture_stream_) check(driver().cuStreamCreate(&capture_stream_, CU_STREAM_NON_BLOCKING), "cuStreamCreate");
+  return lock;
+}
+CUstream CudaDevice::raw_stream() const {
+  const StepGraph* g = StepGraph::taking(*this);
+  return g ? g->stream() : stream_;
+}
+void CudaDevice::start(const LaunchWatch::Names& names, CUgraphExec g) {
+  need_well("record");
+  drain();
+  enter();
+  const LaunchWatch::Noted noted(watch_, names);
+  check(with_room([&] { return graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY : driver().cuGraphLaunch(g, stream_); }),
+        "a recorded step");
+}
+
 bool CudaDevice::capturing() const {
+  if (StepGraph::taking(*this)) return true;
   drain();
   CUstreamCaptureStatus s = CU_STREAM_CAPTURE_STATUS_NONE;
   check(driver().cuStreamIsCapturing(stream_, &s), "cuStreamIsCapturing");
@@ -246,7 +279,10 @@ void* CudaDevice::allocate(size_t bytes, Loc where) {
   }
   refuse(bytes, where);
 }
-void CudaDevice::deallocate(void* p, size_t) noexcept { memory_.deallocate(p); }
+void CudaDevice::deallocate(void* p, size_t) noexcept {
+  if (StepGraph* g = StepGraph::taking(*this)) g->keep(p);  // its launches use what they took while they were captured
+  else memory_.deallocate(p);
+}
 
 std::string CudaDevice::memory_report() const {
   size_t free = 0, total = 0;

@@ -17,6 +17,7 @@
 
 namespace flame::cuda {
 
+class StepGraph;
 class Libraries;
 
 // For tests: of the allocations that the driver is asked for from now, `count` fail, the `nth` (1 = the next) first.
@@ -47,16 +48,24 @@ class CudaDevice final : public Device {
   Ref<Plan> conv(const ConvDesc& d) override;
   Ref<Plan> attention(const AttentionDesc& d) override;
   bool fuses() const override { return true; }
+  Ref<LaunchGraph> capture(const GraphDesc& g) override;
 
   CUstream stream() const {  // with all on it that was launched
     drain();
-    return stream_;
+    return raw_stream();
   }
-  CUstream raw_stream() const { return stream_; }
+  CUstream raw_stream() const;                     // where this thread's launches go
+  CUstream own_stream() const { return stream_; }  // even while this thread's launches are captured
+  CUcontext context() const { return context_; }
   int arch() const { return arch_; }
   int shared_of_block() const { return shared_of_block_; }  // bytes of shared memory, at most
   const std::string& gpu_name() const { return gpu_name_; }
   bool capturing() const;
+  // For graphs: one is captured at a time, on a stream of its own; they are launched behind what the device was given.
+  std::unique_lock<std::mutex> capture_alone();
+  CUstream capture_stream() const { return capture_stream_; }
+  void start(const LaunchWatch::Names& names, CUgraphExec g);
+  static bool graph_refused();  // a failure that a test planted
   Allocator& memory() { return memory_; }
   // One driver allocation a tensor, exactly as large. Then nothing waits for kernels: memory leaves when a tensor does.
   void set_direct(bool on);
@@ -142,19 +151,20 @@ class CudaDevice final : public Device {
   size_t reserved() const;
   bool catch_up();
   void settled() const;
+  void need_well(const std::string& what) const;
   Slot take_slot(size_t bytes, Loc where);
   void free_slot(const Slot& s);
   size_t outside_cache() const;  // memory of the device in use that is not the allocator's
 
   CUdevice handle_ = 0;
   CUcontext context_ = nullptr;
-  CUstream stream_ = nullptr, copy_stream_ = nullptr;
+  CUstream stream_ = nullptr, copy_stream_ = nullptr, capture_stream_ = nullptr;
   int arch_ = 0, shared_of_block_ = 0;
   std::string gpu_name_;
   size_t free_at_start_ = 0;
   bool sync_ = false;  // FLAME_SYNC=1: wait after every launch, so that an error shows at its op
   Allocator memory_;
-  std::mutex copy_mutex_, kernel_mutex_, upload_mutex_, peer_mutex_;
+  std::mutex copy_mutex_, kernel_mutex_, upload_mutex_, peer_mutex_, capture_mutex_;
   Staging staging_[2];
   int next_staging_ = 0;
   std::multimap<size_t, Slot> free_slots_;

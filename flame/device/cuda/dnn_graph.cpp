@@ -76,8 +76,8 @@ constexpr Names names[] = {
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DW, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_DY,
      CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_ALPHA, CUDNN_ATTR_OPERATION_CONVOLUTION_BWD_FILTER_BETA}};
 
-// Engines whose numbers may be used: none that rounds operands, and none that sums in another order each time.
-bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
+// Engines whose numbers may be used: none that rounds operands if they shall be exact, and none that sums in another order each time.
+bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, bool exact) {
   const DnnFunctions& f = dnn.f;
   Descriptor engine(dnn, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   cudnnBackendDescriptor_t e = engine.raw();
@@ -94,11 +94,11 @@ bool allowed(Libraries::Dnn& dnn, cudnnBackendDescriptor_t config, DType t) {
     tuning_stats().unordered += 1;
     return false;
   }
-  return std::none_of(notes.begin(), last, [t](cudnnBackendNumericalNote_t n) {
+  return std::none_of(notes.begin(), last, [exact](cudnnBackendNumericalNote_t n) {
     switch (n) {
       case CUDNN_NUMERICAL_NOTE_STRICT_NAN_PROP: return false;
-      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return t == DType::f32;  // TF32
-      default: return true;                                           // reduced precision, FFT, Winograd
+      case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: return exact;  // TF32
+      default: return true;                                 // reduced precision, FFT, Winograd
     }
   });
 }
@@ -182,7 +182,8 @@ Descriptor& ConvGraph::pointwise(cudnnDataType_t compute, const Descriptor& x, c
   return op;
 }
 
-ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(dnn), dtype_(c.x.dtype), fused_(fused) {
+ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused)
+    : dnn_(dnn), dtype_(c.x.dtype), tf32_(c.tf32), fused_(fused) {
   const bool wide = dtype_ == DType::f64;
   const cudnnDataType_t type = data_type(dtype_), compute = wide ? CUDNN_DATA_DOUBLE : CUDNN_DATA_FLOAT;
   const auto keep = [this](Descriptor d) -> Descriptor& { return parts_.emplace_back(std::move(d)); };
@@ -225,20 +226,19 @@ ConvGraph::ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused) : dnn_(
   if (graph->try_finalize()) graph_ = std::move(graph);
 }
 
-std::unique_ptr<Execution> ConvGraph::finish(const Descriptor& config) const {
+std::optional<Execution> ConvGraph::finish(const Descriptor& config) const {
   const DnnFunctions& f = dnn_.f;
   Descriptor plan(dnn_, CUDNN_BACKEND_EXECUTION_PLAN_DESCRIPTOR);
   plan.set(CUDNN_ATTR_EXECUTION_PLAN_HANDLE, CUDNN_TYPE_HANDLE, 1, &dnn_.handle);
   plan.link(CUDNN_ATTR_EXECUTION_PLAN_ENGINE_CONFIG, config);
-  if (!plan.try_finalize()) return nullptr;
+  if (!plan.try_finalize()) return {};
   int64_t bytes = 0, count = 0;
   must(dnn_.device, "a cuDNN plan's workspace", [&] {
     return f.cudnnBackendGetAttribute(plan.raw(), CUDNN_ATTR_EXECUTION_PLAN_WORKSPACE_SIZE, CUDNN_TYPE_INT64, 1, &count,
                                       &bytes);
   });
-  return std::make_unique<Execution>(
-      Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
-                std::string(fused_ ? "fused " : "plain ") + engine_text(dnn_, config.raw())});
+  return Execution{std::move(plan), static_cast<size_t>(bytes), fused_,
+                   fmt::format("{} {}", fused_ ? "fused" : "plain", engine_text(dnn_, config.raw()))};
 }
 
 std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) const {
@@ -263,8 +263,8 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
                                    count, &count, raw.data()) != CUDNN_STATUS_SUCCESS)
       continue;
     for (int64_t i = 0; i < count && out.size() < most; ++i) {
-      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_)) continue;
-      std::unique_ptr<Execution> e = finish(configs[static_cast<size_t>(i)]);
+      if (!allowed(dnn_, raw[static_cast<size_t>(i)], dtype_ == DType::f32 && !tf32_)) continue;
+      std::optional<Execution> e = finish(configs[static_cast<size_t>(i)]);
       if (!e || (!out.empty() && e->workspace > std::max(most_workspace, out[0].workspace))) continue;
       const auto same = [&](const Execution& o) { return o.config == e->config; };
       if (std::none_of(out.begin(), out.end(), same)) out.push_back(std::move(*e));
@@ -273,13 +273,13 @@ std::vector<Execution> ConvGraph::plans(size_t most, size_t most_workspace) cons
   return out;
 }
 
-std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
+std::optional<Execution> ConvGraph::plan_of(const std::string& config) const {
   const std::vector<int64_t> numbers = numbers_of(config);
-  if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return nullptr;
+  if (!graph_ || numbers.empty() || config.starts_with("fused") != fused_) return {};
   Descriptor engine(dnn_, CUDNN_BACKEND_ENGINE_DESCRIPTOR);
   engine.link(CUDNN_ATTR_ENGINE_OPERATION_GRAPH, *graph_);
   engine.set(CUDNN_ATTR_ENGINE_GLOBAL_INDEX, CUDNN_TYPE_INT64, 1, &numbers[0]);
-  if (!engine.try_finalize()) return nullptr;
+  if (!engine.try_finalize()) return {};
   std::vector<Descriptor> knobs;
   std::vector<cudnnBackendDescriptor_t> raw;
   for (size_t i = 1; i < numbers.size(); i += 2) {
@@ -287,7 +287,7 @@ std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
     const auto type = static_cast<cudnnBackendKnobType_t>(numbers[i]);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_TYPE, CUDNN_TYPE_KNOB_TYPE, 1, &type);
     k.set(CUDNN_ATTR_KNOB_CHOICE_KNOB_VALUE, CUDNN_TYPE_INT64, 1, &numbers[i + 1]);
-    if (!k.try_finalize()) return nullptr;
+    if (!k.try_finalize()) return {};
     raw.push_back(k.raw());
   }
   Descriptor chosen(dnn_, CUDNN_BACKEND_ENGINECFG_DESCRIPTOR);
@@ -295,7 +295,7 @@ std::unique_ptr<Execution> ConvGraph::plan_of(const std::string& config) const {
   if (!raw.empty())
     chosen.set(CUDNN_ATTR_ENGINECFG_KNOB_CHOICES, CUDNN_TYPE_BACKEND_DESCRIPTOR, static_cast<int64_t>(raw.size()),
                raw.data());
-  if (!chosen.try_finalize()) return nullptr;
+  if (!chosen.try_finalize()) return {};
   return finish(chosen);
 }
 

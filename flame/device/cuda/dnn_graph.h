@@ -1,6 +1,7 @@
 // Internal: convolutions as graphs of cuDNN's backend API, and plans of them by its heuristics or from an engine's name.
 #pragma once
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -63,14 +64,14 @@ class ConvGraph {
   ConvGraph(Libraries::Dnn& dnn, const ConvDesc& c, bool fused);
   // The first plans of the heuristics that are deterministic and, in float32, exact. None where cuDNN has none.
   std::vector<Execution> plans(size_t most, size_t most_workspace) const;
-  std::unique_ptr<Execution> plan_of(const std::string& config) const;  // null if it cannot be made
+  std::optional<Execution> plan_of(const std::string& config) const;  // nothing if it cannot be made
 
  private:
   Descriptor& pointwise(cudnnDataType_t compute, const Descriptor& x, const Descriptor* b, const Descriptor& y);
-  std::unique_ptr<Execution> finish(const Descriptor& engine_config) const;
+  std::optional<Execution> finish(const Descriptor& engine_config) const;
   Libraries::Dnn& dnn_;
   const DType dtype_;
-  const bool fused_;
+  const bool tf32_, fused_;
   std::vector<Descriptor> parts_;
   std::unique_ptr<Descriptor> graph_;  // null where cuDNN takes no such graph
 };

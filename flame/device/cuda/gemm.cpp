@@ -15,6 +15,7 @@
 #include "flame/device/cuda/library.h"
 #include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/library_handles.h"
+#include "flame/device/cuda/step_graph.h"
 #include "flame/device/cuda/tuning.h"
 #include "flame/device/kernel.h"
 
@@ -268,7 +269,7 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
   const float one32 = 1, zero32 = 0;
   return f_.cublasLtMatmul(blas_.handle, op_, wide ? static_cast<const void*>(&one64) : &one32, p.b, layout_[0], p.a,
                            layout_[1], wide ? static_cast<const void*>(&zero64) : &zero32, p.c, layout_[2], p.c,
-                           layout_[2], &a, blas_.workspace, workspace_bytes,
+                           layout_[2], &a, blas_.scratch(), workspace_bytes,
                            reinterpret_cast<cudaStream_t>(device_.stream()));
 }
 
@@ -332,6 +333,18 @@ Libraries::Blas::Blas(CudaDevice& d)
     d.memory().deallocate(workspace);
     throw;
   }
+}
+
+void* Libraries::Blas::scratch() {
+  const StepGraph* g = StepGraph::taking(device);
+  if (!g || g->lane() == 0) return workspace;
+  std::lock_guard lock(mutex_);
+  while (beside_.size() < g->lane()) {
+    void* more = device.memory().allocate(workspace_bytes, MemoryKind::workspace);
+    if (!more) device.refuse("cuBLASLt's workspace");
+    beside_.push_back(more);
+  }
+  return beside_[g->lane() - 1];
 }
 
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t) {

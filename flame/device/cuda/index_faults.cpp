@@ -23,10 +23,10 @@ void IndexFaults::attach(CUmodule m, const std::string& cubin) {
                     "allocation");
     device_.check(driver().cuMemAllocHost(&p, sizeof(Record)), "pinned memory");
     std::memset(p, 0, sizeof(Record));
-    device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.raw_stream()), "fill");
+    device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.own_stream()), "fill");
     sink_.record = static_cast<Record*>(p);
   }
-  device_.check(driver().cuMemcpyHtoDAsync(here, &sink_, sizeof sink_, device_.raw_stream()), "copy from host");
+  device_.check(driver().cuMemcpyHtoDAsync(here, &sink_, sizeof sink_, device_.own_stream()), "copy from host");
 }
 
 void IndexFaults::raise() {
@@ -34,7 +34,7 @@ void IndexFaults::raise() {
   if (!sink_.record || !static_cast<volatile Record*>(sink_.record)->set) return;
   const Record r = *sink_.record;
   sink_.record->set = 0;
-  device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.raw_stream()), "fill");
+  device_.check(driver().cuMemsetD8Async(sink_.claimed, 0, sizeof(uint32_t), device_.own_stream()), "fill");
   std::string what =
       r.axis < 0 ? fmt::format("{}: target {} is out of range for {} classes", r.op, r.index, r.size)
                  : fmt::format("{}: index {} is out of range for axis {} of size {}", r.op, r.index, r.axis, r.size);

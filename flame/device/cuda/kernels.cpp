@@ -6,6 +6,7 @@
 #include "flame/core/format.h"
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
+#include "flame/device/cuda/step_graph.h"
 #include "flame/device/settle.h"
 
 namespace flame::cuda {
@@ -75,16 +76,23 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
         fmt::format("{}: the kernel's parameters are {} bytes, the arguments {}", name_, parameter_bytes_, bytes));
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
                    CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
+  StepGraph* const taken = StepGraph::taking(device_);
+  if (taken && taken->renewing()) return taken->kernel(f, g, extra);
   const auto start = [&] {
     return driver().cuLaunchKernel(f, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
                                    static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
                                    static_cast<unsigned>(g.threads_y), static_cast<unsigned>(g.threads_z),
                                    static_cast<unsigned>(g.shared), device_.raw_stream(), nullptr, extra);
   };
-  if (used_.load(std::memory_order_relaxed)) return device_.check(start(), name_.c_str());
+  if (used_.load(std::memory_order_relaxed)) {
+    device_.check(start(), name_.c_str());
+    if (taken) taken->kernel(f, g, extra);
+    return;
+  }
   const CudaDevice::Meter meter(device_);
   device_.check(device_.with_room(start), name_.c_str());
   used_ = true;
+  if (taken) taken->kernel(f, g, extra);
 }
 
 Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {

@@ -17,13 +17,14 @@ void LaunchWatch::start(CUstream stream) {
   *mark_ = 0;
 }
 
-void LaunchWatch::launching(const std::string& op) {
+void LaunchWatch::launching(const std::string& op, const Names& step) {
   std::lock_guard lock(mutex_);
   ++between_;
   auto& name = names_[++count_ % kept];
   const size_t n = std::min(op.size(), name.size() - 1);
   std::memcpy(name.data(), op.data(), n);
   name[n] = 0;
+  steps_[count_ % kept] = step;
 }
 
 // A mark is of all launches noted so far, so it is sent when all of them are made.
@@ -60,9 +61,14 @@ std::string LaunchWatch::suspects() {
   for (const uint32_t m : marks_)
     if (ahead(m) > 0 && ahead(m) < ahead(last)) last = m;
   std::vector<std::string> names;
-  for (uint32_t i = last - std::min(last - done, kept - 1); i != last; ++i) {
-    std::string name = fmt::format("'{}'", names_[(i + 1) % kept].data());
+  const auto add = [&](std::string name) {
     if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(std::move(name));
+  };
+  for (uint32_t i = last - std::min(last - done, kept - 1); i != last; ++i) {
+    const uint32_t at = (i + 1) % kept;
+    if (!steps_[at]) add(fmt::format("'{}'", names_[at].data()));
+    else
+      for (const std::string& op : *steps_[at]) add(fmt::format("'{}' of a recorded step", op));
   }
   if (names.empty()) return "not known";
   return names.size() == 1 ? names[0] : fmt::format("one of {}", fmt::join(names, ", "));

@@ -2,8 +2,10 @@
 #pragma once
 #include <array>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "flame/device/cuda/driver.h"
 
@@ -13,10 +15,12 @@ class LaunchWatch {
  public:
   // Of a stream whose context is current.
   void start(CUstream stream);
+  using Names = std::shared_ptr<const std::vector<std::string>>;  // of the launches that a recorded step is
   // Lives while a launch is made.
   class Noted {
    public:
-    Noted(LaunchWatch& w, const std::string& op) : watch_(w) { w.launching(op); }
+    Noted(LaunchWatch& w, const std::string& op) : watch_(w) { w.launching(op, nullptr); }
+    Noted(LaunchWatch& w, const Names& step) : watch_(w) { w.launching("", step); }
     ~Noted() { watch_.launched(); }
     Noted(const Noted&) = delete;
     Noted& operator=(const Noted&) = delete;
@@ -30,7 +34,7 @@ class LaunchWatch {
   std::string suspects();
 
  private:
-  void launching(const std::string& op);
+  void launching(const std::string& op, const Names& step);
   void launched();
   static constexpr uint32_t every = 8, kept = 4096;  // more than a stream takes before it lets the program wait
   CUstream stream_ = nullptr;
@@ -41,6 +45,7 @@ class LaunchWatch {
   std::array<uint32_t, kept / every> marks_{};  // the last ones sent behind launches
   size_t next_mark_ = 0;
   std::array<std::array<char, 48>, kept> names_{};
+  std::array<Names, kept> steps_{};  // where a launch is a recorded step
 };
 
 }  // namespace flame::cuda

@@ -35,8 +35,15 @@ Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product);
 // The kernels that stand around the libraries' plans, so that a device without a GPU can ask for them too.
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t);
 void ask_conv_kernels(Device& d, const ConvDesc& c);
-// Adds the bias, with the activation after it, to a channels-last y, in place: (bias or null, y, numbers, channels).
-Ref<Kernel> conv_finish_kernel(Device& d, DType t, bool bias, Activation a);
+// Adds the bias, if there is one, to a channels-last y and applies the activation, in place.
+class ConvFinish {
+ public:
+  ConvFinish(Device& d, DType t, bool bias, Activation a);
+  void operator()(const void* bias, void* y, int64_t count, int64_t channels) const;
+
+ private:
+  Ref<Kernel> kernel_;
+};
 // Null where the library has no plan of that kind.
 Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g);
 Ref<Plan> dnn_conv(CudaDevice& d, const ConvDesc& c);

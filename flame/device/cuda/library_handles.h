@@ -3,6 +3,9 @@
 #include <cublasLt.h>
 #include <cudnn.h>
 
+#include <mutex>
+#include <vector>
+
 #include "flame/device/cuda/libraries.h"
 
 namespace flame::cuda {
@@ -35,6 +38,11 @@ struct Libraries::Blas {
   BlasFunctions f;
   cublasLtHandle_t handle = nullptr;
   void* workspace;  // of all products: they run one after the other. No tensor's, so no part of a recording
+  void* scratch();  // that one, or another for each further lane of a recorded step's graph
+
+ private:
+  std::mutex mutex_;
+  std::vector<void*> beside_;
 };
 
 #define FLAME_DNN_FUNCTIONS(F)     \
@@ -59,7 +67,9 @@ struct Libraries::Dnn {
   CudaDevice& device;
   DnnFunctions f;
   cudnnHandle_t handle = nullptr;
-  std::mutex mutex;  // a handle serves one thread at a time
+  std::mutex mutex;       // a handle serves one thread at a time
+  CUstream on = nullptr;  // what it launches on
+  void follow();          // from now on where this thread's launches go; with the mutex held
 };
 
 }  // namespace flame::cuda

@@ -1,4 +1,6 @@
 // The own convolution: any dtype, axes, groups and padding, for what cuDNN does not take.
+#include <optional>
+
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/kernel.h"
 
@@ -38,12 +40,17 @@ Problem problem(const ConvDesc& d) {
 
 }  // namespace
 
-Ref<Kernel> conv_finish_kernel(Device& d, DType t, bool bias, Activation a) {
-  return d.kernel({"conv finish",
-                   std::string(device_text("device/cuda/filter.cu")),
-                   "finish",
-                   {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
-                    std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}});
+ConvFinish::ConvFinish(Device& d, DType t, bool bias, Activation a)
+    : kernel_(d.kernel({"conv finish",
+                        std::string(device_text("device/cuda/filter.cu")),
+                        "finish",
+                        {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
+                         std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}})) {}
+
+void ConvFinish::operator()(const void* bias, void* y, int64_t count, int64_t channels) const {
+  const auto aligned = [](const void* p) { return reinterpret_cast<uintptr_t>(p) % 16 == 0; };
+  const bool packed = aligned(bias) && aligned(y) && count % 8 == 0 && (bias == nullptr || channels % 8 == 0);
+  (*kernel_)({.blocks = blocks_for(count, 2048)}, bias, y, count, channels, packed);
 }
 
 Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
@@ -57,13 +64,13 @@ Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
                                   entries[static_cast<int>(c.pass)],
                                   {std::string("-DFLAME_T=") + device_type(c.x.dtype), "--fmad=false"}});
   const Problem p = problem(c);
-  Ref<Kernel> finish;
-  if (c.activation != Activation::none) finish = conv_finish_kernel(d, c.x.dtype, false, c.activation);
+  std::optional<ConvFinish> finish;
+  if (c.activation != Activation::none) finish.emplace(d, c.x.dtype, false, c.activation);
   if (c.pass == ConvDesc::Pass::forward)
     return make_ref<Plan>(name, [k, p, n, finish, bias = c.bias](const Run& r) {
       void* y = r.buffers[bias ? 3 : 2];
       (*k)({.blocks = blocks_for(n, 256)}, p, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr, y);
-      if (finish) (*finish)({.blocks = blocks_for(n, 256)}, nullptr, y, n, int64_t{1});
+      if (finish) (*finish)(nullptr, y, n, 1);
     });
   const int64_t blocks = c.pass == ConvDesc::Pass::backward_data ? blocks_for(n, 256) : n;
   return make_ref<Plan>(

@@ -5,6 +5,7 @@
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
 #include "flame/device/cuda/cuda_device.h"
+#include "flame/device/cuda/step_graph.h"
 
 namespace flame::cuda {
 namespace {
@@ -34,6 +35,7 @@ CudaDevice::Staging& CudaDevice::staging() {
 }
 
 void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
+  if (StepGraph::taking(*this)) fail<RecordError>(Loc::current(), "record: a launch copies from the host");
   if (queue_.waiting() && !catch_up()) {
     if (bytes <= staging_bytes)
       return later(
@@ -55,6 +57,7 @@ void CudaDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
   }
 }
 void CudaDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
+  if (StepGraph::taking(*this)) fail<RecordError>(Loc::current(), "record: a launch reads on the host");
   drain();
   const Direct direct(*this);
   enter();
@@ -70,6 +73,7 @@ void CudaDevice::copy_to_host(void* dst, const void* src, size_t bytes) {
 }
 void CudaDevice::copy_within(void* dst, const void* src, size_t bytes) {
   if (bytes == 0) return;
+  if (StepGraph* g = StepGraph::taking(*this)) return g->copy(address(dst), address(src), bytes);
   in_order([=, this] {
     enter();
     check(driver().cuMemcpyDtoDAsync(address(dst), address(src), bytes, stream_), "copy");
@@ -77,6 +81,7 @@ void CudaDevice::copy_within(void* dst, const void* src, size_t bytes) {
 }
 void CudaDevice::fill_bytes(void* dst, int byte, size_t bytes) {
   if (bytes == 0) return;
+  if (StepGraph* g = StepGraph::taking(*this)) return g->fill(address(dst), static_cast<unsigned char>(byte), bytes);
   in_order([=, this] {
     enter();
     check(driver().cuMemsetD8Async(address(dst), static_cast<unsigned char>(byte), bytes, stream_), "fill");
