@@ -143,12 +143,16 @@ TEST(CudaIndex, RowsThatFillABlocksSharedMemory) {
     expect_cpu(d, std::to_string(n), add, {some({3, n}, t), index_below(n, {3, n}), some({3, n}, t)});
 }
 
-// Zeros keep their sign through a sum of nothing else.
-TEST(CudaIndex, ScansKeepNegativeZeros) {
+// A sum starts at 0, so that no zero of it is negative.
+TEST(CudaIndex, SumsOfNegativeZeros) {
   FLAME_NEEDS_GPU(d);
-  const Tensor x = -zeros({2, 100});
+  const Tensor x = -zeros({2, 100}), y = -zeros({100, 3});
   for (const int64_t axis : {0, 1})
-    expect_cpu(d, "cumsum", [axis](const Tensors& in) { return Tensors{cumsum(in[0], axis)}; }, {x});
+    expect_cpu(d, "cumsum",
+               [axis](const Tensors& in) {
+                 return Tensors{cumsum(in[0], axis), cumsum(in[1], axis)};
+               },
+               {x, y});
 }
 
 // Rows that a block keeps in shared memory.
