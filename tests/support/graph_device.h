@@ -43,6 +43,11 @@ class GraphDevice final : public CpuDevice {
     std::vector<Word> scalars;
     void* workspace;
   };
+  struct Taking {  // launches into a part
+    GraphDevice& device;
+    Taking(GraphDevice& d, std::vector<Kept>& part) : device(d) { d.taken_ = &part; }
+    ~Taking() { device.taken_ = nullptr; }
+  };
   class Graph final : public LaunchGraph {
    public:
     Graph(GraphDevice& d, const GraphDesc& g) : device_(d), parts_(g.parts), names_(g.parts) {
@@ -97,9 +102,7 @@ class GraphDevice final : public CpuDevice {
     }
     void take(size_t part, const std::function<void()>& fn) {
       parts_[part].clear();
-      device_.taken_ = &parts_[part];
-      const std::unique_ptr<std::vector<Kept>*, void (*)(std::vector<Kept>**)> over(&device_.taken_,
-                                                                                    [](auto** p) { *p = nullptr; });
+      const Taking taking(device_, parts_[part]);
       fn();
     }
     GraphDevice& device_;
