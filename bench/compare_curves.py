@@ -16,17 +16,16 @@ def ulp(loss):
 
 def compare(workload, build, size, device, folder):
     """The losses of both, those without clipping, and the noise."""
-    weights, data = export(workload, folder, size, 4 if (workload, size) == ("resnet50", "full") else 8)
-    flags = ["--weights", weights, "--data", data, "--size", size, "--device", device]
+    flags = export(workload, folder, size)
     if device == "cpu":
         flags += ["--precision", "float32"]
 
     def ours(clip):
-        peer = System("flame", workload, build, *flags, "--max-norm", clip)
+        peer = System("flame", workload, build, device, *flags, "--max-norm", clip)
         losses = curve(peer, STEPS)
         peer.end()
         return losses
-    torch = System("torch_eager", workload, build, *(f.replace("cuda:0", "cuda") if f == device else f for f in flags), "--max-norm", MAX_NORM)
+    torch = System("torch_eager", workload, build, device, *flags, "--max-norm", MAX_NORM)
     base, moved = curve(torch, STEPS), []
     for seed in range(8 if size == "full" else 16):
         torch.first = torch.ask(f"ulp {seed}")
@@ -59,12 +58,11 @@ def deviation(workload, build, size, device, folder):
     import torch_compare
     squares = {}
     for seed in range(1 if size == "full" else 8):
-        weights, data = export(workload, folder, size, 1, seed)
+        flags = export(workload, folder, size, 1, seed)
         for system in ("flame", "torch_eager"):
             files = [f"{folder}/{system}.low", f"{folder}/{system}.exact"]
             for file, precision in zip(files, ([], ["--precision", "float32"])):
-                run_once(system, workload, build, "--weights", weights, "--data", data, "--size", size, "--device",
-                         device if system == "flame" else device.split(":")[0], *precision, "--check", file)
+                run_once(system, workload, build, device, *flags, *precision, "--check", file)
             low, exact = map(torch_compare.load, files)
             for name, t in exact.items():
                 of = squares.setdefault(system, {}).setdefault(name.split(".")[0], [0, 0])

@@ -47,6 +47,20 @@ def table(rows):
     return out
 
 
+def about_table(about):
+    """What each system computes in, and what it recorded."""
+    out = ("| workload | system | precision | weights | gradients | moments | residual stream | logits | recorded steps |\n"
+           "|---|---|---|---|---|---|---|---|---|\n")
+    for of in about:
+        dtypes = (kind if isinstance(kind, str) else "/".join(kind) for kind in
+                  (of["dtypes"][what] for what in ("weights", "gradients", "moments", "residual", "logits")))
+        r = of.get("recorded", {})
+        recorded = (f"{r['recordings']} recordings, {r['replays']} of {r['calls']} calls replayed, {r['misses']} misses"
+                    + (f" (last: {r['last_miss']})" if r["last_miss"] else "")) if r.get("calls") else ""
+        out += f"| {of['workload']} | {of['system']} | {of['precision']} | {' | '.join(dtypes)} | {recorded} |\n"
+    return out
+
+
 def picture(rows):
     """Bars: the speed of each system, the best peer's being 1, with marks from the slowest to the fastest turn."""
     groups, bar, gap, left, scale, width = by_workload(rows), 16, 26, 210, 300, 800
@@ -87,7 +101,7 @@ up to speed is when the median of ten steps is within 5 % of the last. `bench/re
 """
 
 
-def write(root, rows):
+def write(root, rows, about):
     """The picture, and the section of the page, which the first record makes."""
     (root / "docs/images/compare.svg").write_text(picture(rows))
     page = root / "docs/performance.md"
@@ -95,4 +109,4 @@ def write(root, rows):
     if BEGIN not in text:
         text += HEAD + BEGIN + END
     begin, end = text.index(BEGIN) + len(BEGIN), text.index(END)
-    page.write_text(text[:begin] + table(rows) + text[end:])
+    page.write_text(text[:begin] + table(rows) + "\n" + about_table(about) + text[end:])
