@@ -1,7 +1,8 @@
 """Do FLAME and PyTorch, from the same weights on the same batches, have the same losses within noise for 50 steps? The noise at a
 step is the most that moving all initial weights by one ulp, up or down at random, changes PyTorch's loss, over some such changes,
-or the loss's own ulp; FLAME may differ by four times that. Both clip, to a norm that every gradient exceeds; as a control, FLAME without clipping must
-be told apart. And how far does each, in the precision of the benchmark, deviate from itself in float32 on the first batch?"""
+or the loss's own ulp; FLAME may differ by four times that. Both compute in float32, since an ulp of a weight moves few roundings to
+16 bits, and another order of sums all of them; and clip, to a norm that every gradient exceeds; as a control, FLAME without clipping
+must be told apart. And how far does each, in the precision of the benchmark, deviate from itself in float32 on the first batch?"""
 import math
 import tempfile
 
@@ -16,9 +17,7 @@ def ulp(loss):
 
 def compare(workload, build, size, device, folder):
     """The losses of both, those without clipping, and the noise."""
-    flags = export(workload, folder, size)
-    if device == "cpu":
-        flags += ["--precision", "float32"]
+    flags = [*export(workload, folder, size), "--precision", "float32"]
 
     def ours(clip):
         peer = System("flame", workload, build, device, *flags, "--max-norm", clip)

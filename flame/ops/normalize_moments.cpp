@@ -126,8 +126,9 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
     Tensor out = (in - s.mean) * s.scale;
     if (weight.defined()) out = out * weight.to(wide);
     if (bias.defined()) out = out + bias.to(wide);
+    out = out.to(t);
     if (seen && !by_channel) seen(s.mean, s.var);
-    return out.to(t);
+    return out;
   });
 
   std::vector<Tensor> in{x}, saved{x, s.mean, rows ? s.var : s.scale};
