@@ -48,16 +48,16 @@ def table(rows):
 
 
 def about_table(about):
-    """What each system computes in, and what it recorded."""
-    out = ("| workload | system | precision | weights | gradients | moments | residual stream | logits | recorded steps |\n"
-           "|---|---|---|---|---|---|---|---|---|\n")
+    """What each system computes in, and what it recorded; by the first loss all have the same weights and batch."""
+    out = ("| workload | system | first loss | precision | weights | gradients | moments | residual stream | logits | recorded steps |\n"
+           "|---|---|---|---|---|---|---|---|---|---|\n")
     for of in about:
         dtypes = (kind if isinstance(kind, str) else "/".join(kind) for kind in
                   (of["dtypes"][what] for what in ("weights", "gradients", "moments", "residual", "logits")))
         r = of.get("recorded", {})
         recorded = (f"{r['recordings']} recordings, {r['replays']} of {r['calls']} calls replayed, {r['misses']} misses"
                     + (f" (last: {r['last_miss']})" if r["last_miss"] else "")) if r.get("calls") else ""
-        out += f"| {of['workload']} | {of['system']} | {of['precision']} | {' | '.join(dtypes)} | {recorded} |\n"
+        out += f"| {of['workload']} | {of['system']} | {of['first_loss']:.4f} | {of['precision']} | {' | '.join(dtypes)} | {recorded} |\n"
     return out
 
 
@@ -94,7 +94,8 @@ HEAD = """
 `bench/compare` lets FLAME (`flame`: recorded steps; `flame_eager`: the same function, not recorded; `flame_repeat`: 50 steps a launch) and its peers train in turn on one
 GPU, each in a process of its own, with the same weights, batches, precision and AdamW, a fresh batch from the GPU's memory every step. Memory
 is the allocator's peak and, in brackets, the process's by NVML; the first step counts from exec with empty caches (in brackets: filled ones);
-up to speed is when the median of ten steps is within 5 % of the last. The second table says what each computes in. `--curves` shows that
+up to speed is when the median of ten steps is within 5 % of the last. The second table says what each computes in (`flame_repeat`
+draws the same samples in another order). `--curves` shows that
 the losses of 50 steps in float32 are PyTorch's within noise, `--deviation` that the gradients and logits are no farther from float32 than PyTorch's.
 `bench/results/compare-h100.json` has the figures:
 

@@ -102,6 +102,16 @@ class Records(unittest.TestCase):
         self.assertIn(">1.50: 60 tokens/s", compare_page.picture(rows))
         self.assertIn(">1.50: 4 ms", compare_page.picture(rows))
 
+    def test_dtypes_and_recordings(self):
+        of = {"workload": "mlp", "first_loss": 2.3, "precision": "tf32", "dtypes": {
+            "weights": ["float32"], "gradients": ["bfloat16", "float32"], "moments": ["float32"], "residual": "float32", "logits": "float32"}}
+        ours = {**of, "system": "flame", "recorded": {"calls": 9, "replays": 6, "recordings": 1, "misses": 1, "last_miss": "other shapes"}}
+        parts = [self.part([], about=[ours, {**of, "system": "torch_eager"}]), self.part([], about=[ours])]
+        lines = compare_page.about_table(compare.merged(parts)["about"]).splitlines()[2:]
+        self.assertEqual(len(lines), 2)
+        self.assertIn("| mlp | flame | 2.3000 | tf32 | float32 | bfloat16/float32 |", lines[0])
+        self.assertIn("1 recordings, 6 of 9 calls replayed, 1 misses (last: other shapes)", lines[0])
+
     def test_settling(self):
         self.assertAlmostEqual(compare_systems.settled(5, [1] * 3 + [0.1] * 40), 5 + 3 + 0.7)
 
