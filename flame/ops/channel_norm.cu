@@ -53,7 +53,7 @@ inline C* part_of(const Channels& n, C* parts, int64_t block, int which) {
 }
 
 // Each block's mean of a channel, and its summed squared distance from it: both from the distances to the block's first row.
-extern "C" __global__ void __launch_bounds__(threads)
+extern "C" __global__ void __launch_bounds__(threads, 4)
     moments(const __grid_constant__ Channels n, const T* x, C* parts) {
   const Place p(n);
   C shift[pack] = {}, sum[pack] = {}, squares[pack] = {};
@@ -81,7 +81,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 
 // Each block's sums of g and of g u, u being the normalised x.
-extern "C" __global__ void __launch_bounds__(threads)
+extern "C" __global__ void __launch_bounds__(threads, 4)
     slopes(const __grid_constant__ Channels n, const T* x, const T* g, const C* means, const C* scales, C* parts) {
   const Place p(n);
   C mean[pack] = {}, scale[pack] = {}, plain[pack] = {}, along[pack] = {};
@@ -90,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(threads)
       mean[j] = means[p.first + j];
       scale[j] = scales[p.first + j];
     }
-#pragma unroll 4
+#pragma unroll 2
     for (int64_t row = p.begin + p.line; row < p.end; row += down) {
       const X v = pack_at(x + row * n.channels + p.first), of_g = pack_at(g + row * n.channels + p.first);
       for (int j = 0; j < pack; ++j) {
