@@ -14,8 +14,16 @@ inline Row row_of(const Norm& n, int64_t row, C mean, C var) {
 inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
   return row_of(n, row, means[row], vars[row]);
 }
-inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per], const W* w,
-                     const C (&sum)[2], T* dx) {
+// The gradient of an element: rounded, then added to what has arrived.
+inline T joined(const T& arrived, C own) {
+  const T dx = convert<T>(own);
+  return plus ? convert<T>(static_cast<C>(widen(arrived)) + static_cast<C>(widen(dx))) : dx;
+}
+inline void load_arrived(const Norm& n, const Part& p, const T* arrived, X (&v)[per]) {
+  if constexpr (plus) p.load(n, arrived, v);
+}
+inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per],
+                     const X (&arrived)[per], const W* w, const C (&sum)[2], T* dx) {
   const C part = static_cast<C>(n.part), plain = rms ? C(0) : sum[0] * part, along = sum[1] * part;
   const C by_x = -along * r.scale * r.scale;
   p.packs([&](int k, int e) {
@@ -24,7 +32,7 @@ inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[pe
     X out;
     for (int j = 0; j < pack; ++j) {
       const C own = (static_cast<C>(widen(g[k].v[j])) * by[j] - plain) * r.scale;  // 0 for a single element
-      out.v[j] = convert<T>(std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
+      out.v[j] = joined(arrived[k].v[j], std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
     }
     store(dx + place(n, p.row, e), out);
   });
@@ -40,12 +48,14 @@ inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) 
 }
 
 #if FLAME_FORM == 0 && FLAME_EACH
-// A weight an element, or none: rows in turn; every thread keeps the sums of its columns. sums: [2][length] a row of threads.
+// A weight an element, or none: rows in turn; every thread keeps the sums of its columns, then those of a block are added in
+// the order of its rows. sums: [2][length] a block.
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const G* g, const W* w,
-                  T* dx, C* sums) {
+                  const T* arrived, T* dx, C* sums) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
-  const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
+  const int group = threadIdx.x / threads;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + group;
   C dw[per][pack] = {}, db[per][pack] = {};
   X nx[per];  // of the next row, as are the gradient, its mean and variance
   XG ng[per];
@@ -60,7 +70,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   fetch(own);
   for (int64_t row = own; row < n.rows; row += step) {
     const Part p = row_part(n, row);
-    X vx[per];
+    X vx[per], va[per];
     XG vg[per];
 #pragma unroll
     for (int k = 0; k < per; ++k) {
@@ -68,6 +78,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       vg[k] = ng[k];
     }
     const Row r = row_of(n, row, next_mean, next_var);
+    load_arrived(n, p, arrived, va);
     fetch(row + step);  // while this row is worked on
     C sum[2] = {0, 0};
     p.packs([&](int k, int e) {
@@ -82,15 +93,23 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       }
     });
     totals(sum);
-    store_dx(n, p, r, vx, vg, w, sum, dx);
+    store_dx(n, p, r, vx, vg, va, w, sum, dx);
   }
   if (n.per_row == 0) return;
-  row_part(n, own).packs([&](int k, int e) {
-    for (int j = 0; j < pack; ++j) {
-      sums[2 * own * n.length + e + j] = dw[k][j];
-      sums[(2 * own + 1) * n.length + e + j] = db[k][j];
-    }
-  });
+  __shared__ C before[block_rows > 1 ? 2 * elements_a_chunk : 1];
+#pragma unroll 1
+  for (int turn = 0; turn < block_rows; ++turn) {
+    const bool last = turn == block_rows - 1;
+    C* to = last ? sums + 2 * blockIdx.x * n.length : before;
+    if (turn == group)
+      row_part(n, own).packs([&](int k, int e) {
+        for (int j = 0; j < pack; ++j) {
+          to[e + j] = turn > 0 ? before[e + j] + dw[k][j] : dw[k][j];
+          to[n.length + e + j] = turn > 0 ? before[n.length + e + j] + db[k][j] : db[k][j];
+        }
+      });
+    if (!last) __syncthreads();
+  }
 }
 // Columns of those sums: a warp's width of columns a block, eight lines at a time.
 extern "C" __global__ void __launch_bounds__(256)
@@ -113,16 +132,17 @@ extern "C" __global__ void __launch_bounds__(256)
 #elif FLAME_FORM == 0
 // A weight a segment: sums of g and g u of every segment, [rows][per_row][2].
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
-    backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w, T* dx,
-             C* sums) {
+    backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+             const T* arrived, T* dx, C* sums) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
   __shared__ C parts[block_rows][2][per * threads];
   if (row >= n.rows) return;  // whole warps
   const Part p = row_part(n, row);
   C(*mine)[per * threads] = parts[threadIdx.x / threads];
-  X vx[per], vg[per];
+  X vx[per], vg[per], va[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
+  load_arrived(n, p, arrived, va);
   const Row r = row_of(n, row, means, vars);
   C sum[2] = {0, 0};
   p.packs([&](int k, int e) {
@@ -136,7 +156,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   });
   totals(sum);  // and everything is in `parts`
   if constexpr (threads == 32) __syncwarp();
-  store_dx(n, p, r, vx, vg, w, sum, dx);
+  store_dx(n, p, r, vx, vg, va, w, sum, dx);
   const int lane = p.own % 32;
   const int64_t packs = n.segment / pack;
   for (int64_t s = p.own / 32; s < n.per_row; s += threads / 32) {
@@ -179,12 +199,13 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 extern "C" __global__ void __launch_bounds__(threads)
     backward_apply(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
-                   const C* sums, T* dx) {
+                   const C* sums, const T* arrived, T* dx) {
   const int64_t all = n.spans * n.chunks;
   const Part p = chunk_part(n, gridDim.x - 1 - blockIdx.x);
-  X vx[per], vg[per];
+  X vx[per], vg[per], va[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
+  load_arrived(n, p, arrived, va);
   const Row r = row_of(n, p.row, means, vars);
   const C* own = sums + 2 * p.row * all;
   C sum[2] = {0, 0};
@@ -194,13 +215,13 @@ extern "C" __global__ void __launch_bounds__(threads)
     sum[1] += by * own[2 * i + 1];
   }
   totals(sum);
-  store_dx(n, p, r, vx, vg, w, sum, dx);
+  store_dx(n, p, r, vx, vg, va, w, sum, dx);
 }
 #else
 // As forward_long; sums of segments as `backward`, where a warp's packs of a step lie in one segment.
 extern "C" __global__ void __launch_bounds__(threads)
     backward_long(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
-                  T* dx, C* sums, int held) {
+                  const T* arrived, T* dx, C* sums, int held) {
   X *cached_x = reinterpret_cast<X*>(room), *cached_g = cached_x + held * threads;
   C* parts = reinterpret_cast<C*>(cached_g + held * threads);  // [2][segments][warps]
   const int64_t row = blockIdx.x;
@@ -285,9 +306,12 @@ extern "C" __global__ void __launch_bounds__(threads)
     C by = single.by;
     if (segments > 1 && w) by = static_cast<C>(widen(w[r.first + of_segment((i * threads + own) * pack)]));
     by *= r.scale;
-    X out;
-    for (int j = 0; j < pack; ++j)
-      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, std::fma(widen(vg.v[j]), by, -middle)));
+    X out, va;
+    if constexpr (plus) va = pack_at<X, true>(arrived + at(i));
+    for (int j = 0; j < pack; ++j) {
+      const C own = std::fma(widen(vx.v[j]) - r.mean, by_x, std::fma(widen(vg.v[j]), by, -middle));
+      out.v[j] = joined(va.v[j], own);
+    }
     store_once(dx + at(i), out);
   };
 #pragma unroll 2
