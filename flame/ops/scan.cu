@@ -61,7 +61,7 @@ struct Data {
 template <bool product>
 struct Running1 {
   using V = Running;
-  static constexpr V nothing = product;  // joined with anything, that
+  static constexpr V nothing = product ? V(1) : floating ? V(-0.0) : V(0);  // joined with anything, that
   static V load(const Lines&, const Data& p, const At& at, int64_t) {
     return static_cast<Running>(widen(static_cast<const T*>(p.a)[at.k[0]]));
   }
