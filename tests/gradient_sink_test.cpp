@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "flame/flame.h"
+#include "tests/emulator/emulated_device.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
 
@@ -29,12 +30,14 @@ Tensor block(const Tensor& x, const Tensor& w = {}, const Tensor& b = {}) {
 }
 Bytes all_bytes(const Tensors& list) {
   Bytes out;
+  out.reserve(list.size());
   for (const Tensor& t : list) out.push_back(bytes(t));
   return out;
 }
 // The gradients of fn's inputs by grad, then as leaves hold them after two passes over one graph, which add up.
 Bytes gradients(const Fn& fn, const Tensors& inputs) {
-  Tensors in, held;
+  Tensors in;
+  in.reserve(inputs.size());
   for (const Tensor& x : inputs) in.push_back(x.detach().requires_grad_());
   const Tensor y = fn(in), g = noise(y.shape(), 9, y.dtype()).to(y.device());
   g.data();
@@ -129,6 +132,7 @@ TEST(GradientSink, ThreadsAndPassesInsidePasses) {
   const std::vector<unsigned char> want = pass();
   std::vector<std::vector<unsigned char>> got(4);
   std::vector<std::thread> threads;
+  threads.reserve(got.size());
   for (auto& out : got) threads.emplace_back([&] { out = pass(); });
   for (std::thread& t : threads) t.join();
   for (const auto& out : got) EXPECT_EQ(out, want);
@@ -164,33 +168,54 @@ TEST(GradientSink, RecordedStepsAreEagerOnes) {
   EXPECT_EQ(run(true), run(false));
 }
 
-// Every form of the kernel, its sums bit for bit the engine's.
-TEST(CudaGradientSink, SumsHaveTheEnginesBits) {
-  FLAME_NEEDS_GPU(d);
+// Every form of the kernel, its sums bit for bit the engine's. `few`: short rows, and few of them, of float32.
+void expect_the_engines_bits(Device& d, bool few) {
   const auto expect_equal = [&](const std::string& what, const Fn& fn, const Tensors& in) {
     Tensors there;
+    there.reserve(in.size());
     for (const Tensor& x : in) there.push_back(x.to(d));
     EXPECT_EQ(gradients(fn, there), unfused(fn, there)) << what;
   };
-  for (const auto& [what, fn] : streams) expect_equal(what, fn, {noise({33, 40}, 1), noise({40}, 2), noise({40}, 3)});
   const Fn layer = [](const Tensors& i) { return block(i[0] * 1.5, i[1], i[2]); };
   const Fn root = [](const Tensors& i) { return i[0] + tanh(rms_norm(i[0], {i[0].size(-1)}, i[1], 1e-5)); };
-  const Fn groups = [](const Tensors& i) { return i[0] + tanh(group_norm(i[0], 2)); };
-  for (const DType t : {DType::f32, DType::bf16, DType::f64}) {
-    for (const int64_t n : {33, 768, 1024, 2048, 16384, 20000}) {  // the last: in chunks
-      const Tensors in{noise({300, n}, 1, t), noise({n}, 2, t), noise({n}, 3, t)};
-      expect_equal("layer norm of " + std::to_string(n), layer, in);
-      if (n < 1024) expect_equal("rms norm of " + std::to_string(n), root, in);
+  const Fn channels = [](const Tensors& i) { return i[0] + tanh(batch_norm(i[0], {}, {}, i[1], i[2])); };
+  const std::vector<DType> types = few ? std::vector{DType::f32} : std::vector{DType::f32, DType::bf16, DType::f64};
+  for (const DType t : types) {
+    const auto inputs = [&](const Shape& s, int64_t weights) {
+      return Tensors{noise(s, 1, t), noise({weights}, 2, t), noise({weights}, 3, t)};
+    };
+    for (const int64_t n : {33, 768, 2048, 16384}) {
+      if (few && n > 1000) continue;
+      const int64_t rows = few ? 11 : n < 100 ? 3000 : n > 10000 ? 300 : 1200;  // more than a grid has at a time
+      expect_equal("layer norm of " + std::to_string(n), layer, inputs({rows, n}, n));
     }
-    expect_equal("groups", groups, {noise({60, 4, 20}, 1, t)});
-    expect_equal("long groups, a block each", groups, {noise({60, 4, 10000}, 1, t)});
-    expect_equal("few long groups, in chunks", groups, {noise({2, 4, 10000}, 1, t)});
+    expect_equal("rms norm", root, {noise({few ? 9 : 300, 768}, 1, t), noise({768}, 2, t)});
+    expect_equal("batch norm", channels, inputs({4, 3, 40}, 3));
+    expect_equal("batch norm in chunks", channels, inputs({5, 2, 4000}, 2));
+    if (!few) expect_equal("batch norm, a channel a block", channels, inputs({5, 100, 4000}, 100));
   }
   const Fn mixed = [](const Tensors& i) {  // the gradient of the norm arrives in 16 bits
     const AutocastScope amp{DType::bf16};
     return i[0] + linear(layer_norm(i[0], {64}, i[1], i[2]), i[3]);
   };
-  expect_equal("autocast", mixed, {noise({100, 64}, 1), noise({64}, 2), noise({64}, 3), noise({64, 64}, 4)});
+  expect_equal("autocast", mixed, {noise({20, 64}, 1), noise({64}, 2), noise({64}, 3), noise({64, 64}, 4)});
+}
+TEST(CudaGradientSink, SumsHaveTheEnginesBits) {
+  FLAME_NEEDS_GPU(d);
+  expect_the_engines_bits(d, false);
+}
+// Rows in turn, several to a block; with FLAME_FULL more of them than the grid has at a time, and what the GPU's test does.
+TEST(EmulatedGradientSink, AgreesWithTheCpu) {
+  Device& d = emulated::emulated_device();
+  if (full()) expect_the_engines_bits(d, true);
+  const int64_t n = full() ? 768 : 600, rows = full() ? 2300 : 13;
+  const auto all = [&](Device& on) {
+    Tensors in{noise({rows, n}, 1).to(on), noise({n}, 2).to(on), noise({n}, 3).to(on)};
+    for (Tensor& x : in) x.requires_grad_();
+    return grad({block(in[0], in[1], in[2])}, in, {.grad_outputs = {noise({rows, n}, 4).to(on)}});
+  };
+  const Tensors got = all(d), want = all(cpu());
+  for (size_t i = 0; i < want.size(); ++i) EXPECT_LT(error_of(got[i], want[i]).units, 64) << i;
 }
 
 }  // namespace

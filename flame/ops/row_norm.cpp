@@ -206,7 +206,11 @@ RowNormGradients row_norm_backward(const RowNorm& n, const CustomContext& c, con
     if (const Ref<Value> source = before_widening(given.value_ref())) given = Tensor(source);
   std::vector<Tensor> in{x, mean, var, given};
   if (weight.defined()) in.push_back(weight);
-  for (const Tensor& t : in) materialize(t.value());  // the island that x's other gradient may be part of
+  for (const Tensor& t : in)  // first, as x's other gradient may be part of their island
+    if (t.value().pending() && is_contiguous(t.shape(), t.strides())) {
+      note_flush_reason("row_norm_backward");
+      materialize(t.value());
+    }
   const Tensor arrived = c.take_arrived(0, x);
   if (arrived.defined()) in.push_back(arrived);
   std::vector<Tensor> out =

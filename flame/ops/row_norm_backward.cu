@@ -19,20 +19,18 @@ inline T joined(const T& arrived, C own) {
   const T dx = convert<T>(own);
   return plus ? convert<T>(static_cast<C>(widen(arrived)) + static_cast<C>(widen(dx))) : dx;
 }
-inline void load_arrived(const Norm& n, const Part& p, const T* arrived, X (&v)[per]) {
-  if constexpr (plus) p.load(n, arrived, v);
-}
 inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per],
-                     const X (&arrived)[per], const W* w, const C (&sum)[2], T* dx) {
+                     const W* w, const C (&sum)[2], const T* arrived, T* dx) {
   const C part = static_cast<C>(n.part), plain = rms ? C(0) : sum[0] * part, along = sum[1] * part;
   const C by_x = -along * r.scale * r.scale;
   p.packs([&](int k, int e) {
     C by[pack];
     weights_of(n, w, r.first, e, p.span, 1, by);
-    X out;
+    X out, before;
+    if constexpr (plus) before = pack_at<X, true>(arrived + place(n, p.row, e));
     for (int j = 0; j < pack; ++j) {
       const C own = (static_cast<C>(widen(g[k].v[j])) * by[j] - plain) * r.scale;  // 0 for a single element
-      out.v[j] = joined(arrived[k].v[j], std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
+      out.v[j] = joined(before.v[j], std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
     }
     store(dx + place(n, p.row, e), out);
   });
@@ -50,7 +48,7 @@ inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) 
 #if FLAME_FORM == 0 && FLAME_EACH
 // A weight an element, or none: rows in turn; every thread keeps the sums of its columns, then those of a block are added in
 // the order of its rows. sums: [2][length] a block.
-extern "C" __global__ void __launch_bounds__(threads* block_rows)
+extern "C" __global__ void __launch_bounds__(threads* block_rows, threads* block_rows > 256 || sizeof(C) > 4 ? 1 : 2)
     backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const G* g, const W* w,
                   const T* arrived, T* dx, C* sums) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
@@ -70,7 +68,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   fetch(own);
   for (int64_t row = own; row < n.rows; row += step) {
     const Part p = row_part(n, row);
-    X vx[per], va[per];
+    X vx[per];
     XG vg[per];
 #pragma unroll
     for (int k = 0; k < per; ++k) {
@@ -78,7 +76,6 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       vg[k] = ng[k];
     }
     const Row r = row_of(n, row, next_mean, next_var);
-    load_arrived(n, p, arrived, va);
     fetch(row + step);  // while this row is worked on
     C sum[2] = {0, 0};
     p.packs([&](int k, int e) {
@@ -93,7 +90,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       }
     });
     totals(sum);
-    store_dx(n, p, r, vx, vg, va, w, sum, dx);
+    store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
   }
   if (n.per_row == 0) return;
   __shared__ C before[block_rows > 1 ? 2 * elements_a_chunk : 1];
@@ -139,10 +136,9 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   if (row >= n.rows) return;  // whole warps
   const Part p = row_part(n, row);
   C(*mine)[per * threads] = parts[threadIdx.x / threads];
-  X vx[per], vg[per], va[per];
+  X vx[per], vg[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
-  load_arrived(n, p, arrived, va);
   const Row r = row_of(n, row, means, vars);
   C sum[2] = {0, 0};
   p.packs([&](int k, int e) {
@@ -156,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   });
   totals(sum);  // and everything is in `parts`
   if constexpr (threads == 32) __syncwarp();
-  store_dx(n, p, r, vx, vg, va, w, sum, dx);
+  store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
   const int lane = p.own % 32;
   const int64_t packs = n.segment / pack;
   for (int64_t s = p.own / 32; s < n.per_row; s += threads / 32) {
@@ -202,10 +198,9 @@ extern "C" __global__ void __launch_bounds__(threads)
                    const C* sums, const T* arrived, T* dx) {
   const int64_t all = n.spans * n.chunks;
   const Part p = chunk_part(n, gridDim.x - 1 - blockIdx.x);
-  X vx[per], vg[per], va[per];
+  X vx[per], vg[per];
   p.load(n, x, vx);
   p.load(n, g, vg);
-  load_arrived(n, p, arrived, va);
   const Row r = row_of(n, p.row, means, vars);
   const C* own = sums + 2 * p.row * all;
   C sum[2] = {0, 0};
@@ -215,7 +210,7 @@ extern "C" __global__ void __launch_bounds__(threads)
     sum[1] += by * own[2 * i + 1];
   }
   totals(sum);
-  store_dx(n, p, r, vx, vg, va, w, sum, dx);
+  store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
 }
 #else
 // As forward_long; sums of segments as `backward`, where a warp's packs of a step lie in one segment.
