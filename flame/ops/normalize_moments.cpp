@@ -143,8 +143,8 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
   const auto rule = [rows, by_channel, axes, eps, wide, of_weight, of_bias, bias_dtype, loc, scaled = weight.defined(),
                      shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {
     if (rows && !c.create_graph) {
-      const RowNormGradients g = row_norm_backward(*rows, c.saved[0], c.saved[1], c.saved[2], c.grads[0],
-                                                   scaled ? c.saved[3] : Tensor(), eps, loc);
+      const RowNormGradients g =
+          row_norm_backward(*rows, c, c.saved[1], c.saved[2], scaled ? c.saved[3] : Tensor(), eps, loc);
       std::vector<Tensor> out{g.dx};
       if (scaled) out.push_back(g.dweight.reshape(of_weight));
       if (shifted) out.push_back(g.dbias.reshape(of_bias));
