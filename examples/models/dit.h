@@ -72,7 +72,8 @@ struct Dit : flame::nn::Module {
     std::vector<std::vector<flame::Tensor>> modulations;
     for (DitBlock& b : blocks) modulations.push_back(b.modulations(condition));
     flame::Tensor y = in(x) + positions;
-    for (size_t i = 0; DitBlock & b : blocks) y = b.forward(y, modulations[i++]);
+    auto m = modulations.begin();
+    for (DitBlock& b : blocks) y = b.forward(y, *m++);
     return y;
   }
   // -> [n, t, patch]
