@@ -26,6 +26,13 @@ Dims memory_order(const Strides& st) {
   return order;
 }
 
+constexpr const char* pointwise_names[] = {
+#define FLAME_POINTWISE(name, ...) #name,
+#include "flame/fuse/pointwise.def"
+#undef FLAME_POINTWISE
+    "copy", "iota"};
+constexpr const char* reduce_names[] = {"sum", "prod", "max", "min", "any", "all"};
+
 struct Draft {
   Shape space;        // without ones
   uint32_t mask = 0;  // reduced axes of the space
@@ -200,7 +207,23 @@ class Planner {
   IslandPlan::Group build(int g);
   int leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const;
   static void collapse(Program& p);
+  std::string label(const Draft& d) const;
 };
+
+// What profilers show: the first few of its ops, each once.
+std::string Planner::label(const Draft& d) const {
+  constexpr size_t most = 4;
+  std::vector<const char*> names;
+  for (int i : d.nodes) {
+    const Expr& e = expr(i);
+    const char* name =
+        e.is_reduce ? reduce_names[static_cast<int>(e.reduce)] : pointwise_names[static_cast<int>(e.code)];
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  std::string out;
+  for (size_t i = 0; i < std::min(names.size(), most); ++i) out += (i ? "+" : "") + std::string(names[i]);
+  return names.size() > most ? out + "+..." : out;
+}
 
 // The program's leaf for input k of node i: a materialised value, or (cross >= 0) a node of an earlier group.
 int Planner::leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const {
@@ -279,6 +302,7 @@ IslandPlan::Group Planner::build(int g) {
   out.nodes = static_cast<int>(p.nodes.size());
   out.plan = device_.kind() == Device::Kind::cuda ? prepare_cuda_program(std::move(p), device_)
                                                   : prepare_cpu_program(std::move(p));
+  out.plan->user = label(d);
   return out;
 }
 

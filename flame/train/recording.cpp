@@ -198,6 +198,13 @@ void Recording::capture_parts(int lanes) {
                    static const std::string copy = "copy of an argument";
                    return i < first ? copy : entries[i - first].plan->op;
                  }};
+  desc.profile = [&](size_t i) -> ProfilePart {
+    if (i < first)
+      return {desc.name(i), {.bytes = 2 * static_cast<int64_t>(arguments[copied[i]].slot.value().storage->bytes())}};
+    const Entry& e = entries[i - first];
+    const std::span<const Buffer> all(e.buffers);
+    return {name_of(*e.plan), work_of({e.plan, all.first(e.reads), all.subspan(e.reads), e.scalars})};
+  };
   if (lanes > 1 && desc.parts <= most) {
     std::vector<Accesses> parts(first);
     for (const Entry& e : entries) parts.push_back(e.touched);
@@ -343,6 +350,7 @@ void Recording::replay(Entry& e, bool counted) {
 }
 
 void Recording::run(const std::vector<Tensor>& args) {
+  const ProfileRange range(RangeKind::op, "recorded step", {});
   if (graph) run_graph(args);
   else run_list(args);
 }

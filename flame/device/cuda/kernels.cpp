@@ -7,6 +7,7 @@
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
 #include "flame/device/cuda/step_graph.h"
+#include "flame/device/profile.h"
 #include "flame/device/settle.h"
 
 namespace flame::cuda {
@@ -172,6 +173,11 @@ bool CudaDevice::catch_up() {
 }
 
 void CudaDevice::later(std::function<void()> fn, LaunchQueue::Keep keep) {
+  if (const uint64_t launch = ProfileRange::launch(); launch && profiling())
+    fn = [launch, fn = std::move(fn)] {
+      const ProfileRange::Late as(launch);
+      fn();
+    };
   queue_.push(launching_ ? *launching_ : "copy", std::move(fn), keep);
 }
 void CudaDevice::in_order(std::function<void()> fn, LaunchQueue::Keep keep) {

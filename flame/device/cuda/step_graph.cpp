@@ -39,9 +39,12 @@ StepGraph::StepGraph(CudaDevice& d, const GraphDesc& g) : device_(d) {
   for (size_t i = 0; i < g.parts; ++i)
     if (std::find(names->begin(), names->end(), g.name(i)) == names->end()) names->push_back(g.name(i));
   names_ = std::move(names);
+  auto profile = std::make_shared<std::vector<ProfilePart>>();
+  for (size_t i = 0; i < g.parts; ++i) profile->push_back(g.profile(i));
   try {
     const CudaDevice::Meter meter(d);
-    capture(g);
+    capture(g, *profile);
+    profile_ = std::move(profile);
     d.check(d.with_room([&] {
       return d.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
                                : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
@@ -64,7 +67,7 @@ void StepGraph::destroy() noexcept {
   if (handles_.graph) driver().cuGraphDestroy(handles_.graph);
 }
 
-void StepGraph::capture(const GraphDesc& g) {
+void StepGraph::capture(const GraphDesc& g, std::vector<ProfilePart>& profile) {
   const Driver& f = driver();
   const std::unique_lock<std::mutex> one = device_.capture_alone();
   device_.check(f.cuStreamBeginCapture(device_.capture_stream(), CU_STREAM_CAPTURE_MODE_RELAXED),
@@ -73,7 +76,7 @@ void StepGraph::capture(const GraphDesc& g) {
     const Taking taking(*this, false);
     std::vector<Ends> ends(g.parts), lanes(1);
     for (const uint32_t l : g.lane) lanes.resize(std::max<size_t>(lanes.size(), l + 1));
-    for (size_t i = 0; i < g.parts; ++i) capture_part(g, i, ends, lanes);
+    for (size_t i = 0; i < g.parts; ++i) profile[i].nodes = capture_part(g, i, ends, lanes);
     lane_ = 0;
     Ends all;
     for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
@@ -87,18 +90,20 @@ void StepGraph::capture(const GraphDesc& g) {
   device_.check(f.cuStreamEndCapture(device_.capture_stream(), &handles_.graph), "cuStreamEndCapture");
 }
 
-// Behind the part before it in its lane, and those that it names.
-void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes) {
+// Behind the part before it in its lane, and those that it names. Gives the nodes that it is.
+size_t StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes) {
   lane_ = g.lane.empty() ? 0 : g.lane[part];
   if (lanes.size() > 1) {
     Ends before = lanes[lane_];
     for (const uint32_t i : g.after[part]) before.insert(before.end(), ends[i].begin(), ends[i].end());
     come_after(std::move(before));
   }
-  const size_t nodes = nodes_in_graph(nullptr), first = nodes_.size();
+  const size_t before = nodes_in_graph(nullptr), first = nodes_.size();
   g.launch(part);
-  parts_.push_back({first, nodes_in_graph(&ends[part]) - nodes == nodes_.size() - first});
+  const size_t made = nodes_in_graph(&ends[part]) - before;
+  parts_.push_back({first, made == nodes_.size() - first});
   lanes[lane_] = ends[part];
+  return made;
 }
 void StepGraph::come_after(Ends nodes) const {
   std::sort(nodes.begin(), nodes.end());
@@ -192,6 +197,7 @@ void StepGraph::renew(size_t part, const std::function<void()>& fn) {
 }
 
 void StepGraph::start() {
+  const ProfileRange range(device_, profile_);
   device_.start(names_, handles_.ready);
   counters().graph_launches += 1;
 }

@@ -9,6 +9,7 @@
 #include "flame/device/cuda/driver.h"
 #include "flame/device/cuda/launch_watch.h"
 #include "flame/device/kernel.h"
+#include "flame/device/profile.h"
 #include "flame/device/recorder.h"
 
 namespace flame::cuda {
@@ -51,8 +52,8 @@ class StepGraph final : public LaunchGraph {
     CUgraph graph = nullptr;
     CUgraphExec ready = nullptr;
   };
-  void capture(const GraphDesc& g);
-  void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes);
+  void capture(const GraphDesc& g, std::vector<ProfilePart>& profile);
+  size_t capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes);
   void come_after(Ends nodes) const;
   void captured(Node::Kind kind, CUdeviceptr to = 0, CUdeviceptr from = 0, size_t bytes = 0);
   const Node& next(Node::Kind kind);
@@ -61,6 +62,7 @@ class StepGraph final : public LaunchGraph {
 
   CudaDevice& device_;
   LaunchWatch::Names names_;
+  ProfileParts profile_;
   Handles handles_;
   std::vector<Node> nodes_;  // of ours
   std::vector<Part> parts_;
