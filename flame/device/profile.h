@@ -24,6 +24,7 @@ struct ProfilePart {
   std::string name;
   Work work;
   size_t nodes = 0;
+  std::vector<std::string> kernels = {};  // of each node; empty: not known
 };
 using ProfileParts = std::shared_ptr<const std::vector<ProfilePart>>;
 

@@ -20,7 +20,8 @@ namespace {
 // The best of a few runs of fn, whose launches are made together.
 template <class F>
 double seconds_of(Device& d, F&& fn) {
-  constexpr int tries = 5, together = 4;
+  constexpr int tries = 4;
+  const int together = d.kind() == Device::Kind::cuda ? 8 : 1;
   double best = 0;
   for (int i = 0; i <= tries; ++i) {
     d.synchronize();
@@ -72,7 +73,7 @@ class Roofs {
   double speed(Device& d, DType t) {
     double& measured = speeds_[{&d, t}];
     if (measured == 0) {
-      const int64_t n = d.kind() == Device::Kind::cuda ? 8192 : 1024;
+      const int64_t n = d.kind() == Device::Kind::cuda ? 8192 : 768;
       const NoGrad guard;
       const NoAutocast as_it_is;
       const Tensor a = full({n, n}, 1, t, d), b = full({n, n}, 1, t, d);
@@ -84,11 +85,17 @@ class Roofs {
   std::map<std::pair<const Device*, DType>, double> speeds_;
 };
 
-// The nodes of a graph in the order of their making are those of its parts one after another.
-void name_by_parts(const std::vector<size_t>& activities, const std::vector<ProfilePart>& parts,
+// The nodes of a graph in the order of their making are those of its parts one after another, if each was seen and kernels of
+// known names stand where they must.
+void name_by_parts(const Profile& profile, const std::vector<size_t>& activities, const std::vector<ProfilePart>& parts,
                    std::vector<ActivityCause>& out) {
   size_t all = 0;
-  for (const ProfilePart& p : parts) all += p.nodes;
+  for (const ProfilePart& p : parts)
+    for (size_t k = 0; k < p.nodes; ++k, ++all) {
+      if (all >= activities.size()) return;
+      const std::string known = k < p.kernels.size() ? p.kernels[k] : "";
+      if (!known.empty() && known != profile.activities[activities[all]].name) return;
+    }
   if (all != activities.size()) return;
   size_t next = 0;
   for (const ProfilePart& p : parts)
@@ -112,7 +119,7 @@ std::vector<ActivityCause> causes_of(const Profile& p) {
       const ProfiledActivity &x = p.activities[a], &y = p.activities[b];
       return x.node != y.node ? x.node < y.node : x.start < y.start;
     });
-    if (r.parts) name_by_parts(mine, *r.parts, out);
+    if (r.parts) name_by_parts(p, mine, *r.parts, out);
     else
       for (size_t i : mine) out[i] = {r.name, r.work, i == mine.front()};
   }

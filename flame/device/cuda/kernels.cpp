@@ -78,7 +78,7 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
                    CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
   StepGraph* const taken = StepGraph::taking(device_);
-  if (taken && taken->renewing()) return taken->kernel(f, g, extra);
+  if (taken && taken->renewing()) return taken->kernel(f, g, extra, entry_);
   const auto start = [&] {
     return driver().cuLaunchKernel(f, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
                                    static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
@@ -87,13 +87,13 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   };
   if (used_.load(std::memory_order_relaxed)) {
     device_.check(start(), name_.c_str());
-    if (taken) taken->kernel(f, g, extra);
+    if (taken) taken->kernel(f, g, extra, entry_);
     return;
   }
   const CudaDevice::Meter meter(device_);
   device_.check(device_.with_room(start), name_.c_str());
   used_ = true;
-  if (taken) taken->kernel(f, g, extra);
+  if (taken) taken->kernel(f, g, extra, entry_);
 }
 
 Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {

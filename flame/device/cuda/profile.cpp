@@ -85,7 +85,7 @@ struct Records {
 } records;
 
 std::string plain_name(const char* name) {
-  if (!name) return "kernel";
+  if (!name || std::string_view(name).substr(0, 2) != "_Z") return name ? name : "kernel";
   int status = 0;
   char* const text = abi::__cxa_demangle(name, nullptr, nullptr, &status);
   std::string out = status == 0 && text ? text : name;

@@ -76,7 +76,7 @@ void StepGraph::capture(const GraphDesc& g, std::vector<ProfilePart>& profile) {
     const Taking taking(*this, false);
     std::vector<Ends> ends(g.parts), lanes(1);
     for (const uint32_t l : g.lane) lanes.resize(std::max<size_t>(lanes.size(), l + 1));
-    for (size_t i = 0; i < g.parts; ++i) profile[i].nodes = capture_part(g, i, ends, lanes);
+    for (size_t i = 0; i < g.parts; ++i) capture_part(g, i, ends, lanes, profile[i]);
     lane_ = 0;
     Ends all;
     for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
@@ -90,8 +90,9 @@ void StepGraph::capture(const GraphDesc& g, std::vector<ProfilePart>& profile) {
   device_.check(f.cuStreamEndCapture(device_.capture_stream(), &handles_.graph), "cuStreamEndCapture");
 }
 
-// Behind the part before it in its lane, and those that it names. Gives the nodes that it is.
-size_t StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes) {
+// Behind the part before it in its lane, and those that it names.
+void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes,
+                             ProfilePart& profile) {
   lane_ = g.lane.empty() ? 0 : g.lane[part];
   if (lanes.size() > 1) {
     Ends before = lanes[lane_];
@@ -99,11 +100,13 @@ size_t StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends
     come_after(std::move(before));
   }
   const size_t before = nodes_in_graph(nullptr), first = nodes_.size();
+  kernels_.clear();
   g.launch(part);
-  const size_t made = nodes_in_graph(&ends[part]) - before;
-  parts_.push_back({first, made == nodes_.size() - first});
+  profile.nodes = nodes_in_graph(&ends[part]) - before;
+  const bool ours = profile.nodes == nodes_.size() - first;
+  if (ours) profile.kernels = kernels_;
+  parts_.push_back({first, ours});
   lanes[lane_] = ends[part];
-  return made;
 }
 void StepGraph::come_after(Ends nodes) const {
   std::sort(nodes.begin(), nodes.end());
@@ -135,6 +138,7 @@ void StepGraph::captured(Node::Kind kind, CUdeviceptr to, CUdeviceptr from, size
   Ends last;
   nodes_in_graph(&last);
   nodes_.push_back({last.size() == 1 ? last[0] : nullptr, kind, to, from, bytes});
+  kernels_.emplace_back();
 }
 
 // The node whose turn it is; a part that launches something else than it did cannot be renewed.
@@ -143,8 +147,12 @@ const StepGraph::Node& StepGraph::next(Node::Kind kind) {
   fail<RecordError>(Loc::current(), "record: a launch of a recorded step is not the one that was recorded");
 }
 
-void StepGraph::kernel(CUfunction f, const Grid& g, void** arguments) {
-  if (!renewing_) return captured(Node::Kind::kernel);
+void StepGraph::kernel(CUfunction f, const Grid& g, void** arguments, const std::string& name) {
+  if (!renewing_) {
+    captured(Node::Kind::kernel);
+    kernels_.back() = name;
+    return;
+  }
   const auto size = [](int64_t n) { return static_cast<unsigned>(n); };
   CUDA_KERNEL_NODE_PARAMS p{};
   p.func = f;
