@@ -39,24 +39,30 @@ StepGraph::StepGraph(CudaDevice& d, const GraphDesc& g) : device_(d) {
   for (size_t i = 0; i < g.parts; ++i)
     if (std::find(names->begin(), names->end(), g.name(i)) == names->end()) names->push_back(g.name(i));
   names_ = std::move(names);
-  auto profile = std::make_shared<std::vector<ProfilePart>>();
-  for (size_t i = 0; i < g.parts; ++i) profile->push_back(g.profile(i));
+  std::vector<ProfilePart> profile(g.parts);
+  for (size_t i = 0; g.profile && i < g.parts; ++i) profile[i] = g.profile(i);
   try {
     const CudaDevice::Meter meter(d);
-    capture(g, *profile);
-    profile_ = std::move(profile);
-    d.check(d.with_room([&] {
-      return d.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
-                               : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
-    }),
-            "cuGraphInstantiate");
-    d.check(d.with_room([&] { return driver().cuGraphUpload(handles_.ready, d.own_stream()); }), "cuGraphUpload");
+    capture(g, profile);
+    profile_ = std::make_shared<const std::vector<ProfilePart>>(std::move(profile));
   } catch (...) {
     destroy();
     throw;
   }
 }
 StepGraph::~StepGraph() { destroy(); }
+
+void StepGraph::finish() {
+  device_.enter();
+  const CudaDevice::Meter meter(device_);
+  device_.check(device_.with_room([&] {
+    return device_.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
+                                   : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
+  }),
+                "cuGraphInstantiate");
+  device_.check(device_.with_room([&] { return driver().cuGraphUpload(handles_.ready, device_.own_stream()); }),
+                "cuGraphUpload");
+}
 
 // A graph that runs is destroyed by the driver when it has ended.
 void StepGraph::destroy() noexcept {
@@ -196,7 +202,9 @@ CUstream StepGraph::stream() const {
   return device_.capture_stream();
 }
 
+// Any thread may do it, so the context is made its own first.
 void StepGraph::renew(size_t part, const std::function<void()>& fn) {
+  device_.enter();
   const Taking taking(*this, true);
   next_ = parts_[part].first;
   fn();
