@@ -47,6 +47,7 @@ class Run {
 
  private:
   void note_loss(std::optional<double> loss);
+  void profile();
   void evaluate();
   void save();
 
@@ -59,7 +60,9 @@ class Run {
   optim::OneCycle schedule_;
   optim::AdamW optimizer_{net_.parameters(), {.weight_decay = 0.01}};
   std::unique_ptr<train::RunMetrics> metrics_;
-  int64_t step_ = 0, noted_ = 0;    // steps done, and those whose loss is in the metrics
+  int64_t step_ = 0, noted_ = 0;  // steps done, and those whose loss is in the metrics
+  int64_t asked_ = 0;             // steps that this process has asked for
+  std::unique_ptr<train::Profiler> profiler_;
   double seconds_ = 0;              // spent on training
   std::vector<int64_t> predicted_;  // of the test images, after the last epoch
 };
@@ -108,6 +111,7 @@ bool Run::train(const train::Interrupt& interrupt) {
                             .unit = "images"}};
     train::LateValue losses;
     for (auto& [images, labels] : loader_) {
+      profile();
       const Tensor loss = step(images.to(default_device()), labels.to(default_device()));
       tell(options_, "the step is asked for");
       const auto late = losses.push(loss);  // of the step before, so that reading it never waits
@@ -135,6 +139,18 @@ bool Run::train(const train::Interrupt& interrupt) {
     if (interrupt.requested() && loader_.state().epoch < options_.epochs) return false;
   }
   return true;
+}
+
+// With --profile: the steps after those that warm up.
+void Run::profile() {
+  constexpr int64_t first = 10, count = 20;
+  const int64_t step = asked_++;
+  if (!options_.profile.empty() && step == first)
+    profiler_ = std::make_unique<train::Profiler>(train::ProfilerOptions{.trace = options_.profile});
+  if (!profiler_ || step != first + count) return;
+  profiler_->stop();
+  fmt::print("\n{}", profiler_->table());
+  profiler_.reset();
 }
 
 void Run::note_loss(std::optional<double> loss) {

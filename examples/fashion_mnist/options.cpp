@@ -23,6 +23,7 @@ Options parse_options(int argc, char** argv) {
   app.add_option("--save-every", o.save_every, "steps between checkpoints")
       ->check(CLI::Range(1, 1000000000))
       ->capture_default_str();
+  app.add_option("--profile", o.profile, "write a Chrome trace of 20 steps to this file, and print their table");
   app.add_flag("--test-first-step", o.first_step, "")->group("");
   app.add_option("--test-forget", o.forget, "")
       ->check(CLI::IsMember({"weights", "moments", "generator", "loader", "step"}))

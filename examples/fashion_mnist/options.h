@@ -17,6 +17,7 @@ struct Options {
   int threads = 0;                    // 0: all cores
   int64_t limit = 0;                  // training images, 0: all
   int64_t save_every = 100;           // steps between checkpoints
+  std::string profile;                // a file for the trace of twenty steps
   bool first_step = false;            // for tools/first-step: one step, told as soon as the host has its results
   std::string forget;                 // for tests of --resume: a part of the checkpoint to leave out
   std::map<std::string, bool> given;  // of the flags that decide the result: whether the user wrote them

@@ -2,6 +2,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/device/profile.h"
 #include "flame/fuse/island.h"
 #include "flame/tensor/internal.h"
 
@@ -145,12 +146,18 @@ Ref<Plan> plan_for(const Op& op, Device& d, std::span<const Meta> in, std::span<
   for (const Meta& m : in) key << m;
   for (const Meta& m : out) key << m;
   op.key(key);
-  return d.plans().get(key, [&] { return op.prepare(d, in, out); });
+  return d.plans().get(key, [&] {
+    Ref<Plan> plan = op.prepare(d, in, out);
+    plan->work = {ideal_bytes(in) + ideal_bytes(out), op.flops(in, out), in.empty() ? out[0].dtype : in[0].dtype};
+    if (plan->op != name) plan->user = name;
+    return plan;
+  });
 }
 
 }  // namespace
 
 std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
+  const ProfileRange range(RangeKind::op, op->name(), loc);
   Device& d = common_device(*op, in, loc);
   const bool wants_graph = any_requires_grad(in);
   if (wants_graph && !op->differentiable())

@@ -7,6 +7,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/device/profile.h"
 #include "flame/fuse/island.h"
 
 namespace flame {
@@ -180,7 +181,10 @@ class Engine final : GradientSink {
     if (anomaly) check_incoming(*node);
     if (wanted_ && !capture(*node)) return c.grads.clear();
     c.given.assign(node->next.size(), Tensor());
-    node->backward(c);
+    {
+      const ProfileRange range(RangeKind::backward, node->name, node->where);
+      node->backward(c);
+    }
     c.grads.clear();
     for (size_t i = 0; i < node->next.size(); ++i) {
       if (!c.given[i].defined() || !node->next[i]) continue;

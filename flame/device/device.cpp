@@ -14,6 +14,7 @@
 #include "flame/device/planted.h"
 #include "flame/device/kernel.h"
 #include "flame/device/plugin.h"
+#include "flame/device/profile.h"
 #include "flame/device/recorder.h"
 #include "flame/device/settle.h"
 
@@ -37,12 +38,13 @@ thread_local MemoryKind kind_of_allocation = MemoryKind::tensor;
 std::atomic<int64_t> fail_after{0};
 std::atomic<bool> deterministic_plans{false};
 
+struct KindScope {
+  MemoryKind before;
+  explicit KindScope(MemoryKind k) : before(std::exchange(kind_of_allocation, k)) {}
+  ~KindScope() { kind_of_allocation = before; }
+};
 void* allocate(Device& d, size_t bytes, Loc where, MemoryKind kind) {
-  struct Scope {
-    MemoryKind before;
-    explicit Scope(MemoryKind k) : before(std::exchange(kind_of_allocation, k)) {}
-    ~Scope() { kind_of_allocation = before; }
-  } const scope(kind);
+  const KindScope scope(kind);
   return d.allocate(bytes, where);
 }
 }  // namespace
@@ -66,8 +68,10 @@ Storage::Storage(Device& device, size_t bytes, Loc where, MemoryKind kind)
     : device_(device),
       data_(allocate(device, bytes, where, kind)),
       bytes_(bytes),
-      id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)) {
+      id_(next_storage_id.fetch_add(1, std::memory_order_relaxed)),
+      kind_(kind) {
   if (recorder) recorder->storage_made(id_);
+  if (profiling()) profile_memory(device_);
 }
 Storage::Storage(Device& device, void* data, size_t bytes, std::function<void()> release)
     : device_(device),
@@ -77,8 +81,13 @@ Storage::Storage(Device& device, void* data, size_t bytes, std::function<void()>
       release_(std::move(release)) {}
 Storage::~Storage() {
   if (recorder && recorder->made_here(id_)) recorder->storage_gone(id_);
-  if (release_) release_();
-  else device_.deallocate(data_, bytes_);
+  if (release_) {
+    release_();
+    return;
+  }
+  const KindScope scope(kind_);
+  device_.deallocate(data_, bytes_);
+  if (profiling()) profile_memory(device_);
 }
 
 void Key::put(const void* data, size_t n) {
@@ -198,13 +207,16 @@ void Device::launch(const Launch& l, Loc where) {
   Ref<Storage> workspace;
   if (l.plan->workspace) workspace = make_ref<Storage>(*this, l.plan->workspace, where, MemoryKind::workspace);
   counters().launches += 1;
+  const ProfileRange range(*this, l, where);
   run(*l.plan, l, Run{pointers, l.scalars.data(), workspace ? workspace->data() : nullptr});
   if (Recorder* r = Recorder::current()) r->note(l, where);
 }
 
 Ref<LaunchGraph> Device::capture(const GraphDesc&) { return {}; }
 void Device::replay(const Launch& l, const Run& r, bool counted) {
-  if (counted) counters().launches += 1;
+  if (!counted) return run(*l.plan, l, r);
+  counters().launches += 1;
+  const ProfileRange range(*this, l, {});
   run(*l.plan, l, r);
 }
 
@@ -281,6 +293,13 @@ Device* registered(std::string_view name) {
   return nullptr;
 }
 }  // namespace
+
+std::vector<Device*> known_devices() {
+  std::vector<Device*> all{&cpu()};
+  std::lock_guard lock(list().mutex);
+  for (const auto& d : list().devices) all.push_back(d.get());
+  return all;
+}
 
 Device& device(std::string_view name) {
   if (name == "cpu") return cpu();

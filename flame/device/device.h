@@ -52,6 +52,7 @@ class Storage final : public RefCounted {
   void* data_;
   size_t bytes_;
   uint64_t id_;
+  MemoryKind kind_ = MemoryKind::tensor;
   std::function<void()> release_;  // set for memory that is not the device's own
 };
 
@@ -72,6 +73,13 @@ struct Run {
   void* workspace;  // 64-byte aligned
 };
 
+// The least that a launch has to do, by which a profiler judges its time.
+struct Work {
+  int64_t bytes = -1;       // to move, each input and each output once; -1: all that its buffers hold
+  int64_t flops = 0;        // of products, convolutions and attention
+  DType type = DType::f32;  // that they are taken of
+};
+
 class Plan : public RefCounted {
  public:
   Plan(std::string op, std::function<void(const Run&)> body, size_t workspace = 0)
@@ -79,6 +87,9 @@ class Plan : public RefCounted {
   const std::string op;    // for reports and errors
   const size_t workspace;  // bytes
   const std::function<void(const Run&)> body;
+  // For profilers; set by who prepares the plan, before anyone else sees it.
+  Work work;
+  std::string user;  // the op whose plan it is, where that has another name
 };
 
 struct Buffer {
@@ -177,10 +188,10 @@ class PlanCache {
 };
 
 struct MemoryStats {
-  size_t allocated = 0, peak = 0, reserved = 0;  // bytes: live, most ever live, held from the system
-  size_t limit = 0;                              // set_memory_limit; 0: none
-  // A GPU's alone. `allocated` by what it is for.
-  size_t tensors = 0, recordings = 0, workspace = 0, staging = 0;
+  size_t allocated = 0, peak = 0, reserved = 0;                    // bytes: live, most ever live, held from the system
+  size_t limit = 0;                                                // set_memory_limit; 0: none
+  size_t tensors = 0, recordings = 0, workspace = 0, staging = 0;  // `allocated` by what it is for
+  // A GPU's alone.
   size_t library = 0;  // memory of the device that kernels and NVIDIA's libraries took beside `reserved`
   size_t pinned = 0;   // memory of the host that copies go through
 };

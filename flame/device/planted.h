@@ -10,7 +10,7 @@ int64_t allocations_until_failure();
 // Asked by a device once an allocation: whether it is the one.
 bool allocation_fails();
 
-// What the allocation under way on this thread is for.
+// What the memory is for that this thread is allocating or giving back.
 enum class MemoryKind : uint8_t;
 MemoryKind allocation_kind();
 

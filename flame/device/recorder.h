@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "flame/device/device.h"
+#include "flame/device/profile.h"
 
 namespace flame {
 
@@ -33,6 +34,7 @@ struct GraphDesc {
   // lane.
   std::vector<uint32_t> lane = {};
   std::vector<std::vector<uint32_t>> after = {};
+  std::function<ProfilePart(size_t)> profile = {};  // what profilers are told of a part; its nodes are not known
 };
 
 // Launches that a device has taken up without making them, to start them as one once it is finished.

@@ -3,6 +3,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
+#include "flame/device/profile.h"
 #include "flame/fuse/island_internal.h"
 
 namespace flame {
@@ -95,6 +96,21 @@ void add_to_key(Key& key, const Value& v, const Expr& e, bool wanted, std::vecto
   }
 }
 
+// A leaf that is read in two ways counts once.
+void set_work(const IslandPlan& plan, const std::vector<Ref<Value>>& nodes, const std::vector<Value*>& leaves) {
+  for (const IslandPlan::Group& g : plan.groups) {
+    std::vector<int> read = g.leaves;
+    std::sort(read.begin(), read.end());
+    read.erase(std::unique(read.begin(), read.end()), read.end());
+    int64_t bytes = 0;
+    for (int i : read)
+      bytes +=
+          ideal_bytes((i >= 0 ? leaves[static_cast<size_t>(i)] : nodes[static_cast<size_t>(-1 - i)].get())->meta());
+    for (int i : g.outputs) bytes += ideal_bytes(nodes[static_cast<size_t>(i)]->meta());
+    g.plan->work.bytes = bytes;
+  }
+}
+
 void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nodes, const std::vector<Value*>& leaves,
                   Device& d) {
   std::vector<Ref<Storage>> made;
@@ -144,7 +160,9 @@ void cast_into(const Value& from, const Value& to, Loc loc) {
       Value& v;
       ~Detached() { v.expr.store(nullptr, std::memory_order_relaxed); }
     } const detached{*y};
-    return plan_island({y}, {true}, {x.get()}, d).groups[0].plan;
+    const IslandPlan made = plan_island({y}, {true}, {x.get()}, d);
+    set_work(made, {y}, {x.get()});
+    return made.groups[0].plan;
   });
   const Buffer read = from.buffer(), write = to.buffer();
   d.launch({plan, {&read, 1}, {&write, 1}, {}}, loc);
@@ -202,6 +220,7 @@ void Island::run(std::vector<Ref<Value>>& live_nodes, const Value* reader) {
     if (plans_.size() >= 4096) plans_.clear();
     auto made = std::make_shared<IslandPlan>(plan_island(live_nodes, wanted, leaves, *device));
     counters().plans_prepared += made->groups.size();
+    set_work(*made, live_nodes, leaves);
     found = plans_.emplace(std::string(key.bytes()), std::move(made)).first;
   }
   const std::shared_ptr<IslandPlan> plan = found->second;

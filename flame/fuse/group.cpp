@@ -26,6 +26,13 @@ Dims memory_order(const Strides& st) {
   return order;
 }
 
+constexpr const char* pointwise_names[] = {
+#define FLAME_POINTWISE(name, ...) #name,
+#include "flame/fuse/pointwise.def"
+#undef FLAME_POINTWISE
+    "copy", "iota"};
+constexpr const char* reduce_names[] = {"sum", "prod", "max", "min", "any", "all"};
+
 struct Draft {
   Shape space;        // without ones
   uint32_t mask = 0;  // reduced axes of the space
@@ -238,7 +245,23 @@ class Planner {
   int repeat(Build& b, int j, int i) const;
   int leaf_of(Build& b, const Value& v, const Strides& own, bool as_row, int cross) const;
   static void collapse(Program& p);
+  std::string label(const Draft& d) const;
 };
+
+// What profilers show: the first few of its ops, each once.
+std::string Planner::label(const Draft& d) const {
+  constexpr size_t most = 4;
+  std::vector<const char*> names;
+  for (int i : d.nodes) {
+    const Expr& e = expr(i);
+    const char* name =
+        e.is_reduce ? reduce_names[static_cast<int>(e.reduce)] : pointwise_names[static_cast<int>(e.code)];
+    if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+  }
+  std::string out;
+  for (size_t i = 0; i < std::min(names.size(), most); ++i) out += (i ? "+" : "") + std::string(names[i]);
+  return names.size() > most ? out + "+..." : out;
+}
 
 bool is_op(const NodeDesc& n) {
   return n.kind == NodeDesc::Kind::pointwise || n.kind == NodeDesc::Kind::reduce || n.compute != n.out;
@@ -355,6 +378,7 @@ IslandPlan::Group Planner::build(int g) {
   out.nodes = static_cast<int>(p.nodes.size());
   out.plan = device_.kind() == Device::Kind::cuda ? prepare_cuda_program(std::move(p), device_)
                                                   : prepare_cpu_program(std::move(p));
+  out.plan->user = label(d);
   return out;
 }
 

@@ -102,6 +102,14 @@ class KeptWeights final : public Op {
   const Settings& settings_;
 };
 
+// Of `wide` products over q's width and `deep` over v's, for each query and each key that it may see.
+int64_t products(std::span<const Meta> in, bool causal, int64_t wide, int64_t deep) {
+  const Shape &q = in[0].shape, &v = in[2].shape;
+  const int64_t rows = q[2], keys = v[2], some = std::min(rows, keys);
+  const int64_t pairs = causal ? some * (some + 1) / 2 + (rows - some) * keys : rows * keys;
+  return 2 * q[0] * q[1] * pairs * (wide * q[3] + deep * v[3]);
+}
+
 // (q, k, v, out, lse, gradient of out, mask?) -> (dq, dk, dv), or what they are parts of.
 class AttentionBackward final : public Op {
  public:
@@ -117,6 +125,9 @@ class AttentionBackward final : public Op {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
     return packed_.plan(attention_backward_cuda(d, in, packed_.parts(), settings_.flags), in.size());
+  }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta>) const override {
+    return products(in, settings_.flags.causal, 3, 2);
   }
   bool differentiable() const override { return false; }
   const PackedGradients& packed() const { return packed_; }
@@ -145,6 +156,9 @@ class Attention final : public Op {
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return attention_cuda(d, in, out, settings_.flags);
+  }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta>) const override {
+    return products(in, settings_.flags.causal, 1, 1);
   }
   bool saves_output(int) const override { return true; }
   void vjp(Vjp& v) const override {

@@ -54,6 +54,10 @@ class Conv : public Op {
   }
 
  protected:
+  // The same of every pass: each element of y meets a filter.
+  static int64_t products(const Meta& w, const Meta& y) {
+    return w.shape[0] == 0 ? 0 : 2 * numel(y.shape) * (numel(w.shape) / w.shape[0]);
+  }
   Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
                  Activation activation = Activation::none) const {
     return d.conv(
@@ -91,6 +95,7 @@ class ConvForward final : public Conv {
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
   }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(in[1], out[0]); }
   void key(Key& k) const override {
     Conv::key(k);
     k << activation_;
@@ -121,6 +126,7 @@ class ConvBackwardData final : public Conv {
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::backward_data, out[0], in[1], in[0]);
   }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta>) const override { return products(in[1], in[0]); }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);
@@ -145,6 +151,7 @@ class ConvBackwardWeight final : public Conv {
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return plan(d, Pass::backward_weight, in[0], out[0], in[1]);
   }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(out[0], in[1]); }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
     const Tensor g = v.grad(0);

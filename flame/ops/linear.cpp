@@ -37,6 +37,9 @@ bool in_products(Activation a) { return a == Activation::relu || a == Activation
 class Product : public Op {
  public:
   void key(Key& k) const override { k << deterministic() << matmul_precision(); }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return 2 * numel(out[0].shape) * in[0].shape.back();
+  }
 
  protected:
   static bool tf32() { return matmul_precision() == "high"; }
@@ -52,6 +55,9 @@ class LinearGradient final : public Product {
   }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return d.gemm({.a = turned(in[0]), .b = in[1], .c = out[0], .tf32 = tf32(), .sums = true});
+  }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return 2 * numel(out[0].shape) * in[0].shape[0];
   }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();

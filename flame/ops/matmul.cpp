@@ -38,6 +38,9 @@ class MatMul final : public Op {
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return d.gemm({.a = in[0], .b = in[1], .c = out[0], .tf32 = tf32_products});
   }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override {
+    return 2 * numel(out[0].shape) * in[0].shape.back();
+  }
   void key(Key& k) const override { k << deterministic() << tf32_products.load(); }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();

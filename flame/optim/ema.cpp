@@ -73,6 +73,7 @@ EMA::EMA(const nn::Module& module, const EMAOptions& o, Loc loc) : core_(std::ma
     tensors.push_back({Kernels::best().average[kernel_index(a.average.dtype())], a.average.dtype(), a.source.dtype(),
                        a.average.shape(), a.average.value().strides, 0, a.averaged ? 0u : 1u});
   c.plan = update_plan("EMA", tensors, c.floating.empty() ? default_device() : c.floating[0].average.device());
+  c.plan->work = update_work(tensors);
 }
 
 void EMA::update(Loc loc) {

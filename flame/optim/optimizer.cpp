@@ -169,6 +169,7 @@ const Core::CachedPlan& Core::plan_for(const std::vector<uint64_t>& signature, c
   Device& d = slots[0].parameter.device();
   plans.insert(plans.begin(), {signature, ways, std::move(present),
                                (rule.plan ? rule.plan : update_plan)(rule.name, tensors, d, ways)});
+  if (!rule.plan) plans.front().plan->work = update_work(tensors);
   counters().plans_prepared += 1;
   return plans.front();
 }

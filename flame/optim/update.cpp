@@ -79,6 +79,17 @@ bool skipped_on_cpu(const Run& run, const std::vector<UpdateTensor>& tensors, co
   return skips;
 }
 
+Work update_work(const std::vector<UpdateTensor>& tensors) {
+  Work w{.bytes = 0};
+  for (const UpdateTensor& t : tensors) {
+    const size_t moments = static_cast<size_t>(t.moments) * size_of(compute_dtype(t.parameter));
+    const size_t shadow = t.shadow ? size_of(*t.shadow) : 0;
+    w.bytes +=
+        numel(t.shape) * static_cast<int64_t>(size_of(t.gradient) + 2 * (size_of(t.parameter) + moments) + shadow);
+  }
+  return w;
+}
+
 Ref<Plan> update_plan(const char* name, const std::vector<UpdateTensor>& tensors, Device& d, const UpdateWays& ways) {
   if (d.kind() == Device::Kind::cuda) return device_update_plan(name, tensors, d, ways);
   std::vector<Placed> placed;

@@ -53,6 +53,8 @@ struct UpdateTensor {
   // The parameter, its moments and its shadow.
   size_t buffers() const { return 1 + static_cast<size_t>(moments) + (shadow ? 1 : 0); }
 };
+// Gradients are read; parameters and moments are read and written, shadows written.
+Work update_work(const std::vector<UpdateTensor>& tensors);
 // How arguments follow from a step: in numbers.h, by name for kernels.
 struct StepNumbers {
   const char* name;

@@ -41,6 +41,8 @@ class Op : public RefCounted {
   virtual void key(Key&) const {}
   // Host numbers and addresses handed to the body at every launch; no part of the plan.
   virtual std::vector<Word> scalars() const { return {}; }
+  // Multiplications and additions of the products that it takes, for profilers.
+  virtual int64_t flops(std::span<const Meta> /*in*/, std::span<const Meta> /*out*/) const { return 0; }
   // The device body. Library services are asked of the device; own kernels override prepare_cpu
   // and prepare_cuda.
   virtual Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const;

@@ -229,6 +229,7 @@ void Recording::replay(Entry& e, bool counted) {
 }
 
 void Recording::run(const std::vector<Tensor>& args) {
+  const ProfileRange range(RangeKind::op, "recorded step", {});
   try {
     if (graph) run_graph(args);
     else run_list(args);

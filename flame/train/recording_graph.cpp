@@ -47,6 +47,13 @@ void Recording::capture_parts(int most_lanes) {
                    static const std::string copy = "copy of an argument";
                    return i < first ? copy : entries[i - first].plan->op;
                  }};
+  desc.profile = [&](size_t i) -> ProfilePart {
+    if (i < first)
+      return {desc.name(i), {.bytes = 2 * static_cast<int64_t>(arguments[copied[i]].slot.value().storage->bytes())}};
+    const Entry& e = entries[i - first];
+    const std::span<const Buffer> all(e.buffers);
+    return {name_of(*e.plan), work_of({e.plan, all.first(e.reads), all.subspan(e.reads), e.scalars})};
+  };
   lanes = 1;
   if (most_lanes > 1 && desc.parts <= most) {
     std::vector<Accesses> parts(first);

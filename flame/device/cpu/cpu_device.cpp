@@ -38,6 +38,8 @@ struct Pool {
   std::mutex mutex;
   std::vector<void*> free[num_classes];
   size_t allocated = 0, peak = 0, reserved = 0;
+  size_t by_kind[num_memory_kinds] = {};
+  size_t& of(MemoryKind k) { return by_kind[static_cast<int>(k)]; }
 };
 Pool& pool() {
   static Pool* p = new Pool;  // outlives every tensor
@@ -87,6 +89,7 @@ void* CpuDevice::allocate(size_t bytes, Loc where) {
     p.reserved += c.bytes;
   }
   p.allocated += c.bytes;
+  p.of(allocation_kind()) += c.bytes;
   p.peak = std::max(p.peak, p.allocated);
   return out;
 }
@@ -97,6 +100,7 @@ void CpuDevice::deallocate(void* q, size_t bytes) noexcept {
   std::lock_guard lock(p.mutex);
   p.free[c.index].push_back(q);
   p.allocated -= c.bytes;
+  p.of(allocation_kind()) -= c.bytes;
 }
 
 void CpuDevice::copy_from_host(void* dst, const void* src, size_t bytes) {
@@ -111,7 +115,13 @@ Ref<Plan> CpuDevice::conv(const ConvDesc& d) { return cpu_conv(d); }
 MemoryStats CpuDevice::memory_stats() const {
   Pool& p = pool();
   std::lock_guard lock(p.mutex);
-  return {.allocated = p.allocated, .peak = p.peak, .reserved = p.reserved};
+  return {.allocated = p.allocated,
+          .peak = p.peak,
+          .reserved = p.reserved,
+          .tensors = p.of(MemoryKind::tensor),
+          .recordings = p.of(MemoryKind::recording),
+          .workspace = p.of(MemoryKind::workspace),
+          .staging = p.of(MemoryKind::staging)};
 }
 void CpuDevice::reset_peak_memory() {
   Pool& p = pool();

@@ -7,6 +7,7 @@
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
 #include "flame/device/cuda/step_graph.h"
+#include "flame/device/profile.h"
 #include "flame/device/settle.h"
 
 namespace flame::cuda {
@@ -88,7 +89,7 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
                    CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
   StepGraph* const taken = StepGraph::taking(device_);
-  if (taken && taken->renewing()) return taken->kernel(f, g, extra);
+  if (taken && taken->renewing()) return taken->kernel(f, g, extra, entry_);
   const auto start = [&] {
     return driver().cuLaunchKernel(f, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
                                    static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
@@ -97,13 +98,13 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   };
   if (used_.load(std::memory_order_relaxed)) {
     device_.check(start(), name_.c_str());
-    if (taken) taken->kernel(f, g, extra);
+    if (taken) taken->kernel(f, g, extra, entry_);
     return;
   }
   const CudaDevice::Meter meter(device_);
   device_.check(device_.with_room(start), name_.c_str());
   used_ = true;
-  if (taken) taken->kernel(f, g, extra);
+  if (taken) taken->kernel(f, g, extra, entry_);
 }
 
 Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {
@@ -183,6 +184,11 @@ bool CudaDevice::catch_up() {
 }
 
 void CudaDevice::later(std::function<void()> fn, LaunchQueue::Keep keep) {
+  if (const uint64_t launch = ProfileRange::launch(); launch && profiling())
+    fn = [launch, fn = std::move(fn)] {
+      const ProfileRange::Late as(launch);
+      fn();
+    };
   queue_.push(launching_ ? *launching_ : "copy", std::move(fn), keep);
 }
 void CudaDevice::in_order(std::function<void()> fn, LaunchQueue::Keep keep) {

@@ -21,8 +21,8 @@ std::vector<std::string> folders() {
       at = end + 1;
     }
   }
-  for (const char* usual :
-       {FLAME_CUDA_LIBRARIES, "/usr/local/cuda/lib64", "/usr/local/cuda/lib", "/usr/lib/x86_64-linux-gnu"})
+  for (const char* usual : {FLAME_CUDA_LIBRARIES, "/usr/local/cuda/lib64", "/usr/local/cuda/lib",
+                            "/usr/local/cuda/extras/CUPTI/lib64", "/usr/lib/x86_64-linux-gnu"})
     out.emplace_back(usual);
   return out;
 }

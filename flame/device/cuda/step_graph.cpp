@@ -39,9 +39,12 @@ StepGraph::StepGraph(CudaDevice& d, const GraphDesc& g) : device_(d) {
   for (size_t i = 0; i < g.parts; ++i)
     if (std::find(names->begin(), names->end(), g.name(i)) == names->end()) names->push_back(g.name(i));
   names_ = std::move(names);
+  std::vector<ProfilePart> profile(g.parts);
+  for (size_t i = 0; g.profile && i < g.parts; ++i) profile[i] = g.profile(i);
   try {
     const CudaDevice::Meter meter(d);
-    capture(g);
+    capture(g, profile);
+    profile_ = std::make_shared<const std::vector<ProfilePart>>(std::move(profile));
   } catch (...) {
     destroy();
     throw;
@@ -70,7 +73,7 @@ void StepGraph::destroy() noexcept {
   if (handles_.graph) driver().cuGraphDestroy(handles_.graph);
 }
 
-void StepGraph::capture(const GraphDesc& g) {
+void StepGraph::capture(const GraphDesc& g, std::vector<ProfilePart>& profile) {
   const Driver& f = driver();
   const std::unique_lock<std::mutex> one = device_.capture_alone();
   device_.check(f.cuStreamBeginCapture(device_.capture_stream(), CU_STREAM_CAPTURE_MODE_RELAXED),
@@ -79,7 +82,7 @@ void StepGraph::capture(const GraphDesc& g) {
     const Taking taking(*this, false);
     std::vector<Ends> ends(g.parts), lanes(1);
     for (const uint32_t l : g.lane) lanes.resize(std::max<size_t>(lanes.size(), l + 1));
-    for (size_t i = 0; i < g.parts; ++i) capture_part(g, i, ends, lanes);
+    for (size_t i = 0; i < g.parts; ++i) capture_part(g, i, ends, lanes, profile[i]);
     lane_ = 0;
     Ends all;
     for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
@@ -94,16 +97,21 @@ void StepGraph::capture(const GraphDesc& g) {
 }
 
 // Behind the part before it in its lane, and those that it names.
-void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes) {
+void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes,
+                             ProfilePart& profile) {
   lane_ = g.lane.empty() ? 0 : g.lane[part];
   if (lanes.size() > 1) {
     Ends before = lanes[lane_];
     for (const uint32_t i : g.after[part]) before.insert(before.end(), ends[i].begin(), ends[i].end());
     come_after(std::move(before));
   }
-  const size_t nodes = nodes_in_graph(nullptr), first = nodes_.size();
+  const size_t before = nodes_in_graph(nullptr), first = nodes_.size();
+  kernels_.clear();
   g.launch(part);
-  parts_.push_back({first, nodes_in_graph(&ends[part]) - nodes == nodes_.size() - first});
+  profile.nodes = nodes_in_graph(&ends[part]) - before;
+  const bool ours = profile.nodes == nodes_.size() - first;
+  if (ours) profile.kernels = kernels_;
+  parts_.push_back({first, ours});
   lanes[lane_] = ends[part];
 }
 void StepGraph::come_after(Ends nodes) const {
@@ -136,6 +144,7 @@ void StepGraph::captured(Node::Kind kind, CUdeviceptr to, CUdeviceptr from, size
   Ends last;
   nodes_in_graph(&last);
   nodes_.push_back({last.size() == 1 ? last[0] : nullptr, kind, to, from, bytes});
+  kernels_.emplace_back();
 }
 
 // The node whose turn it is; a part that launches something else than it did cannot be renewed.
@@ -144,8 +153,12 @@ const StepGraph::Node& StepGraph::next(Node::Kind kind) {
   fail<RecordError>(Loc::current(), "record: a launch of a recorded step is not the one that was recorded");
 }
 
-void StepGraph::kernel(CUfunction f, const Grid& g, void** arguments) {
-  if (!renewing_) return captured(Node::Kind::kernel);
+void StepGraph::kernel(CUfunction f, const Grid& g, void** arguments, const std::string& name) {
+  if (!renewing_) {
+    captured(Node::Kind::kernel);
+    kernels_.back() = name;
+    return;
+  }
   const auto size = [](int64_t n) { return static_cast<unsigned>(n); };
   CUDA_KERNEL_NODE_PARAMS p{};
   p.func = f;
@@ -200,6 +213,7 @@ void StepGraph::renew(size_t part, const std::function<void()>& fn) {
 }
 
 void StepGraph::start() {
+  const ProfileRange range(device_, profile_);
   device_.start(names_, handles_.ready);
   counters().graph_launches += 1;
 }

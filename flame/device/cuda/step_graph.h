@@ -9,6 +9,7 @@
 #include "flame/device/cuda/driver.h"
 #include "flame/device/cuda/launch_watch.h"
 #include "flame/device/kernel.h"
+#include "flame/device/profile.h"
 #include "flame/device/recorder.h"
 
 namespace flame::cuda {
@@ -27,7 +28,7 @@ class StepGraph final : public LaunchGraph {
   // The graph that takes this thread's launches on a device, or null.
   static StepGraph* taking(const CudaDevice& d);
   // A kernel that was just captured, or is to be set; a copy or fill that is to be captured or set.
-  void kernel(CUfunction f, const Grid& g, void** arguments);
+  void kernel(CUfunction f, const Grid& g, void** arguments, const std::string& name);
   void copy(CUdeviceptr to, CUdeviceptr from, size_t bytes);
   void fill(CUdeviceptr to, unsigned char byte, size_t bytes);
   CUstream stream() const;  // throws while a part is renewed
@@ -52,8 +53,9 @@ class StepGraph final : public LaunchGraph {
     CUgraph graph = nullptr;
     CUgraphExec ready = nullptr;
   };
-  void capture(const GraphDesc& g);
-  void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes);
+  void capture(const GraphDesc& g, std::vector<ProfilePart>& profile);
+  void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes,
+                    ProfilePart& profile);
   void come_after(Ends nodes) const;
   void captured(Node::Kind kind, CUdeviceptr to = 0, CUdeviceptr from = 0, size_t bytes = 0);
   const Node& next(Node::Kind kind);
@@ -62,6 +64,8 @@ class StepGraph final : public LaunchGraph {
 
   CudaDevice& device_;
   LaunchWatch::Names names_;
+  ProfileParts profile_;
+  std::vector<std::string> kernels_;  // of the part that is captured; empty: a copy or a fill
   Handles handles_;
   std::vector<Node> nodes_;  // of ours
   std::vector<Part> parts_;
