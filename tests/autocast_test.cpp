@@ -98,7 +98,7 @@ void expect_the_list(Device& d, const std::set<std::string>& ops = {}) {
       if (!masked) expect_equal(got, run(c, c.inputs, p ? cast : Cast(), {}, e.differentiable), what);
       done.insert(e.name);
       for (const DType out : got.dtypes)
-        if (is_float(out) && p) { EXPECT_EQ(out, to) << what; }
+        if (is_float(out) && p && e.name != "linear_cross_entropy") { EXPECT_EQ(out, to) << what; }
     });
   }
   if (!ops.empty()) {

@@ -69,6 +69,12 @@ const AddGoldenCalls losses([](GoldenCalls& f) {
     return Out{
         cosine_embedding_loss(in[0], in[1], in[2], {.margin = o.value("margin", 0.0), .reduction = reduction_of(o)})};
   };
+  f["linear_cross_entropy"] = [](In in, O o) {
+    return Out{linear_cross_entropy(in[0], in[1], in[2],
+                                    {.label_smoothing = o.value("label_smoothing", 0.0),
+                                     .reduction = reduction_of(o),
+                                     .rows = o.value("rows", int64_t{0})})};
+  };
   f["triplet_margin_loss"] = [](In in, O o) {
     return Out{triplet_margin_loss(in[0], in[1], in[2],
                                    {.margin = o.value("margin", 1.0),

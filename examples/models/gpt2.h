@@ -59,7 +59,7 @@ struct Gpt2 : flame::nn::Module {
   // -> a score for each possible next token [n, t, vocabulary].
   flame::Tensor forward(const flame::Tensor& x) { return linear(norm(body(x)), tokens.weight); }
   flame::Tensor loss(const flame::Tensor& x, const flame::Tensor& next) {
-    return cross_entropy(forward(x).flatten(0, 1), next.flatten());
+    return linear_cross_entropy(norm(body(x)), tokens.weight, next);  // scores of all tokens never exist at once
   }
   std::string kind() const override { return "Gpt2"; }
 };

@@ -239,6 +239,12 @@ Tensor probability_loss(const Tensor& logits, const Tensor& target, const CrossE
 
 }  // namespace
 
+Tensor wide_cross_entropy(const char* op, const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o,
+                          Loc loc) {
+  return class_loss(logits, check(op, logits, target, o.weight, o.ignore_index, loc), o,
+                    compute_dtype_of(logits.dtype()), loc);
+}
+
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
   const DType result = autocast_result("cross_entropy", logits);
   const OpScope scope("cross_entropy");

@@ -1,8 +1,14 @@
-// Internal: the loss of dense rows of logits on a GPU: read once forward, read and written once backward.
+// Internal: cross entropy as part of another op, and the loss of dense rows of logits on a GPU: read once forward, read and
+// written once backward.
 #pragma once
+#include "flame/ops/cross_entropy.h"
 #include "flame/tensor/op.h"
 
 namespace flame {
+
+// cross_entropy of classes, checked under the name `op`; the result in float32 or float64.
+Tensor wide_cross_entropy(const char* op, const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o,
+                          Loc loc);
 
 struct ClassRows {
   int64_t ignored;

@@ -69,3 +69,14 @@ def cases():
         case("pairwise_distance", f"p {p}", lambda a, b: F.pairwise_distance(a, b, p, keepdim=p == 1), [make("distance a", (3, 5)), make("distance b", (3, 5))], o)
     case("pairwise_distance", "broadcast", F.pairwise_distance, [make("distance", (2, 3, 4)), make("distance", (4,))])
     case("pairwise_distance", "equal", F.pairwise_distance, [t64(1, 2), t64(1, 2)])
+
+    x, w = make("lce x", (6, 4)), make("lce w", (5, 4))
+    some = torch.tensor([1, -100, 0, -100, 2, 3])
+    for reduction in ("mean", "sum"):
+        for label, t, o in [("plain", torch.tensor([1, 4, 0, 0, 2, 3]), {}), ("some ignored", some, {}), ("smoothed", some, {"label_smoothing": 0.2})]:
+            o = o | {"reduction": reduction}
+            case("linear_cross_entropy", f"{label}, {reduction}", lambda x, w, t: F.cross_entropy(F.linear(x, w), t, **o), [x, w, t], o, wrt=[0, 1])
+            case("linear_cross_entropy", f"{label}, {reduction}, groups of 4", lambda x, w, t: F.cross_entropy(F.linear(x, w), t, **o), [x, w, t],
+                 o | {"rows": 4}, wrt=[0, 1])
+    case("linear_cross_entropy", "a batch of rows", lambda x, w, t: F.cross_entropy(F.linear(x, w).flatten(0, 1), t.flatten()),
+         [make("lce x", (2, 3, 4)), w, some.reshape(2, 3)], wrt=[0, 1])

@@ -1,0 +1,122 @@
+// The last layer and its loss in one against the two ops: bits of one group, sums of several, memory, dtypes, second derivatives.
+#include <cmath>
+
+#include "flame/flame.h"
+#include "tests/support/compare.h"
+
+namespace flame {
+namespace {
+
+using namespace test;
+
+struct Head {
+  Tensor x, w, target;
+  explicit Head(DType t, int64_t rows = 30, int64_t in = 16, int64_t classes = 50) {
+    Generator g(7);
+    x = normal({rows, in}, 0, 1, {.dtype = t, .generator = &g});
+    w = normal({classes, in}, 0, 0.5, {.dtype = t, .generator = &g});
+    target = where(arange(rows) % 7 == 3, -100, randint(0, classes, {rows}, {.generator = &g}));
+    x.requires_grad_();
+    w.requires_grad_();
+  }
+  // The loss times `scale`, and its gradients.
+  std::vector<Tensor> together(const LinearCrossEntropyOptions& o, double scale = 1) const {
+    return results(linear_cross_entropy(x, w, target, o), scale);
+  }
+  std::vector<Tensor> apart(const LinearCrossEntropyOptions& o, double scale = 1) const {
+    const CrossEntropyOptions each{.label_smoothing = o.label_smoothing, .reduction = o.reduction};
+    return results(cross_entropy(linear(x, w), target, each), scale);
+  }
+  std::vector<Tensor> results(const Tensor& loss, double scale) const {
+    const std::vector<Tensor> g = grad({loss}, {x, w}, {.grad_outputs = {full({}, scale, loss.dtype())}});
+    return {loss.detach(), g[0], g[1]};
+  }
+};
+
+TEST(LinearCrossEntropy, OneGroupIsTheTwoOps) {
+  for (const Reduction r : {Reduction::mean, Reduction::sum}) {
+    const Head h(DType::f64);
+    const LinearCrossEntropyOptions o{.label_smoothing = 0.1, .reduction = r};
+    const std::vector<Tensor> one = h.together(o), two = h.apart(o);
+    for (size_t i = 0; i < 3; ++i) EXPECT_LT(error_of(one[i], two[i]).units, 4) << i;
+  }
+}
+
+TEST(LinearCrossEntropy, GroupsAddUp) {
+  const Head h(DType::f64), wide(DType::f32);
+  for (const int64_t rows : {1, 4, 7, 29, 100}) {
+    const std::vector<Tensor> got = h.together({.rows = rows}, 3), want = h.apart({}, 3);
+    for (size_t i = 0; i < 3; ++i) EXPECT_LT(error_of(got[i], want[i]).units, 64) << rows << " " << i;
+    const std::vector<Tensor> narrow = wide.together({.rows = rows}), near = wide.apart({});
+    for (size_t i = 0; i < 3; ++i) EXPECT_LT(error_of(narrow[i], near[i]).units, 64) << rows << " " << i;
+  }
+}
+
+// Gradients of 16 bits that a loss scale lifts above the smallest number; those of float16 would be 0 without it.
+TEST(LinearCrossEntropy, SixteenBitsAndLossScales) {
+  for (const DType t : {DType::bf16, DType::f16}) {
+    const Head h(t);
+    const double scale = 1024;
+    const std::vector<Tensor> got = h.together({.rows = 8}, scale), want = h.apart({}, scale);
+    EXPECT_EQ(got[0].dtype(), DType::f32);
+    EXPECT_EQ(got[1].dtype(), t);
+    EXPECT_EQ(got[2].dtype(), t);
+    for (size_t i = 1; i < 3; ++i)
+      EXPECT_LT(error_of(got[i], want[i].to(DType::f64)).units, 4) << name_of(t) << " " << i;
+  }
+  Head small(DType::f16, 4, 8, 3);
+  const Tensor x = (small.x.detach() * 1e-4).detach().requires_grad_();
+  const auto slope = [&](double scale) {
+    const Tensor loss = linear_cross_entropy(x, small.w, zeros({4}, DType::i64)) * 1e-4;
+    return grad({loss}, {small.w}, {.grad_outputs = {full({}, scale, DType::f32)}})[0].to(DType::f32);
+  };
+  EXPECT_EQ(max(abs(slope(1))).item(), 0);
+  EXPECT_GT(max(abs(slope(65536))).item(), 0);
+}
+
+TEST(LinearCrossEntropy, LogitsOfAllRowsNeverExist) {
+  const Head h(DType::f32, 4096, 8, 512);  // 8 MiB of logits
+  const auto peak = [&](const std::function<std::vector<Tensor>()>& fn) {
+    const size_t before = memory_stats(cpu()).allocated;
+    reset_peak_memory(cpu());
+    fn();
+    return static_cast<double>(memory_stats(cpu()).peak - before) / (1 << 20);
+  };
+  EXPECT_GT(peak([&] { return h.apart({}); }), 15);
+  EXPECT_LT(peak([&] { return h.together({.rows = 256}); }), 3);
+}
+
+TEST(LinearCrossEntropy, OnlyWhatIsWanted) {
+  Head h(DType::f32);
+  EXPECT_FALSE(no_grad([&] { return linear_cross_entropy(h.x, h.w, h.target); }).requires_grad());
+  const std::vector<Tensor> all = h.together({.rows = 10});
+  const Tensor loss = linear_cross_entropy(h.x.detach(), h.w, h.target, {.rows = 10});
+  EXPECT_EQ(bytes(grad({loss}, {h.w})[0]), bytes(all[2]));
+  EXPECT_TRUE(std::isnan(linear_cross_entropy(h.x, h.w, full({30}, -100, DType::i64)).item()));
+}
+
+TEST(LinearCrossEntropy, AutocastAndRecordedSteps) {
+  const Parameter w(normal({20, 8}, 0, 1)), v(w.tensor().detach());
+  optim::SGD a({w}, {.lr = 0.1}), b({v}, {.lr = 0.1});
+  const auto step_of = [](const Parameter& p, optim::SGD& opt) {
+    return [&](const Tensor& x, const Tensor& t) {
+      const Tensor loss = autocast(DType::bf16, [&] { return linear_cross_entropy(x, p, t, {.rows = 3}); });
+      backward(loss);
+      opt.step();
+      return loss;
+    };
+  };
+  const auto eager = step_of(w, a);
+  auto recorded = record(step_of(v, b));
+  for (int i = 0; i < 6; ++i) {
+    const Tensor x = normal({10, 8}, 0, 1), t = randint(0, 20, {10});
+    const Tensor one = eager(x, t), two = recorded(x, t);
+    EXPECT_EQ(one.dtype(), DType::f32);
+    EXPECT_EQ(bytes(one), bytes(two)) << i;
+    EXPECT_EQ(bytes(w.tensor()), bytes(v.tensor())) << i;
+  }
+  EXPECT_EQ(recorded.stats().replays, 4u) << recorded.stats().last_miss;
+}
+
+}  // namespace
+}  // namespace flame
