@@ -83,18 +83,22 @@ Ref<Plan> EmulatedDevice::of_cpu(Ref<Plan> p) {
 class EmulatedKernel final : public Kernel {
  public:
   EmulatedKernel(EmulatedDevice& d, KernelDesc desc) : device_(d), desc_(std::move(desc)) {
-    if (desc_.at_once) module_ = device_.module(desc_);
+    if (desc_.at_once) module();
   }
-  // Compiled at the first launch: most tests ask for more kernels than they run.
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
-    if (!module_) module_ = device_.module(desc_);
-    device_.launch_kernel(desc_, *module_, g, arguments);
+    device_.launch_kernel(desc_, module(), g, arguments);
   }
   int most_shared() const override { return flame_emulated::most_dynamic; }
 
  private:
+  // Compiled at the first launch: most tests ask for more kernels than they run.
+  Module& module() const {
+    std::call_once(once_, [this] { module_ = device_.module(desc_); });
+    return *module_;
+  }
   EmulatedDevice& device_;
   const KernelDesc desc_;
+  mutable std::once_flag once_;
   mutable std::shared_ptr<Module> module_;
 };
 

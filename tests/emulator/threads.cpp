@@ -79,6 +79,7 @@ class Block {
     context_->thread = now_->index;
   }
   void resume(Thread& t);
+  bool meet(Meeting meeting, void* const* records, int count, Thread& one);
   bool turn(size_t warp);
   void try_warp(size_t warp, unsigned lanes);
   bool try_block();
@@ -148,6 +149,15 @@ void Block::resume(Thread& t) {
   }
 }
 
+// False: it met a trap, which is told as `one` of those who met.
+bool Block::meet(Meeting meeting, void* const* records, int count, Thread& one) {
+  now_ = &one;
+  if (!_setjmp(back_)) meeting(records, count);
+  now_ = nullptr;
+  if (!wrong_.empty()) wrong_ += " in the warp of " + name(one);
+  return wrong_.empty();
+}
+
 void Block::try_warp(size_t warp, unsigned lanes) {
   void* records[lanes_of_warp]{};
   Meeting meeting = nullptr;
@@ -164,8 +174,7 @@ void Block::try_warp(size_t warp, unsigned lanes) {
     meeting = t.meeting;
     records[i] = t.record;
   }
-  if (!meeting) return;
-  meeting(records, lanes_of_warp);
+  if (!meeting || !meet(meeting, records, lanes_of_warp, *first)) return;
   for (size_t i = 0; i < there; ++i)
     if (records[i]) first[i].state = State::ready;
 }
@@ -212,8 +221,7 @@ bool Block::try_block() {
     meeting = t.meeting;
     records_[i] = t.record;
   }
-  if (!meeting) return false;
-  meeting(records_.data(), static_cast<int>(records_.size()));
+  if (!meeting || !meet(meeting, records_.data(), static_cast<int>(records_.size()), threads_[0])) return false;
   for (Thread& t : threads_)
     if (t.state == State::with_block) t.state = State::ready;
   return true;

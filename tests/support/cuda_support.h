@@ -4,17 +4,24 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <thread>
 
 #include "flame/device/device.h"
 #include "flame/device/plugin.h"
+#include "tests/emulator/emulated_device.h"
 
 namespace flame::test {
 
-// The first GPU, or null and why there is none.
+// The first GPU, or null and why there is none. FLAME_EMULATE=1: the one that tests/emulator runs on the CPU.
+inline bool emulated_gpu() {
+  const char* on = std::getenv("FLAME_EMULATE");
+  return on && *on == '1';
+}
 inline Device* gpu(std::string& why) {
+  if (emulated_gpu()) return &emulated::emulated_device();
   try {
     return &device("cuda:0");
   } catch (const DeviceError& e) { why = e.what(); }
@@ -25,6 +32,9 @@ inline Device* gpu(std::string& why) {
   Device* gpu_or_null = ::flame::test::gpu(why_no_gpu);       \
   if (!gpu_or_null) GTEST_SKIP() << "no GPU: " << why_no_gpu; \
   [[maybe_unused]] Device& d = *gpu_or_null
+#define FLAME_NEEDS_EMULATOR(d)                                                                                  \
+  if (::flame::emulated::under_sanitizer) GTEST_SKIP() << "sanitizers do not follow threads that change stacks"; \
+  [[maybe_unused]] emulated::EmulatedDevice& d = emulated::emulated_device()
 
 // A function of the plugin's by name; null where the plugin was not built.
 template <class F>
