@@ -125,7 +125,7 @@ TEST(Emulated, TurnsFilters) {
 // Tests of the GPU that are quick enough here; where this binary holds them.
 TEST(Emulated, TestsOfTheGpu) {
   FLAME_NEEDS_EMULATOR(d);
-  const Output o = run_worker("CudaDevice.OptimizersHaveTheCpusBits", "FLAME_EMULATE=1");
+  const Output o = run_worker("CudaDevice.OptimizersHaveTheCpusBits", "FLAME_EMULATED=1");
   EXPECT_EQ(o.status, 0) << o.text;
 }
 

@@ -15,13 +15,9 @@
 
 namespace flame::test {
 
-// The first GPU, or null and why there is none. FLAME_EMULATE=1: the one that tests/emulator runs on the CPU.
-inline bool emulated_gpu() {
-  const char* on = std::getenv("FLAME_EMULATE");
-  return on && *on == '1';
-}
+// The first GPU, or null and why there is none. With FLAME_EMULATED the emulated one, for tests of single ops.
 inline Device* gpu(std::string& why) {
-  if (emulated_gpu()) return &emulated::emulated_device();
+  if (std::getenv("FLAME_EMULATED")) return &emulated::emulated_device();
   try {
     return &device("cuda:0");
   } catch (const DeviceError& e) { why = e.what(); }
