@@ -54,6 +54,19 @@ __global__ void reads_nothing(float* y, int n) {
   if (n < 0) s[0] = 1;
   y[0] = s[0];
 }
+extern __shared__ float room[];
+__global__ void leaves_its_room(float* y, int n) {
+  room[threadIdx.x] = 1;
+  y[0] = room[0];
+}
+__global__ void copies(float* y, int n) {
+  __shared__ alignas(16) float s[4];
+  asm volatile("cp.async.ca.shared.global [%0], [%1], 4, %2;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(s))),
+               "l"(y), "r"(4) : "memory");
+  asm volatile("cp.async.commit_group;" ::: "memory");
+  if (n > 0) asm volatile("cp.async.wait_group %0;" ::"n"(0) : "memory");
+  y[1] = s[0];
+}
 __global__ void __launch_bounds__(32) bounded(float* y, int n) { y[0] = n; }
 })";
 
@@ -63,7 +76,7 @@ std::string met(const char* entry, int32_t n) {
   const Ref<Kernel> k = d.kernel({entry, defects, entry});
   const Ref<Storage> y = make_ref<Storage>(d, sizeof(float) * static_cast<size_t>(n), Loc::current());
   try {
-    (*k)({.threads = 64}, y->data(), n);
+    (*k)({.threads = 64, .shared = 4 * n}, y->data(), n);
   } catch (const KernelError& e) { return e.text; }
   return {};
 }
@@ -80,6 +93,8 @@ TEST(Emulated, FindsWhatTextsDoWrong) {
   expect("writes_before", 8, "memory was written before a tensor of 32 bytes: byte 60 of 64");
   expect("reads_behind", 8, "in thread (0, 0, 0) of block (0, 0, 0)");
   expect("leaves_an_array", 8, "an index outside its array");
+  expect("leaves_its_room", 63, "shared memory was written behind the 252 bytes of the launch");
+  EXPECT_EQ(met("leaves_its_room", 64), "");
   expect("misaligned", 8, "a misaligned access");
   expect("misses_a_barrier", 8, "threads wait for others that do not come");
   expect("misses_lanes", 8, "for lanes ffffffff of its warp");
@@ -95,6 +110,14 @@ TEST(Emulated, WhatNobodyWroteIsNotANumber) {
   float got[2];
   d.copy_to_host(got, y->data(), sizeof got);
   EXPECT_TRUE(std::isnan(got[0]) && std::isnan(got[1]));
+  // A copy to shared memory that nobody waits for.
+  for (const bool waits : {true, false}) {
+    const float one[2] = {1, 2};
+    d.copy_from_host(y->data(), one, sizeof one);
+    (*d.kernel({"copies", defects, "copies"}))({.threads = 1}, y->data(), waits ? 1 : 0);
+    d.copy_to_host(got, y->data(), sizeof got);
+    EXPECT_EQ(got[1] == 1, waits) << got[1];
+  }
 }
 
 TEST(Emulated, ErrorsOfTheCompilerAreReadable) {

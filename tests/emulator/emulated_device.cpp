@@ -139,6 +139,7 @@ void EmulatedDevice::launch_kernel(const KernelDesc& d, Module& m, const Grid& g
   c.grid = {static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y), static_cast<unsigned>(g.z)};
   c.block_size = {static_cast<unsigned>(g.threads), static_cast<unsigned>(g.threads_y),
                   static_cast<unsigned>(g.threads_z)};
+  c.dynamic_bytes = static_cast<unsigned>(g.shared);
   launches_ += 1;
   if (const std::string wrong = run_grid(c, e, reinterpret_cast<const unsigned char*>(arguments.data()));
       !wrong.empty())

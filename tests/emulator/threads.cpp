@@ -2,6 +2,7 @@
 #undef _FORTIFY_SOURCE  // its longjmp refuses stacks it does not know
 #include "tests/emulator/threads.h"
 
+#include <algorithm>
 #include <csetjmp>
 #include <csignal>
 #include <cstdlib>
@@ -251,7 +252,13 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
     const auto n = static_cast<unsigned>(i);
     threads_[i].index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
   }
-  std::memset(c.shared, 0xff, static_cast<size_t>(c.shared_end - c.shared));  // nothing reads what nobody wrote
+  // Nothing reads what nobody wrote, and what is behind the memory that a launch asked for stays as it is.
+  constexpr unsigned zone = 256;
+  unsigned char* const behind = c.dynamic + c.dynamic_bytes;
+  unsigned char *const named = c.dynamic + flame_emulated::most_dynamic, *const zone_end =
+                                                                             std::min(behind + zone, named);
+  std::memset(c.shared, 0xff, static_cast<size_t>(zone_end - c.shared));
+  std::memset(named, 0xff, static_cast<size_t>(c.shared_end - named));
   const size_t warps = (threads_.size() + lanes_of_warp - 1) / lanes_of_warp;
   const auto ended = [&] {
     for (const Thread& t : threads_)
@@ -264,6 +271,8 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
     if (!wrong_.empty() || ended()) break;
     if (!try_block() && !any && wrong_.empty()) stuck();
   }
+  if (wrong_.empty() && std::any_of(behind, zone_end, [](unsigned char b) { return b != 0xff; }))
+    wrong_ = fmt::format("shared memory was written behind the {} bytes of the launch", c.dynamic_bytes);
   if (!wrong_.empty()) {  // stacks are left as they are: they begin anew
     free_.clear();
     for (const auto& s : stacks_) {
