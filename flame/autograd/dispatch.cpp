@@ -213,7 +213,7 @@ class RuleNode final : public Node {
   }
   void backward(BackwardContext& c) override {
     if (released_) fail_freed(*this);
-    CustomContext now{{}, {}, {}, c.create_graph};
+    CustomContext now{{}, {}, {}, c.create_graph, c.sink, *this};
     for (const Saved& s : saved_) {
       const bool own = c.create_graph && s.own >= 0;
       now.saved.push_back(

@@ -27,7 +27,7 @@ struct Wanted {
   Tensor found;
 };
 
-class Engine {
+class Engine final : GradientSink {
  public:
   Engine(bool retain, bool create_graph) : retain_(retain), run_(next_run.fetch_add(1, std::memory_order_relaxed)) {
     context_.create_graph = create_graph;
@@ -72,7 +72,7 @@ class Engine {
   std::vector<uint32_t> free_;
   std::vector<std::pair<uint64_t, uint32_t>> heap_;   // sequence, entry
   std::unordered_map<const Node*, uint32_t> others_;  // entries of nodes that another pass owns
-  BackwardContext context_;
+  BackwardContext context_{*this};
 
   // Depth first, without recursion. Producers are older than consumers, so a node met again is done.
   void mark(const std::vector<Tensor>& outputs) {
@@ -112,10 +112,15 @@ class Engine {
     }
   }
 
-  uint32_t slot_of(Node& n) {
+  static constexpr uint32_t nowhere = ~0u;
+  uint32_t known_slot(const Node& n) const {
     if (n.owner.load(std::memory_order_relaxed) == run_) return n.slot;
     if (!others_.empty())
       if (const auto found = others_.find(&n); found != others_.end()) return found->second;
+    return nowhere;
+  }
+  uint32_t slot_of(Node& n) {
+    if (const uint32_t known = known_slot(n); known != nowhere) return known;
     if (free_.empty()) {
       free_.push_back(static_cast<uint32_t>(entries_.size()));
       entries_.emplace_back();
@@ -141,6 +146,21 @@ class Engine {
     if (!context_.leads(e.node())) return;
     Tensor& sum = entries_[slot_of(*e.node())].grads[e.index()];
     sum = sum.defined() ? add(whole(*e.node(), sum), whole(*e.node(), g), e.node()->where) : g;
+  }
+  // What arrived is added first, as in `push`. An input that stands twice gets two parts, whose order would change.
+  Tensor take_arrived(const Node& n, size_t input, const Tensor& like) override {
+    const GradEdge& e = n.next[input];
+    if (context_.create_graph || anomaly || !e) return {};
+    const uint32_t slot = known_slot(*e.node());
+    if (slot == nowhere) return {};
+    Tensor& g = entries_[slot].grads[e.index()];
+    if (!g.defined() || g.value().pending() || &g.device() != &like.device() || g.dtype() != like.dtype() ||
+        g.shape() != like.shape() || !is_contiguous(g.shape(), g.strides()))
+      return {};
+    if (std::count_if(n.next.begin(), n.next.end(),
+                      [&](const GradEdge& o) { return o.node() == e.node() && o.index() == e.index(); }) > 1)
+      return {};
+    return std::exchange(g, Tensor());
   }
   // A leaf's gradient may come in 16 bits from a cast; it is added up and shown in the leaf's dtype.
   static Tensor whole(const Node& n, const Tensor& g) {

@@ -103,9 +103,23 @@ class LeafNode final : public Node {
   mutable Tensor grad_;       // widened when it is asked for
 };
 
+// Lets the launch of a node write a sum of gradients instead of its own part.
+class GradientSink {
+ public:
+  // Takes the gradient that others have given this input so far. The node then gives its own added to that (arrived + own,
+  // each rounded as an op of its own), which nobody can tell from the sum that the pass would make. Undefined if there is
+  // none, it is not materialised, or not a contiguous tensor of `like`'s device, dtype and shape.
+  virtual Tensor take_arrived(const Node& n, size_t input, const Tensor& like) = 0;
+
+ protected:
+  ~GradientSink() = default;
+};
+
 // What Node::backward sees.
 class BackwardContext {
  public:
+  explicit BackwardContext(GradientSink& sink) : sink(sink) {}
+  GradientSink& sink;
   std::vector<Tensor> grads;  // one per output; undefined if none arrived
   std::vector<Tensor> given;  // one per input, undefined where nothing flows
   bool create_graph = false;
@@ -140,6 +154,9 @@ struct CustomContext {
   std::vector<Tensor> grads;  // incoming, one per output; zeros where nothing arrived
   std::vector<bool> needs;    // one per input
   bool create_graph;
+  GradientSink& sink;
+  const Node& node;
+  Tensor take_arrived(size_t input, const Tensor& like) const { return sink.take_arrived(node, input, like); }
 };
 using Rule = std::function<std::vector<Tensor>(const CustomContext&)>;  // one gradient per input, undefined = none
 std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,

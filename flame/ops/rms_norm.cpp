@@ -54,8 +54,8 @@ Tensor rms_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, 
   const auto rule = [axes, scale_of, wide, normalized, rows, e, loc,
                      scaled = weight.defined()](const CustomContext& c) {
     if (rows && !c.create_graph) {
-      const RowNormGradients g = row_norm_backward(*rows, c.saved[0], c.saved[1], c.saved[1], c.grads[0],
-                                                   scaled ? c.saved[2] : Tensor(), e, loc);
+      const RowNormGradients g =
+          row_norm_backward(*rows, c, c.saved[1], c.saved[1], scaled ? c.saved[2] : Tensor(), e, loc);
       std::vector<Tensor> out{g.dx};
       if (scaled) out.push_back(g.dweight.reshape(normalized, loc));
       return out;

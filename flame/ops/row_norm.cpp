@@ -107,10 +107,12 @@ class RowNormOp final : public Op {
   double eps_;
 };
 
-// (x, mean, var, g, weight?) -> (dx, dweight, dbias), the latter flat and of one element if there are no weights.
+// (x, mean, var, g, weight?, arrived?) -> (dx, dweight, dbias), the latter flat and of one element if there are no weights;
+// dx is added to `arrived`.
 class RowNormBackward final : public Op {
  public:
-  RowNormBackward(const RowNorm& n, bool weight, double eps) : n_(n), weight_(weight), eps_(eps) {}
+  RowNormBackward(const RowNorm& n, bool weight, bool arrived, double eps)
+      : n_(n), weight_(weight), arrived_(arrived), eps_(eps) {}
   const char* name() const override { return "row_norm_backward"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     const Meta weights = contiguous_meta(weight_ ? in[4].dtype() : in[0].dtype(), {std::max<int64_t>(1, n_.weights())});
@@ -118,13 +120,13 @@ class RowNormBackward final : public Op {
   }
   Layout layout(int, const Meta&) const override { return Layout::contiguous; }
   void key(Key& k) const override {
-    k << weight_ << n_.period << n_.per_row << n_.segment << eps_ << n_.length << n_.piece << n_.rms;
+    k << weight_ << arrived_ << n_.period << n_.per_row << n_.segment << eps_ << n_.length << n_.piece << n_.rms;
   }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
     return in[0].dtype == DType::f64 ? plan<double>() : plan<float>();
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return device_row_norm_backward(d, n_, in[0].dtype, out[1].dtype, in[3].dtype, weight_, eps_);
+    return device_row_norm_backward(d, n_, in[0].dtype, out[1].dtype, in[3].dtype, weight_, arrived_, eps_);
   }
   bool differentiable() const override { return false; }
 
@@ -132,10 +134,10 @@ class RowNormBackward final : public Op {
   template <class T>
   Ref<Plan> plan() const {
     const int64_t weights = n_.weights(), pieces = std::clamp<int64_t>(n_.rows / least_rows, 1, most_pieces);
-    const auto body = [n = n_, kernel = row_norm_kernel(dtype_of<T>()), weight = weight_, eps = eps_, weights,
-                       pieces](const Run& r) {
+    const auto body = [n = n_, kernel = row_norm_kernel(dtype_of<T>()), weight = weight_, arrived = arrived_,
+                       eps = eps_, weights, pieces](const Run& r) {
       const auto in = [&](size_t i, int64_t element) { return static_cast<const T*>(r.buffers[i]) + element; };
-      const size_t out = size_t{4} + weight;
+      const size_t out = size_t{4} + weight + arrived;
       T* sums = static_cast<T*>(r.workspace);
       const int64_t work = std::max<int64_t>(1, n.rows * n.length / pieces);
       parallel_for(pieces, std::max<int64_t>(1, grain / work), [&](int64_t begin, int64_t end) {
@@ -145,8 +147,9 @@ class RowNormBackward final : public Op {
           for (int64_t row = n.rows * piece / pieces; row < n.rows * (piece + 1) / pieces; ++row) {
             const int64_t first = row % n.period * n.per_row;
             kernel.backward(n, in(0, row * n.length), in(3, row * n.length), weight ? in(4, first) : nullptr,
-                            in(1, row), in(2, row), eps, static_cast<T*>(r.buffers[out]) + row * n.length,
-                            weights ? own + first : nullptr, weights ? own + weights + first : nullptr);
+                            in(1, row), in(2, row), arrived ? in(out - 1, row * n.length) : nullptr, eps,
+                            static_cast<T*>(r.buffers[out]) + row * n.length, weights ? own + first : nullptr,
+                            weights ? own + weights + first : nullptr);
           }
         }
       });
@@ -161,7 +164,7 @@ class RowNormBackward final : public Op {
   }
 
   RowNorm n_;
-  bool weight_;
+  bool weight_, arrived_;
   double eps_;
 };
 
@@ -194,15 +197,24 @@ RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, cons
   return {out[0], out[1], out[2]};
 }
 
-RowNormGradients row_norm_backward(const RowNorm& n, const Tensor& x, const Tensor& mean, const Tensor& var,
-                                   const Tensor& g, const Tensor& weight, double eps, Loc loc) {
+RowNormGradients row_norm_backward(const RowNorm& n, const CustomContext& c, const Tensor& mean, const Tensor& var,
+                                   const Tensor& weight, double eps, Loc loc) {
   // A gradient in 16 bits that only waits to be widened is read as it is.
-  Tensor given = g;
+  const Tensor& x = c.saved[0];
+  Tensor given = c.grads[0];
   if (x.device().kind() == Device::Kind::cuda && takes_narrow_gradient(n))
-    if (const Ref<Value> source = before_widening(g.value_ref())) given = Tensor(source);
+    if (const Ref<Value> source = before_widening(given.value_ref())) given = Tensor(source);
   std::vector<Tensor> in{x, mean, var, given};
   if (weight.defined()) in.push_back(weight);
-  std::vector<Tensor> out = dispatch_multi(make_ref<RowNormBackward>(n, weight.defined(), eps), in, loc);
+  for (const Tensor& t : in)  // first, as x's other gradient may be part of their island
+    if (t.value().pending() && is_contiguous(t.shape(), t.strides())) {
+      note_flush_reason("row_norm_backward");
+      materialize(t.value());
+    }
+  const Tensor arrived = c.take_arrived(0, x);
+  if (arrived.defined()) in.push_back(arrived);
+  std::vector<Tensor> out =
+      dispatch_multi(make_ref<RowNormBackward>(n, weight.defined(), arrived.defined(), eps), in, loc);
   if (n.weights() == 0) return {out[0], {}, {}};
   return {out[0], out[1], out[2]};
 }

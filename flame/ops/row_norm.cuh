@@ -1,8 +1,7 @@
 // What the kernels that normalise rows share. Rows lie in one or several pieces. A row of up to 16,384 elements stays in
 // the registers of its warp or block; longer ones are a block's each, or are cut into chunks with sums of every chunk
 // first. Each order follows from shapes alone. FLAME_T, FLAME_W: dtypes of x and of the weights; FLAME_PACK: elements an
-// access; FLAME_THREADS: of a row or chunk; FLAME_PER: packs a thread; FLAME_ROWS: rows a block, each a warp's where it is
-// more than one; FLAME_G, if defined: the gradient's dtype, with FLAME_EACH and form 0; FLAME_EACH: a weight an element; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in
+// access; FLAME_THREADS: of a row or chunk; FLAME_PER: packs a thread; FLAME_ROWS: rows a block; FLAME_G, if defined: the gradient's dtype, with FLAME_EACH and form 0; FLAME_EACH: a weight an element; FLAME_PLUS: dx is added to what has arrived; FLAME_RMS: no mean; FLAME_FORM: 0 whole rows in registers, 1 rows in
 // chunks, 2 a long row a block; FLAME_PIECES: rows of several pieces; FLAME_ALIGNED: all begin at multiples of 16 bytes.
 #pragma once
 #include "flame/fuse/device.cuh"
@@ -17,7 +16,7 @@ using G = FLAME_G;
 using G = T;
 #endif
 constexpr int pack = FLAME_PACK, threads = FLAME_THREADS, per = FLAME_PER, block_rows = FLAME_ROWS;
-constexpr bool each = FLAME_EACH, rms = FLAME_RMS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED,
+constexpr bool each = FLAME_EACH, rms = FLAME_RMS, plus = FLAME_PLUS, chunked = FLAME_FORM == 1, aligned = FLAME_ALIGNED,
                pieces = FLAME_PIECES;
 constexpr int elements_a_chunk = threads * per * pack;
 using X = Pack<T, pack>;
@@ -73,6 +72,11 @@ inline void weights_of(const Norm& n, const W* w, int64_t first, int e, int span
   }
 }
 
+// Waits for the threads of this row.
+inline void sync_row() {
+  if constexpr (block_rows > 1) __barrier_sync_count(1 + threadIdx.x / threads, threads);
+  else __syncthreads();
+}
 // Numbers of a row's threads become their sums, in every thread.
 template <int n>
 void totals(C (&v)[n]) {
@@ -80,11 +84,12 @@ void totals(C (&v)[n]) {
   for (int by = 16; by > 0; by /= 2)
     for (int k = 0; k < n; ++k) v[k] += __shfl_xor_sync(0xffffffffu, v[k], by);
   if constexpr (threads > 32) {
-    __shared__ C all[n][threads / 32];
-    __syncthreads();
+    __shared__ C parts[block_rows][n][threads / 32];
+    C(&all)[n][threads / 32] = parts[threadIdx.x / threads];
+    sync_row();
     if (threadIdx.x % 32 == 0)
-      for (int k = 0; k < n; ++k) all[k][threadIdx.x / 32] = v[k];
-    __syncthreads();
+      for (int k = 0; k < n; ++k) all[k][threadIdx.x % threads / 32] = v[k];
+    sync_row();
     for (int k = 0; k < n; ++k) {
       v[k] = all[k][0];
       for (int i = 1; i < threads / 32; ++i) v[k] += all[k][i];

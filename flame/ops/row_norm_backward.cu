@@ -14,17 +14,23 @@ inline Row row_of(const Norm& n, int64_t row, C mean, C var) {
 inline Row row_of(const Norm& n, int64_t row, const C* means, const C* vars) {
   return row_of(n, row, means[row], vars[row]);
 }
-inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per], const W* w,
-                     const C (&sum)[2], T* dx) {
+// The gradient of an element: rounded, then added to what has arrived.
+inline T joined(const T& arrived, C own) {
+  const T dx = convert<T>(own);
+  return plus ? convert<T>(static_cast<C>(widen(arrived)) + static_cast<C>(widen(dx))) : dx;
+}
+inline void store_dx(const Norm& n, const Part& p, const Row& r, const X (&x)[per], const XG (&g)[per],
+                     const W* w, const C (&sum)[2], const T* arrived, T* dx) {
   const C part = static_cast<C>(n.part), plain = rms ? C(0) : sum[0] * part, along = sum[1] * part;
   const C by_x = -along * r.scale * r.scale;
   p.packs([&](int k, int e) {
     C by[pack];
     weights_of(n, w, r.first, e, p.span, 1, by);
-    X out;
+    X out, before;
+    if constexpr (plus) before = pack_at<X, true>(arrived + place(n, p.row, e));
     for (int j = 0; j < pack; ++j) {
       const C own = (static_cast<C>(widen(g[k].v[j])) * by[j] - plain) * r.scale;  // 0 for a single element
-      out.v[j] = convert<T>(std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
+      out.v[j] = joined(before.v[j], std::fma(widen(x[k].v[j]) - r.mean, by_x, own));
     }
     store(dx + place(n, p.row, e), out);
   });
@@ -40,12 +46,14 @@ inline void pack_sums(const Row& r, const X& x, const X& g, C& plain, C& along) 
 }
 
 #if FLAME_FORM == 0 && FLAME_EACH
-// A weight an element, or none: rows in turn; every thread keeps the sums of its columns. sums: [2][length] a row of threads.
-extern "C" __global__ void __launch_bounds__(threads* block_rows)
+// A weight an element, or none: rows in turn; every thread keeps the sums of its columns, then those of a block are added in
+// the order of its rows. sums: [2][length] a block.
+extern "C" __global__ void __launch_bounds__(threads* block_rows, threads* block_rows > 256 || sizeof(C) > 4 ? 1 : 2)
     backward_each(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const G* g, const W* w,
-                  T* dx, C* sums) {
+                  const T* arrived, T* dx, C* sums) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * block_rows;
-  const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
+  const int group = threadIdx.x / threads;
+  const int64_t own = static_cast<int64_t>(blockIdx.x) * block_rows + group;
   C dw[per][pack] = {}, db[per][pack] = {};
   X nx[per];  // of the next row, as are the gradient, its mean and variance
   XG ng[per];
@@ -82,15 +90,23 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
       }
     });
     totals(sum);
-    store_dx(n, p, r, vx, vg, w, sum, dx);
+    store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
   }
   if (n.per_row == 0) return;
-  row_part(n, own).packs([&](int k, int e) {
-    for (int j = 0; j < pack; ++j) {
-      sums[2 * own * n.length + e + j] = dw[k][j];
-      sums[(2 * own + 1) * n.length + e + j] = db[k][j];
-    }
-  });
+  __shared__ C before[block_rows > 1 ? 2 * elements_a_chunk : 1];
+#pragma unroll 1
+  for (int turn = 0; turn < block_rows; ++turn) {
+    const bool last = turn == block_rows - 1;
+    C* to = last ? sums + 2 * blockIdx.x * n.length : before;
+    if (turn == group)
+      row_part(n, own).packs([&](int k, int e) {
+        for (int j = 0; j < pack; ++j) {
+          to[e + j] = turn > 0 ? before[e + j] + dw[k][j] : dw[k][j];
+          to[n.length + e + j] = turn > 0 ? before[n.length + e + j] + db[k][j] : db[k][j];
+        }
+      });
+    if (!last) __syncthreads();
+  }
 }
 // Columns of those sums: a warp's width of columns a block, eight lines at a time.
 extern "C" __global__ void __launch_bounds__(256)
@@ -113,8 +129,8 @@ extern "C" __global__ void __launch_bounds__(256)
 #elif FLAME_FORM == 0
 // A weight a segment: sums of g and g u of every segment, [rows][per_row][2].
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
-    backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w, T* dx,
-             C* sums) {
+    backward(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
+             const T* arrived, T* dx, C* sums) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads;
   __shared__ C parts[block_rows][2][per * threads];
   if (row >= n.rows) return;  // whole warps
@@ -136,7 +152,7 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
   });
   totals(sum);  // and everything is in `parts`
   if constexpr (threads == 32) __syncwarp();
-  store_dx(n, p, r, vx, vg, w, sum, dx);
+  store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
   const int lane = p.own % 32;
   const int64_t packs = n.segment / pack;
   for (int64_t s = p.own / 32; s < n.per_row; s += threads / 32) {
@@ -179,7 +195,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 }
 extern "C" __global__ void __launch_bounds__(threads)
     backward_apply(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
-                   const C* sums, T* dx) {
+                   const C* sums, const T* arrived, T* dx) {
   const int64_t all = n.spans * n.chunks;
   const Part p = chunk_part(n, gridDim.x - 1 - blockIdx.x);
   X vx[per], vg[per];
@@ -194,13 +210,13 @@ extern "C" __global__ void __launch_bounds__(threads)
     sum[1] += by * own[2 * i + 1];
   }
   totals(sum);
-  store_dx(n, p, r, vx, vg, w, sum, dx);
+  store_dx(n, p, r, vx, vg, w, sum, arrived, dx);
 }
 #else
 // As forward_long; sums of segments as `backward`, where a warp's packs of a step lie in one segment.
 extern "C" __global__ void __launch_bounds__(threads)
     backward_long(const __grid_constant__ Norm n, const T* x, const C* means, const C* vars, const T* g, const W* w,
-                  T* dx, C* sums, int held) {
+                  const T* arrived, T* dx, C* sums, int held) {
   X *cached_x = reinterpret_cast<X*>(room), *cached_g = cached_x + held * threads;
   C* parts = reinterpret_cast<C*>(cached_g + held * threads);  // [2][segments][warps]
   const int64_t row = blockIdx.x;
@@ -285,9 +301,12 @@ extern "C" __global__ void __launch_bounds__(threads)
     C by = single.by;
     if (segments > 1 && w) by = static_cast<C>(widen(w[r.first + of_segment((i * threads + own) * pack)]));
     by *= r.scale;
-    X out;
-    for (int j = 0; j < pack; ++j)
-      out.v[j] = convert<T>(std::fma(widen(vx.v[j]) - r.mean, by_x, std::fma(widen(vg.v[j]), by, -middle)));
+    X out, va;
+    if constexpr (plus) va = pack_at<X, true>(arrived + at(i));
+    for (int j = 0; j < pack; ++j) {
+      const C own = std::fma(widen(vx.v[j]) - r.mean, by_x, std::fma(widen(vg.v[j]), by, -middle));
+      out.v[j] = joined(va.v[j], own);
+    }
     store_once(dx + at(i), out);
   };
 #pragma unroll 2

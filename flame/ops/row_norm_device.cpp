@@ -37,8 +37,8 @@ int widest_pack(const RowNorm& n, DType t) {
 struct Form {
   Norm n;
   bool each, chunked;
-  bool whole = false;  // a long row a block, rather than chunks
-  int pack, threads, per, rows;
+  bool whole = false;                          // a long row a block, rather than chunks
+  int pack, threads, per, rows, running_rows;  // rows a block
 
   Form(const RowNorm& r, DType t, double eps) : pack(widest_pack(r, t)) {
     n = {r.rows,
@@ -69,6 +69,7 @@ struct Form {
     const int64_t packs = (elements + pack - 1) / pack;
     per = static_cast<int>(std::bit_ceil(static_cast<uint64_t>((packs + threads - 1) / threads)));
     rows = threads == 32 && !chunked ? 4 : 1;
+    running_rows = std::max(1, 256 / threads);
     whole = chunked && n.rows >= least_long_rows && n.length * static_cast<int64_t>(size_of(t)) <= longest_long &&
             (n.per_row <= 1 || (n.segment % (32 * pack) == 0 && n.per_row <= 64));
     if (whole) threads = long_threads;
@@ -91,18 +92,19 @@ struct Form {
   Grid over_rows() const { return {.blocks = blocks_for(n.rows, rows), .threads = threads * rows}; }
   Grid over_chunks() const { return {.blocks = n.rows * n.spans * n.chunks, .threads = threads}; }
   Grid running() const {
-    return {.blocks = std::min(blocks_for(n.rows, rows), running_blocks), .threads = threads * rows};
+    return {.blocks = std::min(blocks_for(n.rows, running_rows), running_blocks), .threads = threads * running_rows};
   }
   Ref<Kernel> kernel(Device& d, const char* entry, DType t, DType w, bool rms, bool aligned,
-                     std::optional<DType> g = {}) const {
+                     std::optional<DType> g = {}, bool plus = false) const {
     const bool forward = std::string_view(entry).starts_with("forward");
     const int in_registers = !whole ? per : forward ? long_forward : long_backward;
     std::vector<std::string> options{fmt::format("-DFLAME_W={}", device_type(w)),
                                      fmt::format("-DFLAME_PACK={}", pack),
                                      fmt::format("-DFLAME_THREADS={}", threads),
                                      fmt::format("-DFLAME_PER={}", in_registers),
-                                     fmt::format("-DFLAME_ROWS={}", rows),
+                                     fmt::format("-DFLAME_ROWS={}", !forward && each && !chunked ? running_rows : rows),
                                      fmt::format("-DFLAME_EACH={}", int{each}),
+                                     fmt::format("-DFLAME_PLUS={}", int{plus}),
                                      fmt::format("-DFLAME_RMS={}", int{rms}),
                                      fmt::format("-DFLAME_FORM={}", whole ? 2 : int{chunked}),
                                      fmt::format("-DFLAME_PIECES={}", int{n.piece != n.length}),
@@ -168,19 +170,21 @@ Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool we
 
 bool takes_narrow_gradient(const RowNorm& n) { return (n.per_row == 0 || n.segment == 1) && n.length <= longest; }
 
-Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, double eps) {
-  const size_t out = size_t{4} + weight;
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, bool arrived,
+                                   double eps) {
+  const size_t out = size_t{4} + weight + arrived;
   const Form f(n, t, eps);
-  const auto make = [&d, n, f, t, w, g, weight, out](bool aligned) -> Body {
-    const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned, g); };
+  const auto make = [&d, n, f, t, w, g, weight, arrived, out](bool aligned) -> Body {
+    const auto kernel = [&](const char* entry) { return f.kernel(d, entry, t, w, n.rms, aligned, g, arrived); };
     const auto own = [=](const Run& r) { return weight ? r.buffers[4] : nullptr; };
+    const auto before = [=](const Run& r) { return arrived ? r.buffers[out - 1] : nullptr; };
     const bool weights = n.weights() > 0;
     const Grid by_warps{.blocks = blocks_for(32 * n.weights(), 256)};
     if (f.whole)
       return [=, rows = kernel("backward_long"), join = kernel("join_segments")](const Run& r) {
         void* const* b = r.buffers;
         const auto [grid, held] = f.over_long_rows(*rows, t, 2);
-        (*rows)(grid, f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace, held);
+        (*rows)(grid, f.n, b[0], b[1], b[2], b[3], own(r), before(r), b[out], r.workspace, held);
         if (weights) (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
       };
     if (f.chunked)
@@ -188,28 +192,27 @@ Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w
               join = kernel("join_segments")](const Run& r) {
         void* const* b = r.buffers;
         (*sums)(f.over_chunks(), f.n, b[0], b[1], b[2], b[3], r.workspace);
-        (*apply)(f.over_chunks(), f.n, b[0], b[1], b[2], b[3], own(r), r.workspace, b[out]);
+        (*apply)(f.over_chunks(), f.n, b[0], b[1], b[2], b[3], own(r), r.workspace, before(r), b[out]);
         if (weights) (*join)(by_warps, f.n, r.workspace, f.n.chunks, b[out + 1], b[out + 2]);
       };
     if (f.each)
       return [=, rows = kernel("backward_each"), join = kernel("join_columns")](const Run& r) {
         void* const* b = r.buffers;
         const Grid g = f.running();
-        (*rows)(g, f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace);
+        (*rows)(g, f.n, b[0], b[1], b[2], b[3], own(r), before(r), b[out], r.workspace);
         if (weights)
-          (*join)({.blocks = blocks_for(2 * n.length, 32)}, r.workspace, g.blocks* f.rows, n.length, b[out + 1],
-                  b[out + 2]);
+          (*join)({.blocks = blocks_for(2 * n.length, 32)}, r.workspace, g.blocks, n.length, b[out + 1], b[out + 2]);
       };
     return [=, rows = kernel("backward"), join = kernel("join_segments")](const Run& r) {
       void* const* b = r.buffers;
-      (*rows)(f.over_rows(), f.n, b[0], b[1], b[2], b[3], own(r), b[out], r.workspace);
+      (*rows)(f.over_rows(), f.n, b[0], b[1], b[2], b[3], own(r), before(r), b[out], r.workspace);
       (*join)(by_warps, f.n, r.workspace, int64_t{1}, b[out + 1], b[out + 2]);
     };
   };
   const int64_t sums = f.whole                  ? n.rows * n.per_row
                        : f.chunked              ? f.over_chunks().blocks
                        : f.each && !n.weights() ? 0
-                       : f.each                 ? f.running().blocks * f.rows * n.length
+                       : f.each                 ? f.running().blocks * n.length
                                                 : n.rows * n.per_row;
   return make_ref<Plan>("row_norm_backward", by_alignment(out + 1, make), sums_bytes(sums, t));
 }

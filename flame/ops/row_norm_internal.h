@@ -3,6 +3,7 @@
 #pragma once
 #include <optional>
 
+#include "flame/autograd/node.h"
 #include "flame/tensor/op.h"
 
 namespace flame {
@@ -28,22 +29,25 @@ RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, cons
 struct RowNormGradients {
   Tensor dx, dweight, dbias;
 };
-RowNormGradients row_norm_backward(const RowNorm& n, const Tensor& x, const Tensor& mean, const Tensor& var,
-                                   const Tensor& g, const Tensor& weight, double eps, Loc loc);
+// In a rule whose input 0 and first saved tensor are x, of one output. What has arrived for x already is added in the launch.
+RowNormGradients row_norm_backward(const RowNorm& n, const CustomContext& c, const Tensor& mean, const Tensor& var,
+                                   const Tensor& weight, double eps, Loc loc);
 
-// Kernels on one row. `weight` and `bias` are at the row's first ones, or null; dweight and dbias are added to.
+// Kernels on one row. `weight` and `bias` are at the row's first ones, or null; dx is added to `arrived` if that is not
+// null; dweight and dbias are added to.
 struct RowNormKernel {
   void (*forward)(const RowNorm& n, const void* x, const void* weight, const void* bias, double eps, void* y,
                   void* mean, void* var);
   void (*backward)(const RowNorm& n, const void* x, const void* g, const void* weight, const void* mean,
-                   const void* var, double eps, void* dx, void* dweight, void* dbias);
+                   const void* var, const void* arrived, double eps, void* dx, void* dweight, void* dbias);
 };
 RowNormKernel row_norm_kernel(DType t);
 
 // The plans on a GPU, of x in dtype `t`, weights in `w`. Buffers as in RowNormOp and RowNormBackward.
 bool on_device(const RowNorm& n, DType t);
 Ref<Plan> device_row_norm(Device& d, const RowNorm& n, DType t, DType w, bool weight, bool bias, double eps);
-Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, double eps);
+Ref<Plan> device_row_norm_backward(Device& d, const RowNorm& n, DType t, DType w, DType g, bool weight, bool arrived,
+                                   double eps);
 bool takes_narrow_gradient(const RowNorm& n);  // the backward: of 16 bits, where x has more
 
 }  // namespace flame

@@ -91,12 +91,13 @@ void row_forward(const RowNorm& n, const void* px, const void* pw, const void* p
 
 template <class T>
 void row_backward(const RowNorm& n, const void* px, const void* pg, const void* pw, const void* pmean, const void* pvar,
-                  double eps, void* pdx, void* pdw, void* pdb) {
+                  const void* parrived, double eps, void* pdx, void* pdw, void* pdb) {
   const hn::ScalableTag<T> d;
   using V = hn::Vec<decltype(d)>;
   const T* x = static_cast<const T*>(px);
   const T* g = static_cast<const T*>(pg);
   const T* w = static_cast<const T*>(pw);
+  const T* arrived = static_cast<const T*>(parrived);
   T* dx = static_cast<T*>(pdx);
   T* dw = static_cast<T*>(pdw);
   T* db = static_cast<T*>(pdb);
@@ -130,7 +131,8 @@ void row_backward(const RowNorm& n, const void* px, const void* pg, const void* 
       V v = at.load(g + j);
       if (w) v = hn::Mul(v, each ? at.load(w + j) : own);
       const V unit = hn::Mul(hn::Sub(at.load(x + j), m), by);
-      at.store(hn::Mul(hn::NegMulAdd(unit, slope, hn::Sub(v, middle)), by), dx + j);
+      v = hn::Mul(hn::NegMulAdd(unit, slope, hn::Sub(v, middle)), by);
+      at.store(arrived ? hn::Add(at.load(arrived + j), v) : v, dx + j);
     });
   }
 }

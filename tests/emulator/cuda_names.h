@@ -81,7 +81,7 @@ extern "C" {
 // Shared memory is all that a module keeps uninitialised: the emulator finds it as the object's .bss.
 alignas(1024) static unsigned char flame_dynamic_shared[flame_emulated::most_dynamic];
 __attribute__((visibility("default"))) flame_emulated::Context flame_emulated_context{
-    {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, flame_dynamic_shared, 0};
+    {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, flame_dynamic_shared, 0};
 }
 #define threadIdx (flame_emulated_context.thread)
 #define blockIdx (flame_emulated_context.block)

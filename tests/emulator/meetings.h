@@ -82,6 +82,9 @@ inline void __syncthreads() {
   char any = 0;
   flame_emulated_context.meet_block(&any, flame_emulated::nothing);
 }
+inline void __barrier_sync_count(unsigned barrier, unsigned threads) {
+  flame_emulated_context.meet_part(barrier, threads);
+}
 inline int __syncthreads_count(int v) { return flame_emulated::reduced_by_block<flame_emulated::Add>(v != 0); }
 inline int __syncthreads_or(int v) { return flame_emulated::reduced_by_block<flame_emulated::Or>(v != 0); }
 inline int __syncthreads_and(int v) { return flame_emulated::reduced_by_block<flame_emulated::And>(v != 0); }

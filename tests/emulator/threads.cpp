@@ -43,7 +43,7 @@ struct Stack {
   Stack& operator=(const Stack&) = delete;
 };
 
-enum class State : uint8_t { ready, with_warp, with_block, ended };
+enum class State : uint8_t { ready, with_warp, with_block, with_part, ended };
 struct Thread {
   Index index;
   State state = State::ready;
@@ -51,6 +51,7 @@ struct Thread {
   void* record = nullptr;
   Meeting meeting = nullptr;
   unsigned lanes = 0;
+  unsigned barrier = 0, others = 0;  // with a part: its number, and how many threads it waits for
 };
 
 // There is one: launches take turns.
@@ -63,6 +64,11 @@ class Block {
     leave(State::with_warp, record, meeting);
   }
   void meet_block(void* record, Meeting meeting) { leave(State::with_block, record, meeting); }
+  void meet_part(unsigned barrier, unsigned threads) {
+    now_->barrier = barrier;
+    now_->others = threads;
+    leave(State::with_part, nullptr, nullptr);
+  }
   void body();
   [[noreturn]] void trap(std::string what) {
     wrong_ = std::move(what);
@@ -84,6 +90,7 @@ class Block {
   bool turn(size_t warp);
   void try_warp(size_t warp, unsigned lanes);
   bool try_block();
+  bool try_parts();
   std::string name(const Thread& t) const {
     return fmt::format("thread ({}, {}, {}) of block ({}, {}, {})", t.index.x, t.index.y, t.index.z, context_->block.x,
                        context_->block.y, context_->block.z);
@@ -228,14 +235,32 @@ bool Block::try_block() {
   return true;
 }
 
+// Barriers 1 to 15, each of as many threads as come to it.
+bool Block::try_parts() {
+  bool any = false;
+  for (unsigned b = 1; b < 16; ++b) {
+    unsigned there = 0, wanted = 0;
+    for (const Thread& t : threads_)
+      if (t.state == State::with_part && t.barrier == b) {
+        ++there;
+        wanted = t.others;
+      }
+    if (there == 0 || there != wanted) continue;
+    any = true;
+    for (Thread& t : threads_)
+      if (t.state == State::with_part && t.barrier == b) t.state = State::ready;
+  }
+  return any;
+}
+
 void Block::stuck() {
   wrong_ = "threads wait for others that do not come:";
   int said = 0;
   for (const Thread& t : threads_) {
     if (t.state == State::ended || (said > 0 && t.state == (&t - 1)->state && t.lanes == (&t - 1)->lanes)) continue;
     if (++said > 4) break;
-    wrong_ += t.state == State::with_block ? fmt::format(" {} at a barrier;", name(t))
-                                           : fmt::format(" {} for lanes {:08x} of its warp;", name(t), t.lanes);
+    wrong_ += t.state != State::with_warp ? fmt::format(" {} at a barrier;", name(t))
+                                          : fmt::format(" {} for lanes {:08x} of its warp;", name(t), t.lanes);
   }
 }
 
@@ -246,6 +271,7 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
   wrong_.clear();
   c.meet_warp = [](unsigned lanes, void* record, Meeting m) { block().meet_warp(lanes, record, m); };
   c.meet_block = [](void* record, Meeting m) { block().meet_block(record, m); };
+  c.meet_part = [](unsigned barrier, unsigned threads) { block().meet_part(barrier, threads); };
   const Index size = c.block_size;
   threads_.assign(static_cast<size_t>(size.x) * size.y * size.z, {});
   for (size_t i = 0; i < threads_.size(); ++i) {
@@ -269,7 +295,7 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
     bool any = false;
     for (size_t w = 0; w < warps && wrong_.empty(); ++w) any = turn(reverse_ ? warps - 1 - w : w) || any;
     if (!wrong_.empty() || ended()) break;
-    if (!try_block() && !any && wrong_.empty()) stuck();
+    if (!try_block() && !try_parts() && !any && wrong_.empty()) stuck();
   }
   if (wrong_.empty() && std::any_of(behind, zone_end, [](unsigned char b) { return b != 0xff; }))
     wrong_ = fmt::format("shared memory was written behind the {} bytes of the launch", c.dynamic_bytes);
