@@ -81,7 +81,7 @@ extern "C" {
 // Shared memory is all that a module keeps uninitialised: the emulator finds it as the object's .bss.
 alignas(1024) static unsigned char flame_dynamic_shared[flame_emulated::most_dynamic];
 __attribute__((visibility("default"))) flame_emulated::Context flame_emulated_context{
-    {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, flame_dynamic_shared};
+    {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, nullptr, flame_dynamic_shared, 0};
 }
 #define threadIdx (flame_emulated_context.thread)
 #define blockIdx (flame_emulated_context.block)
@@ -139,9 +139,12 @@ inline unsigned __umulhi(unsigned a, unsigned b) {
 inline unsigned long long __umul64hi(unsigned long long a, unsigned long long b) {
   return static_cast<unsigned long long>(static_cast<unsigned __int128>(a) * b >> 64);
 }
-inline float __fdiv_rn(float a, float b) { return a / b; }
-inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fmul_rn(float a, float b) { return a * b; }
+
+// NaN of the bits that a GPU's float32 arithmetic gives; a plain +, * or / gives the host's.
+inline float flame_one_nan(float x) { return x == x ? x : __uint_as_float(0x7fffffffu); }
+inline float __fadd_rn(float a, float b) { return flame_one_nan(a + b); }
+inline float __fmul_rn(float a, float b) { return flame_one_nan(a * b); }
+inline float __fdiv_rn(float a, float b) { return flame_one_nan(a / b); }
 inline double __ddiv_rn(double a, double b) { return a / b; }
 inline float rsqrtf(float x) { return 1 / sqrtf(x); }
 inline double rsqrt(double x) { return 1 / sqrt(x); }

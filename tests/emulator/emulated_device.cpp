@@ -83,18 +83,22 @@ Ref<Plan> EmulatedDevice::of_cpu(Ref<Plan> p) {
 class EmulatedKernel final : public Kernel {
  public:
   EmulatedKernel(EmulatedDevice& d, KernelDesc desc) : device_(d), desc_(std::move(desc)) {
-    if (desc_.at_once) module_ = device_.module(desc_);
+    if (desc_.at_once) module();
   }
-  // Compiled at the first launch: most tests ask for more kernels than they run.
   void launch(const Grid& g, std::span<const std::byte> arguments) const override {
-    if (!module_) module_ = device_.module(desc_);
-    device_.launch_kernel(desc_, *module_, g, arguments);
+    device_.launch_kernel(desc_, module(), g, arguments);
   }
   int most_shared() const override { return flame_emulated::most_dynamic; }
 
  private:
+  // Compiled at the first launch: most tests ask for more kernels than they run.
+  Module& module() const {
+    std::call_once(once_, [this] { module_ = device_.module(desc_); });
+    return *module_;
+  }
   EmulatedDevice& device_;
   const KernelDesc desc_;
+  mutable std::once_flag once_;
   mutable std::shared_ptr<Module> module_;
 };
 
@@ -135,6 +139,7 @@ void EmulatedDevice::launch_kernel(const KernelDesc& d, Module& m, const Grid& g
   c.grid = {static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y), static_cast<unsigned>(g.z)};
   c.block_size = {static_cast<unsigned>(g.threads), static_cast<unsigned>(g.threads_y),
                   static_cast<unsigned>(g.threads_z)};
+  c.dynamic_bytes = static_cast<unsigned>(g.shared);
   launches_ += 1;
   if (const std::string wrong = run_grid(c, e, reinterpret_cast<const unsigned char*>(arguments.data()));
       !wrong.empty())

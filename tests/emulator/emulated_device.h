@@ -57,6 +57,11 @@ class EmulatedDevice final : public CpuDevice {
   uint64_t launches_ = 0;
 };
 
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool under_sanitizer = true;
+#else
+constexpr bool under_sanitizer = false;
+#endif
 EmulatedDevice& emulated_device();  // "cuda:emulated"; made and registered at the first call
 
 }  // namespace flame::emulated

@@ -17,8 +17,9 @@ struct Context {
   void (*meet_warp)(unsigned lanes, void* record, Meeting meeting);
   void (*meet_block)(void* record, Meeting meeting);
   void (*meet_part)(unsigned barrier, unsigned threads);  // so many of a block, at a barrier with a number
-  unsigned char *shared, *shared_end;  // all shared memory of a block
-  unsigned char* dynamic;              // of it, what launches size
+  unsigned char *shared, *shared_end;                     // all shared memory of a block
+  unsigned char* dynamic;                                 // of it, what launches size,
+  unsigned dynamic_bytes;                                 // which is so much of most_dynamic
 };
 
 // A kernel of a module; `arguments` lie as KernelArguments packs them.

@@ -48,12 +48,45 @@ struct BothNumbers {
   bool operator()(float a, float b) const { return a == a && b == b; }
 };
 
-// To shared memory at once, as if every copy arrived when it is asked for.
-inline void copy_to_shared(unsigned to, const void* from, int bytes, int there) {
-  unsigned char* p = flame_shared_at(to);
-  memcpy(p, from, static_cast<size_t>(there));
-  memset(p + there, 0, static_cast<size_t>(bytes - there));
-}
+// Copies to shared memory are made when their thread waits for them; before, nothing is there. They lie in shared memory themselves,
+// which is all ones when a block begins, so numbers are kept inverted.
+struct Copy {
+  const void* from;
+  unsigned to, group;
+  unsigned short bytes, there;
+};
+template <int most>
+struct Copies {
+  unsigned count_left, groups_left;
+  Copy waiting[most];
+  static Copies& own() {
+    __shared__ Copies all[1024];
+    return all[threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z)];
+  }
+  void ask(unsigned to, const void* from, int bytes, int there) {
+    if ((reinterpret_cast<size_t>(from) | to) % static_cast<unsigned>(bytes) != 0) __builtin_trap();
+    memset(flame_shared_at(to), 0xff, static_cast<size_t>(bytes));
+    waiting[~count_left] = {from, to, ~groups_left, static_cast<unsigned short>(bytes),
+                            static_cast<unsigned short>(there)};
+    --count_left;
+  }
+  void commit() { --groups_left; }
+  void wait(unsigned latest) {
+    unsigned kept = 0;
+    for (unsigned i = 0; i < ~count_left; ++i) {
+      const Copy c = waiting[i];
+      if (c.group + latest >= ~groups_left) {
+        waiting[kept++] = c;
+        continue;
+      }
+      unsigned char* p = flame_shared_at(c.to);
+      memcpy(p, c.from, c.there);
+      memset(p + c.there, 0, static_cast<size_t>(c.bytes - c.there));
+    }
+    count_left = ~kept;
+  }
+};
+using OwnCopies = Copies<64>;
 
 // ldmatrix: lane i names row i % 8 of matrix i / 8; lane l gets elements 2 (l % 4) and the next of row l / 4, or of column l / 4.
 template <bool transposed>
@@ -138,8 +171,8 @@ struct MultiplyTf32 {
     });
   }
 };
-inline void multiply_tf32(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
-                          unsigned b0, unsigned b1) {
+inline void multiply_tf32(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2,
+                          unsigned a3, unsigned b0, unsigned b1) {
   MultiplyTf32 m{{a0, a1, a2, a3}, {b0, b1}, {d0, d1, d2, d3}};
   flame_emulated_context.meet_warp(~0u, &m, MultiplyTf32::meet);
   d0 = m.d[0], d1 = m.d[1], d2 = m.d[2], d3 = m.d[3];
@@ -179,11 +212,13 @@ void ptx(Operands&&... all) {
   else if constexpr (text.starts("set.num.u32.bf16x2 "))
     set([](unsigned a, unsigned b) { return compared<true>(a, b, BothNumbers()); });
   else if constexpr (text.starts("cp.async.cg.shared.global [%0], [%1], 16, %2;"))
-    [](unsigned to, const void* from, int there) { copy_to_shared(to, from, 16, there); }(all...);
+    [](unsigned to, const void* from, int there) { OwnCopies::own().ask(to, from, 16, there); }(all...);
   else if constexpr (text.starts("cp.async.ca.shared.global [%0], [%1], 4, %2;"))
-    [](unsigned to, const void* from, int there) { copy_to_shared(to, from, 4, there); }(all...);
-  else if constexpr (text.starts("cp.async.commit_group;") || text.starts("cp.async.wait_group ")) {
-  } else if constexpr (text.starts("ldmatrix.sync.aligned.m8n8.x4.shared.b16 ")) matrices<false>(all...);
+    [](unsigned to, const void* from, int there) { OwnCopies::own().ask(to, from, 4, there); }(all...);
+  else if constexpr (text.starts("cp.async.commit_group;")) OwnCopies::own().commit();
+  else if constexpr (text.starts("cp.async.wait_group "))
+    [](int latest) { OwnCopies::own().wait(static_cast<unsigned>(latest)); }(all...);
+  else if constexpr (text.starts("ldmatrix.sync.aligned.m8n8.x4.shared.b16 ")) matrices<false>(all...);
   else if constexpr (text.starts("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 ")) matrices<true>(all...);
   else if constexpr (text.starts("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 ")) multiply<true>(all...);
   else if constexpr (text.starts("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 ")) multiply<false>(all...);

@@ -2,6 +2,7 @@
 #undef _FORTIFY_SOURCE  // its longjmp refuses stacks it does not know
 #include "tests/emulator/threads.h"
 
+#include <algorithm>
 #include <csetjmp>
 #include <csignal>
 #include <cstdlib>
@@ -85,6 +86,7 @@ class Block {
     context_->thread = now_->index;
   }
   void resume(Thread& t);
+  bool meet(Meeting meeting, void* const* records, int count, Thread& one);
   bool turn(size_t warp);
   void try_warp(size_t warp, unsigned lanes);
   bool try_block();
@@ -155,6 +157,15 @@ void Block::resume(Thread& t) {
   }
 }
 
+// False: it met a trap, which is told as `one` of those who met.
+bool Block::meet(Meeting meeting, void* const* records, int count, Thread& one) {
+  now_ = &one;
+  if (!_setjmp(back_)) meeting(records, count);
+  now_ = nullptr;
+  if (!wrong_.empty()) wrong_ += " in the warp of " + name(one);
+  return wrong_.empty();
+}
+
 void Block::try_warp(size_t warp, unsigned lanes) {
   void* records[lanes_of_warp]{};
   Meeting meeting = nullptr;
@@ -171,8 +182,7 @@ void Block::try_warp(size_t warp, unsigned lanes) {
     meeting = t.meeting;
     records[i] = t.record;
   }
-  if (!meeting) return;
-  meeting(records, lanes_of_warp);
+  if (!meeting || !meet(meeting, records, lanes_of_warp, *first)) return;
   for (size_t i = 0; i < there; ++i)
     if (records[i]) first[i].state = State::ready;
 }
@@ -219,8 +229,7 @@ bool Block::try_block() {
     meeting = t.meeting;
     records_[i] = t.record;
   }
-  if (!meeting) return false;
-  meeting(records_.data(), static_cast<int>(records_.size()));
+  if (!meeting || !meet(meeting, records_.data(), static_cast<int>(records_.size()), threads_[0])) return false;
   for (Thread& t : threads_)
     if (t.state == State::with_block) t.state = State::ready;
   return true;
@@ -269,7 +278,13 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
     const auto n = static_cast<unsigned>(i);
     threads_[i].index = {n % size.x, n / size.x % size.y, n / size.x / size.y};
   }
-  std::memset(c.shared, 0xff, static_cast<size_t>(c.shared_end - c.shared));  // nothing reads what nobody wrote
+  // Nothing reads what nobody wrote, and what is behind the memory that a launch asked for stays as it is.
+  constexpr unsigned zone = 256;
+  unsigned char* const behind = c.dynamic + c.dynamic_bytes;
+  unsigned char *const named = c.dynamic + flame_emulated::most_dynamic, *const zone_end =
+                                                                             std::min(behind + zone, named);
+  std::memset(c.shared, 0xff, static_cast<size_t>(zone_end - c.shared));
+  std::memset(named, 0xff, static_cast<size_t>(c.shared_end - named));
   const size_t warps = (threads_.size() + lanes_of_warp - 1) / lanes_of_warp;
   const auto ended = [&] {
     for (const Thread& t : threads_)
@@ -282,6 +297,8 @@ std::string Block::run(Context& c, const Entry& k, const unsigned char* argument
     if (!wrong_.empty() || ended()) break;
     if (!try_block() && !try_parts() && !any && wrong_.empty()) stuck();
   }
+  if (wrong_.empty() && std::any_of(behind, zone_end, [](unsigned char b) { return b != 0xff; }))
+    wrong_ = fmt::format("shared memory was written behind the {} bytes of the launch", c.dynamic_bytes);
   if (!wrong_.empty()) {  // stacks are left as they are: they begin anew
     free_.clear();
     for (const auto& s : stacks_) {

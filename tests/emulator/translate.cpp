@@ -126,8 +126,10 @@ std::string entries(std::string_view s) {
 std::string translate(std::string_view text) {
   static const std::regex dynamic(
       R"(extern\s+__shared__\s+(?:__align__\(\d+\)\s+)?([\w\s:]+?)\s*\b(\w+)\s*\[\s*\]\s*;)");
-  const std::string body = std::regex_replace(without_ptx(text), dynamic,
-                                              "static $1* const $2 = reinterpret_cast<$1*>(flame_dynamic_shared);");
+  static const std::regex aligned(R"(__shared__\s+(alignas\s*\([^()]*\)))");  // which C++ wants before `static`
+  std::string body = std::regex_replace(without_ptx(text), dynamic,
+                                        "static $1* const $2 = reinterpret_cast<$1*>(flame_dynamic_shared);");
+  body = std::regex_replace(body, aligned, "$1 __shared__");
   return "#include \"tests/emulator/cuda_names.h\"\n" + body + "\nnamespace flame {}\nusing namespace flame;\n" +
          entries(text);
 }

@@ -28,6 +28,9 @@ inline Device* gpu(std::string& why) {
   Device* gpu_or_null = ::flame::test::gpu(why_no_gpu);       \
   if (!gpu_or_null) GTEST_SKIP() << "no GPU: " << why_no_gpu; \
   [[maybe_unused]] Device& d = *gpu_or_null
+#define FLAME_NEEDS_EMULATOR(d)                                                                                  \
+  if (::flame::emulated::under_sanitizer) GTEST_SKIP() << "sanitizers do not follow threads that change stacks"; \
+  [[maybe_unused]] emulated::EmulatedDevice& d = emulated::emulated_device()
 
 // A function of the plugin's by name; null where the plugin was not built.
 template <class F>
