@@ -205,6 +205,18 @@ class Rows : protected Elements {
     if (loads.empty()) return out;
     return out + loop(coordinates("col", from, to, "    ") + loads);
   }
+  // g<i>: which of a thread's elements a dropout keeps, in all passes.
+  std::string drawn_in_rows(const std::string& indent) {
+    std::string out;
+    for (int i = 0; i < nodes(); ++i) {
+      if (!steps_ || !row_shares(node(i))) continue;
+      out += fmt::format(
+          "{0}const uint32_t g{1} = kept_by_warp<{2}>(a.r{1}, static_cast<U>({3} + from), static_cast<U>(32));\n",
+          indent, i, steps_, index_of(i, 0, p_.kept));
+      keeps_[static_cast<size_t>(i)] = fmt::format("(g{} >> j & 1)", i);
+    }
+    return out;
+  }
   // `body` for every element of the row that is this thread's: `col` its place, `j` its number.
   std::string loop(const std::string& body) const {
     if (!steps_) return "#pragma unroll 4\n  for (I col = from; col < to; col += 32) {\n" + body + "  }\n";
@@ -226,7 +238,8 @@ class Rows : protected Elements {
         "  const bool live = own < rows;\n  const I row = live ? own : rows - 1;\n"
         "  const I from = part * 1024 + lane, to = cols < (part + 1) * 1024 ? cols : (part + 1) * 1024;\n",
         warps, rows_a_block, rows, cols);
-    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end);
+    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
+           drawn_in_rows("  ");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
     for (int pass = 0; pass < passes_; ++pass) {
@@ -306,8 +319,15 @@ class Rows : protected Elements {
     if (!steps_) return fmt::format("{}const {} l{} = widen({});\n", indent, c, k, at);
     return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);
   }
+  // Whether the elements of a row have numbers that follow each other, from a multiple of 4 on.
+  bool row_shares(const NodeDesc& n) const {
+    const auto of_four = [](int64_t s) { return s % 4 == 0; };
+    return n.kind == Kind::dropout && !n.row && p_.kept + 1 == rank_ && n.index_strides[p_.kept] == 1 &&
+           std::all_of(n.index_strides.begin(), n.index_strides.begin() + p_.kept, of_four);
+  }
   // Roughly the instructions of one element.
-  static int cost_of(const NodeDesc& n) {
+  int cost_of(const NodeDesc& n) const {
+    if (n.kind == Kind::dropout) return row_shares(n) ? dear - 1 : 60;
     if (n.kind != Kind::pointwise) return n.kind == Kind::reduce ? 1 : 3;
     const std::string_view name = rows_of_table[static_cast<size_t>(n.code)].name;
     const auto among = [&](std::initializer_list<std::string_view> all) {

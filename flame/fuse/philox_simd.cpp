@@ -1,9 +1,9 @@
 // Philox4x32-10 on vectors: one block a lane, then interleaved, since a dropout mask is little but these rounds.
 #include "flame/core/philox.h"
-#include "flame/ops/philox_internal.h"
+#include "flame/fuse/philox_words.h"
 
 #undef HWY_TARGET_INCLUDE
-#define HWY_TARGET_INCLUDE "flame/ops/philox_simd.cpp"
+#define HWY_TARGET_INCLUDE "flame/fuse/philox_simd.cpp"
 #include <hwy/foreach_target.h>
 // After foreach_target.h
 #include <hwy/highway.h>

@@ -1,0 +1,10 @@
+// Internal: many Philox blocks at once, as the scalar function of core/philox.h makes them one by one.
+#pragma once
+#include <cstdint>
+
+namespace flame {
+
+// The words of blocks first .. first + blocks - 1, four a block in order; best instruction set of this CPU.
+void philox_words(uint64_t seed, uint64_t first, uint64_t call, int64_t blocks, uint32_t* words);
+
+}  // namespace flame
