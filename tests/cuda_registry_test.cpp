@@ -10,6 +10,7 @@
 #include "flame/device/kernel.h"
 #include "flame/fuse/fusion.h"
 #include "flame/tensor/op.h"
+#include "tests/emulator/emulated_device.h"
 #include "tests/support/chosen.h"
 #include "tests/support/cuda_support.h"
 #include "tests/support/forms.h"
@@ -256,6 +257,20 @@ TEST(CudaCompile, KernelsOfTheRegistry) {
       if (chosen(e.name) && at++ % of == own) loop.run(e);
     for (const std::string& op : loop.failed) ADD_FAILURE() << op << " for sm_" << arch;
   }
+}
+
+// Without a GPU: the loop over kernels that are run on the CPU (tests/emulator). FLAME_OPS names other ops than these few, which
+// take a compile of half a second a kernel.
+TEST(Emulated, OpsAgainstFloat64) {
+  const std::string few = ",layer_norm,";
+  GpuLoop loop(emulated::emulated_device());
+  for (const OpEntry& e : Registry::global().entries())
+    if (all_ops() ? few.find("," + e.name + ",") != std::string::npos : chosen(e.name)) loop.run(e);
+  const emulated::CompileCounts c = emulated::compile_counts();
+  std::printf("%d kernels compiled in %.1f s, %d read from disk, %llu launches\n", c.compiled, c.seconds, c.from_disk,
+              static_cast<unsigned long long>(emulated::emulated_device().launches()));
+  for (const std::string& op : loop.failed) ADD_FAILURE() << op;
+  for (const std::string& op : loop.missing) ADD_FAILURE() << op << " is not there for some dtype";
 }
 
 }  // namespace
