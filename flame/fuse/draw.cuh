@@ -6,12 +6,25 @@
 
 namespace flame {
 
-// Block (low, high) of the draw d, which has a call's number and the keys of Philox's rounds.
+// What Philox's first two rounds come to for all blocks whose counters share the high word.
+struct Start {
+  uint32_t a, b, c, d;
+};
 template <class D>
-PhiloxBlock block_of(const D& d, uint32_t low, uint32_t high) {
-  PhiloxBlock c{low, high, static_cast<uint32_t>(d.call), static_cast<uint32_t>(d.call >> 32)};
+Start start_of(const D& d, uint32_t high) {
+  const uint64_t p = uint64_t{0xcd9e8d57u} * static_cast<uint32_t>(d.call);
+  const uint64_t q = uint64_t{0xd2511f53u} * (static_cast<uint32_t>(p >> 32) ^ high ^ d.key[0]);
+  return {static_cast<uint32_t>(d.call >> 32) ^ d.key[1], static_cast<uint32_t>(p) ^ d.key[2],
+          static_cast<uint32_t>(q >> 32) ^ d.key[3], static_cast<uint32_t>(q)};
+}
+// Block `low` of them, of the draw d, which has a call's number and the keys of all rounds.
+template <class D>
+PhiloxBlock block_of(const D& d, const Start& s, uint32_t low) {
+  const uint64_t p = uint64_t{0xd2511f53u} * low;
+  const uint64_t q = uint64_t{0xcd9e8d57u} * (static_cast<uint32_t>(p >> 32) ^ s.a);
+  PhiloxBlock c{static_cast<uint32_t>(q >> 32) ^ s.b, static_cast<uint32_t>(q), static_cast<uint32_t>(p) ^ s.c, s.d};
 #pragma unroll
-  for (int round = 0; round < 10; ++round) {
+  for (int round = 2; round < 10; ++round) {
     const uint64_t p0 = uint64_t{0xd2511f53u} * c[0], p1 = uint64_t{0xcd9e8d57u} * c[2];
     c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ d.key[2 * round], static_cast<uint32_t>(p1),
          static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ d.key[2 * round + 1], static_cast<uint32_t>(p0)};
@@ -28,7 +41,7 @@ struct Dropped {
 template <class I>
 PhiloxBlock block_at(const Dropped& d, I index) {
   const auto n = static_cast<uint64_t>(static_cast<std::make_unsigned_t<I>>(index)) / 4;
-  return block_of(d, static_cast<uint32_t>(n), static_cast<uint32_t>(n >> 32));
+  return block_of(d, start_of(d, static_cast<uint32_t>(n >> 32)), static_cast<uint32_t>(n));
 }
 inline bool keeps(const Dropped& d, uint32_t word) { return word <= static_cast<uint32_t>(d.last); }
 

@@ -27,12 +27,13 @@ void fill(const Draw& d, T* out, F fn) {
   constexpr int most = 256 * n * each;  // of a block of threads
   int left = (rest < most ? static_cast<int>(rest) : most) - static_cast<int>(threadIdx.x) * n;
   uint32_t block = low + threadIdx.x * blocks;
+  const Start start = start_of(d, high);
   out += threadIdx.x * n;
 #pragma unroll 1
   for (; left > 0; left -= 256 * n, block += 256 * blocks, out += 256 * n) {
     Pack<T, n> made;
 #pragma unroll
-    for (int b = 0; b < blocks; ++b) fn(block_of(d, block + b, high), made.v + words * b);
+    for (int b = 0; b < blocks; ++b) fn(block_of(d, start, block + b), made.v + words * b);
     if (left >= n) {
       *reinterpret_cast<Pack<T, n>*>(out) = made;
     } else {
@@ -75,9 +76,11 @@ inline Normal central(uint32_t bits) {
   constexpr Scaled scaled(inverse_normal::central32);
   const float p = static_cast<float>(bits * 2 + 1), q = static_cast<float>(bits * -2u - 1);  // times 2^33
   const float t = p * fmaf(p, -0x1p-33f, 1.0f);                                              // times 2^31
-  const uint32_t u = __float_as_uint(t) + (0x3f800000u - 0x3f3504f3u + 0x800000u);       // exponent: 128 + 31 + e
+  const uint32_t u = __float_as_uint(t) + (0x3f800000u - 0x3f3504f3u + 0x800000u);           // exponent: 159 + e
+  uint32_t inverse;                                 // of 2^(31 + e) in its exponent
+  asm("not.b32 %0, %1;" : "=r"(inverse) : "r"(u));  // the compiler would make it of t, by one instruction more
   const float e = __uint_as_float((u >> 23) + 0x4b000000u) - (8388608.0f + 159.0f);
-  const float f = fmaf(t, __uint_as_float(~u & 0x7f800000u), -1.0f);  // times 2^-(31 + e): the mantissa
+  const float f = fmaf(t, __uint_as_float(inverse & 0x7f800000u), -1.0f);
   const float ff = f * f;
   float y = inverse_normal::polynomial(inverse_normal::log32, f) * f * ff;
   y = y + e * -2.12194440e-4f;
