@@ -3,6 +3,7 @@
 #include "tests/emulator/compile.h"
 
 #include <dlfcn.h>
+#include <link.h>
 #include <unistd.h>
 
 #include <chrono>
@@ -110,7 +111,7 @@ fs::path compiled(const std::string& name, const std::string& text, const std::v
               "{} -E -x c++ -std=c++20 -nostdinc -w -D__CUDACC_RTC__ -D__CUDA_ARCH__=900 {} -I '{}' '{}.cu' -o '{}.ii'",
               FLAME_EMULATOR_COMPILER, defines, f.headers.string(), stem, stem));
   std::ofstream(stem + ".cpp") << translate(read_file(stem + ".ii"));
-  command(name, fmt::format("{} {} -shared -I '{}' '{}.cpp' -o '{}.so'", FLAME_EMULATOR_COMPILER, flags(),
+  command(name, fmt::format("{} {} -shared -nostartfiles -I '{}' '{}.cpp' -o '{}.so'", FLAME_EMULATOR_COMPILER, flags(),
                             FLAME_SOURCE_DIR, stem, stem));
   fs::rename(stem + ".so", object);
   if (!std::getenv("FLAME_EMULATOR_KEEP"))
@@ -122,12 +123,37 @@ fs::path compiled(const std::string& name, const std::string& text, const std::v
 
 }  // namespace
 
+namespace {
+// The uninitialised memory of the object that holds `context`, into it.
+int find_shared(dl_phdr_info* info, size_t, void* context) {
+  auto& c = *static_cast<flame_emulated::Context*>(context);
+  const auto own = reinterpret_cast<uintptr_t>(context);
+  unsigned char *begin = nullptr, *end = nullptr;
+  bool here = false;
+  for (int i = 0; i < info->dlpi_phnum; ++i) {
+    const ElfW(Phdr)& p = info->dlpi_phdr[i];
+    if (p.p_type != PT_LOAD || !(p.p_flags & PF_W)) continue;
+    const uintptr_t at = info->dlpi_addr + p.p_vaddr;
+    here = here || (own >= at && own < at + p.p_filesz);
+    if (p.p_memsz == p.p_filesz) continue;
+    begin = reinterpret_cast<unsigned char*>(at + p.p_filesz);
+    end = reinterpret_cast<unsigned char*>(at + p.p_memsz);
+  }
+  if (!here) return 0;
+  c.shared = begin;
+  c.shared_end = end;
+  return 1;
+}
+}  // namespace
+
 CompileCounts compile_counts() { return counts; }
 
 Module::Module(const std::string& name, const std::string& text, const std::vector<std::string>& options)
     : handle_(dlopen(compiled(name, text, options).c_str(), RTLD_NOW | RTLD_LOCAL)) {
   if (!handle_) throw KernelError(fmt::format("{}: {}", name, dlerror()));
   context_ = static_cast<flame_emulated::Context*>(symbol("flame_emulated_context"));
+  dl_iterate_phdr(find_shared, context_);
+  if (!context_->shared) throw KernelError(fmt::format("{}: the compiled text has no shared memory", name));
 }
 Module::~Module() { dlclose(handle_); }
 void* Module::symbol(const char* name) const { return dlsym(handle_, name); }

@@ -78,12 +78,10 @@ inline double sinpi(double x) {
 #define __builtin_assume(what) ((what) ? void() : __builtin_trap())
 
 extern "C" {
-// Shared memory is all that a module keeps uninitialised.
-extern unsigned char flame_shared[] __asm__("__bss_start") __attribute__((visibility("hidden")));
-extern unsigned char flame_shared_end[] __asm__("_end") __attribute__((visibility("hidden")));
+// Shared memory is all that a module keeps uninitialised: the emulator finds it as the object's .bss.
 alignas(1024) static unsigned char flame_dynamic_shared[flame_emulated::most_dynamic];
 __attribute__((visibility("default"))) flame_emulated::Context flame_emulated_context{
-    {}, {}, {}, {}, nullptr, nullptr, flame_shared, flame_shared_end, flame_dynamic_shared};
+    {}, {}, {}, {}, nullptr, nullptr, nullptr, nullptr, flame_dynamic_shared};
 }
 #define threadIdx (flame_emulated_context.thread)
 #define blockIdx (flame_emulated_context.block)
@@ -178,12 +176,15 @@ void __stcs(T* p, T v) {
 inline void __threadfence() {}
 inline void __threadfence_block() {}
 inline void __threadfence_system() {}
-inline bool flame_is_shared(const void* p) { return p >= flame_shared && p < flame_shared_end; }
+inline bool flame_is_shared(const void* p) {
+  return p >= flame_emulated_context.shared && p < flame_emulated_context.shared_end;
+}
 inline bool __isGlobal(const void* p) { return !flame_is_shared(p); }
 // A text keeps the low 32 bits.
 inline size_t __cvta_generic_to_shared(const void* p) { return reinterpret_cast<size_t>(p); }
 inline unsigned char* flame_shared_at(unsigned low) {
-  return flame_shared + static_cast<int>(low - static_cast<unsigned>(reinterpret_cast<size_t>(flame_shared)));
+  unsigned char* const base = flame_emulated_context.shared;
+  return base + static_cast<int>(low - static_cast<unsigned>(reinterpret_cast<size_t>(base)));
 }
 template <class T, class F>
 T flame_atomic(T* p, F fn) {
