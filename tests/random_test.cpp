@@ -37,6 +37,13 @@ TEST(Random, VectorsMakeTheBlocksOfTheScalarFunction) {
     for (size_t b = 0; b < 70; ++b)
       for (size_t k = 0; k < 4; ++k)
         ASSERT_EQ(words[4 * b + k], philox(0x9876543210ull, first + b, 0x1122334455667788ull)[k]);
+    for (uint64_t step : {3u, 4096u}) {
+      philox_words_of(0x9876543210ull, 4 * first + 1, step, 7, 70, words.data());
+      for (uint64_t i = 0; i < 70; ++i) {
+        const uint64_t at = 4 * first + 1 + i * step;
+        ASSERT_EQ(words[i], philox(0x9876543210ull, at / 4, 7)[at % 4]);
+      }
+    }
   }
 }
 

@@ -3,13 +3,13 @@
 #pragma once
 #include <bit>
 
-#include "flame/fuse/cuda_elements.h"
+#include "flame/fuse/cuda_draws.h"
 
 namespace flame::cuda_text {
 
-class Rows : protected Elements {
+class Rows : protected Draws {
  protected:
-  Rows(const Program& p, int width) : Elements(p, width) {}
+  Rows(const Program& p, int width) : Draws(p, width) {}
 
   static std::string head(const std::string& name) {
     return fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ A a) {{\n",
@@ -205,18 +205,6 @@ class Rows : protected Elements {
     if (loads.empty()) return out;
     return out + loop(coordinates("col", from, to, "    ") + loads);
   }
-  // g<i>: which of a thread's elements a dropout keeps, in all passes.
-  std::string drawn_in_rows(const std::string& indent) {
-    std::string out;
-    for (int i = 0; i < nodes(); ++i) {
-      if (!steps_ || !row_shares(node(i))) continue;
-      out += fmt::format(
-          "{0}const uint32_t g{1} = kept_by_warp<{2}>(a.r{1}, static_cast<U>({3} + from), static_cast<U>(32));\n",
-          indent, i, steps_, index_of(i, 0, p_.kept));
-      keeps_[static_cast<size_t>(i)] = fmt::format("(g{} >> j & 1)", i);
-    }
-    return out;
-  }
   // `body` for every element of the row that is this thread's: `col` its place, `j` its number.
   std::string loop(const std::string& body) const {
     if (!steps_) return "#pragma unroll 4\n  for (I col = from; col < to; col += 32) {\n" + body + "  }\n";
@@ -239,7 +227,7 @@ class Rows : protected Elements {
         "  const I from = part * 1024 + lane, to = cols < (part + 1) * 1024 ? cols : (part + 1) * 1024;\n",
         warps, rows_a_block, rows, cols);
     out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
-           drawn_in_rows("  ");
+           drawn_in_rows(steps_, "  ");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
     for (int pass = 0; pass < passes_; ++pass) {
@@ -318,12 +306,6 @@ class Rows : protected Elements {
     const char *t = in_memory(p_.leaves[k].dtype), *c = computed(p_.leaves[k].dtype);
     if (!steps_) return fmt::format("{}const {} l{} = widen({});\n", indent, c, k, at);
     return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);
-  }
-  // Whether the elements of a row have numbers that follow each other, from a multiple of 4 on.
-  bool row_shares(const NodeDesc& n) const {
-    const auto of_four = [](int64_t s) { return s % 4 == 0; };
-    return n.kind == Kind::dropout && !n.row && p_.kept + 1 == rank_ && n.index_strides[p_.kept] == 1 &&
-           std::all_of(n.index_strides.begin(), n.index_strides.begin() + p_.kept, of_four);
   }
   // Roughly the instructions of one element.
   int cost_of(const NodeDesc& n) const {

@@ -188,7 +188,8 @@ class Writer : Rows {
         "  for (I part = warp; part < count; part += {0}) {{\n"
         "  const I from = part * {1} + lane, to = cols < (part + 1) * {1} ? cols : (part + 1) * {1};\n",
         cuda_threads / 32, cuda_wide_chunk);
-    out += bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) + drawn_in_rows("  ") + accumulators(0, "  ") +
+    out += bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) + drawn_in_rows(steps_, "  ") +
+           accumulators(0, "  ") +
            loop(coordinates("col", p_.kept, end, "    ") +
                 element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
     for (int i : all) out += tree(i, "  ") + fmt::format("  if (lane == 0) m{0}[part] = z{0};\n", i);
@@ -214,7 +215,7 @@ class Writer : Rows {
         "  const I from = part * {4} + lane, to = cols < (part + 1) * {4} ? cols : (part + 1) * {4};\n",
         cuda_threads / 32, rows, partials, cols, cuda_wide_chunk);
     out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
-           drawn_in_rows("  ") + accumulators(0, "  ");
+           drawn_in_rows(steps_, "  ") + accumulators(0, "  ");
     out += loop(coordinates("col", p_.kept, end, "    ") +
                 element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
     const std::vector<int> all = reductions(0);
@@ -292,28 +293,6 @@ class Writer : Rows {
         "    part[own] = filled[own] ? static_cast<{0}>({2}) : y;\n    filled[own] = true;\n  }}\n"
         "  __syncthreads();\n  return part[0];\n}}\n",
         computed(node(i).compute), i, join(node(i), "x", "y"));
-  }
-
-  // Whether the lanes of a warp stand at neighbouring columns of one row, whose numbers begin at a multiple of 4.
-  bool columns_share(const NodeDesc& n) const {
-    const auto of_four = [](int64_t s) { return s % 4 == 0; };
-    return n.kind == Kind::dropout && p_.reduced == 1 && p_.kept + 2 == rank_ && p_.dims[rank_ - 1] % 32 == 0 &&
-           n.index_strides[rank_ - 1] == 1 &&
-           std::all_of(n.index_strides.begin(), n.index_strides.begin() + rank_ - 1, of_four);
-  }
-  // g<i>: which of the 32 elements from `first` on down a column a dropout keeps.
-  std::string drawn_in_columns(const std::string& indent) {
-    std::string out;
-    for (int i = 0; i < nodes(); ++i) {
-      if (!columns_share(node(i))) continue;
-      const std::string step = number(fmt::format("k{}_{}", i, p_.kept), node(i).index_strides[p_.kept]);
-      out += fmt::format(
-          "{0}const uint32_t g{1} = kept_by_warp<32>(a.r{1}, static_cast<U>({2} + {3} + first * {4}), "
-          "static_cast<U>({4}));\n",
-          indent, i, index_of(i, 0, p_.kept), index_of(i, p_.kept + 1, rank_), step);
-      keeps_[static_cast<size_t>(i)] = fmt::format("(g{} >> (step - first) & 1)", i);
-    }
-    return out;
   }
 
   std::string column_kernels() {

@@ -1,10 +1,9 @@
-// Dropout on blocks: some hundreds of words at a time from the vector kernel, or a Philox block an element where elements do
-// not follow each other.
+// Dropout on blocks: some hundreds of words at a time from the vector kernels, four a Philox block where elements follow each
+// other.
 #include "flame/fuse/dropout_block.h"
 
 #include <algorithm>
 
-#include "flame/core/philox.h"
 #include "flame/fuse/philox_words.h"
 
 namespace flame {
@@ -29,10 +28,8 @@ void drop(const KeptWords& w, int64_t index, int64_t stride, T scale, const T* x
       count = std::min(count, 4 * blocks_at_a_time - first);
       philox_words(w.draw.seed, static_cast<uint64_t>(at / 4), w.draw.call, (first + count + 3) / 4, words);
     } else {
-      for (int64_t i = 0; i < count; ++i) {
-        const auto at = static_cast<uint64_t>(index + (done + i) * stride);
-        words[i] = philox(w.draw.seed, at / 4, w.draw.call)[at % 4];
-      }
+      philox_words_of(w.draw.seed, static_cast<uint64_t>(index + done * stride), static_cast<uint64_t>(stride),
+                      w.draw.call, count, words);
     }
     select(words + first, w.last, scale, x + done, out + done, count);
     done += count;
