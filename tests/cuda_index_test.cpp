@@ -128,6 +128,33 @@ TEST(CudaIndex, EmbeddingGradients) {
   }
 }
 
+// Rows of which as many share a block as fit just below and just above what a block gets unasked, the smallest first: what a
+// larger launch has asked for stays.
+TEST(CudaIndex, RowsThatFillABlocksSharedMemory) {
+  FLAME_NEEDS_GPU(d);
+  const auto add = [](const Tensors& in) { return Tensors{scatter_add(in[0], 1, in[1], in[2])}; };
+  for (const auto& [n, t] : {std::pair<int64_t, DType>{492, DType::f32},
+                             {494, DType::f32},
+                             {3960, DType::f32},
+                             {374, DType::i64},
+                             {998, DType::i64},
+                             {4722, DType::bf16},
+                             {5225, DType::u8}})
+    expect_cpu(d, std::to_string(n), add, {some({3, n}, t), index_below(n, {3, n}), some({3, n}, t)});
+}
+
+// A sum starts at 0, so that no zero of it is negative.
+TEST(CudaIndex, SumsOfNegativeZeros) {
+  FLAME_NEEDS_GPU(d);
+  const Tensor x = -zeros({2, 100}), y = -zeros({100, 3});
+  for (const int64_t axis : {0, 1})
+    expect_cpu(d, "cumsum",
+               [axis](const Tensors& in) {
+                 return Tensors{cumsum(in[0], axis), cumsum(in[1], axis)};
+               },
+               {x, y});
+}
+
 // Rows that a block keeps in shared memory.
 TEST(CudaIndex, ShortRowsHaveTheCpusBits) {
   FLAME_NEEDS_GPU(d);
@@ -348,6 +375,9 @@ TEST(CudaIndex, BadIndicesThrowAtTheNextWait) {
   };
   const Tensor column = wide.unsqueeze(1).expand({4, 4}), src = some({4, 4}, DType::f32).to(d);
   expect("gather: index 9 is out of range for axis 0 of size 5", [&] { return gather(x, 0, column); });
+  expect("gather: index 0 is out of range for axis 1 of size 0", [&] {
+    return gather(x.narrow(1, 0, 0), 1, zeros({5, 64}, DType::i64, d));
+  });
   expect("index_select: index -1 is out of range for axis 1 of size 4", [&] { return index_select(x, 1, low); });
   expect("embedding: index 9 is out of range for axis 0 of size 5", [&] { return embedding(x, wide); });
   expect("scatter: index 9 is out of range for axis 0 of size 5", [&] { return scatter(x, 0, column, src); });

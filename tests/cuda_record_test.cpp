@@ -594,12 +594,18 @@ TEST(CudaRecord, AReplayCostsTheHostFewMicroseconds) {
   set_matmul_precision("highest");
 }
 
-TEST(CudaRecord, OnTwoDevices) {
-  FLAME_NEEDS_GPU(d);
-  Device* other = nullptr;
+Device* second_gpu(std::string& why) {
   try {
-    other = &device("cuda:1");
-  } catch (const DeviceError& e) { GTEST_SKIP() << "no second GPU: " << e.what(); }
+    return &device("cuda:1");
+  } catch (const DeviceError& e) { why = e.what(); }
+  return nullptr;
+}
+
+TEST(CudaTwo, RecordedStepsOnEach) {
+  FLAME_NEEDS_GPU(d);
+  std::string why;
+  Device* other = second_gpu(why);
+  if (!other) GTEST_SKIP() << "one GPU: " << why;
   const Deterministic bits;
   const auto train = [&](Device& on) {
     const DeviceScope scope(on);
@@ -614,6 +620,27 @@ TEST(CudaRecord, OnTwoDevices) {
   a.join();
   b.join();
   EXPECT_EQ(here, there);
+}
+
+TEST(CudaTwo, RecordedStepsOnBothStayEager) {
+  FLAME_NEEDS_GPU(d);
+  std::string why;
+  Device* other = second_gpu(why);
+  if (!other) GTEST_SKIP() << "one GPU: " << why;
+  const State here(zeros({3}, DType::f32, d)), there(zeros({3}, DType::f32, *other));
+  const Tensor one = ones({3}, DType::f32, *other);
+  auto step = record([&](const Tensor& x) {
+    there.assign(there.tensor() + one);
+    here.assign(here.tensor() + x);
+    return x * 2;
+  });
+  for (int i = 1; i <= 5; ++i) {
+    EXPECT_EQ(numbers(step(full({3}, 4, DType::f32, d)))[0], 8);
+    EXPECT_EQ(numbers(here.tensor())[0], 4 * i);
+    EXPECT_EQ(numbers(there.tensor())[0], i);
+  }
+  EXPECT_EQ(step.stats().replays, 0u);
+  EXPECT_NE(step.stats().last_miss.find("two devices"), std::string::npos) << step.stats().last_miss;
 }
 
 }  // namespace

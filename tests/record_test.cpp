@@ -11,83 +11,21 @@
 #include "tests/support/compare.h"
 #include "tests/support/graph_device.h"
 #include "tests/support/guarded_device.h"
+#include "tests/support/trainer.h"
 
 namespace flame {
 namespace {
 
 using namespace test;
 
-Tensor batch(const Shape& s, int step, float scale = 1.0f / 32) {
-  std::vector<float> v(static_cast<size_t>(numel(s)));
-  for (size_t i = 0; i < v.size(); ++i)
-    v[i] = static_cast<float>((i * 37 + static_cast<size_t>(step) * 101) % 127) * scale - 1.5f;
-  Tensor x = Tensor::from(v, s);
-  return x;
-}
-Tensor classes(int64_t n, int64_t count, int step) {
-  std::vector<int64_t> v(static_cast<size_t>(n));
-  for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<int64_t>(i * 5 + static_cast<size_t>(step) * 3) % count;
-  return Tensor::from(v, {n});
-}
-
-// Convolution, batch norm, dropout, clipping, AdamW with a schedule: everything that carries state from step to step.
-struct Net : nn::Module {
-  nn::Conv2d conv{*this, "conv", {.in = 2, .out = 6, .kernel = 3, .padding = 1}};
-  nn::BatchNorm2d norm{*this, "norm", {.channels = 6}};
-  nn::Dropout drop{*this, "drop", {.p = 0.3}};
-  nn::Linear head{*this, "head", {.in = 6 * 4 * 4, .out = 5}};
-  Tensor forward(const Tensor& x) { return head(drop(max_pool2d(relu(norm(conv(x))), {.kernel = 2}).flatten(1))); }
-};
-struct Trainer {
-  Generator generator{11};
-  GeneratorScope scope{generator};  // weights and masks
-  Net net;
-  optim::AdamW opt{net.parameters(), {.lr = 0.01}};
-  bool clips = true;
-  Trainer() { opt.set_schedule(optim::OneCycle{.max_lr = 0.02, .total_steps = 40}); }
-
-  std::vector<Tensor> step(const Tensor& x, const Tensor& y) {
-    const Tensor loss = cross_entropy(net.forward(x), y);
-    backward(loss);
-    const Tensor norm = clips ? optim::clip_grad_norm(net.parameters(), 0.5) : loss;
-    opt.step();
-    return {loss, norm};
-  }
-  // Everything that a next step depends on.
-  std::vector<std::pair<std::string, Tensor>> state() const {
-    std::vector<std::pair<std::string, Tensor>> all;
-    for (const auto& [name, s] : net.state_dict()) all.emplace_back(name, s.tensor());
-    for (const auto& [name, t] : opt.state_dict()) all.emplace_back("optimizer " + name, t);
-    const GeneratorState g = generator.state();
-    all.emplace_back(
-        "generator",
-        Tensor::from(std::vector<int64_t>{static_cast<int64_t>(g.seed), static_cast<int64_t>(g.offset)}, {2}));
-    return all;
-  }
-};
-void expect_equal_state(const Trainer& a, const Trainer& b, const std::string& when) {
-  const auto x = a.state(), y = b.state();
-  ASSERT_EQ(x.size(), y.size());
-  for (size_t i = 0; i < x.size(); ++i) {
-    ASSERT_EQ(x[i].first, y[i].first);
-    ASSERT_EQ(difference(x[i].second, y[i].second), "") << x[i].first << " " << when;
-  }
-}
-
-// Each trainer's scope makes its generator the thread's default one, so eager and recorded runs take turns by scope.
-template <class F>
-void alternate(Trainer& t, F&& fn) {
-  const GeneratorScope scope(t.generator);
-  fn();
-}
-
-void expect_equal_to_eager(int lanes = 0) {
-  auto eager = std::make_unique<Trainer>();
-  auto recorded = std::make_unique<Trainer>();
+void expect_equal_to_eager(int steps, int lanes = 0, bool half = false) {
+  const OneThread thread;
+  auto eager = std::make_unique<Trainer>(half);
+  auto recorded = std::make_unique<Trainer>(half);
   auto step = record([&](const Tensor& x, const Tensor& y) { return recorded->step(x, y); }, {.lanes = lanes});
-  const int steps = quick() ? 8 : 30;
   for (int i = 0; i < steps; ++i) {
-    const Tensor x = batch({4, 2, 8, 8}, i), y = classes(4, 5, i);
+    const float scale = half && i % 37 == 20 ? 1e4f : 1.0f / 32;  // overflows: a step that the scaler skips
+    const Tensor x = batch({4, 2, 8, 8}, i, scale), y = classes(4, 5, i);
     std::vector<Tensor> a, b;
     alternate(*eager, [&] { a = eager->step(x, y); });
     alternate(*recorded, [&] { b = step(x, y); });
@@ -104,14 +42,18 @@ void expect_equal_to_eager(int lanes = 0) {
               s.arena_bytes, static_cast<unsigned long long>(s.replays), static_cast<unsigned long long>(s.calls));
 }
 
-TEST(Record, EqualsEagerAtEveryStep) { expect_equal_to_eager(); }
+int few() { return quick() ? 8 : 30; }
+int many() { return quick() ? 30 : 200; }
+
+TEST(Record, EqualsEagerAtEveryStep) { expect_equal_to_eager(many()); }
+TEST(Record, EqualsEagerAtEveryStepInHalf) { expect_equal_to_eager(many(), 0, true); }
 
 // Fresh memory holds NaN patterns and blocks have guards: a replay that reads what nobody wrote, or writes beside its
 // place, is seen.
 TEST(Record, EqualsEagerOnGuardedMemory) {
   {
     const DefaultDevice device(guarded());
-    expect_equal_to_eager();
+    expect_equal_to_eager(few());
     flush_pending();
   }
   EXPECT_EQ(guarded().violations(), "");
@@ -124,13 +66,15 @@ TEST(Record, EqualsEagerAsAGraph) {
   d.renewals.clear();
   d.starts = 0;
   const uint64_t before = stats().launches;
-  expect_equal_to_eager();
-  const int replays = (quick() ? 8 : 30) - 2;
+  expect_equal_to_eager(many());
+  const int replays = many() - 2;
   EXPECT_EQ(d.starts, replays);
   EXPECT_EQ(d.renewals["AdamW"], replays);
   EXPECT_EQ(d.renewals["bernoulli"], replays);
   EXPECT_EQ(d.renewals.count("gemm"), 0u);
   EXPECT_GT(stats().launches, before);
+  expect_equal_to_eager(many(), 3, true);
+  EXPECT_EQ(d.starts, 2 * replays);
 }
 
 // In an order that is as unlike the program's as the lanes allow.
@@ -139,7 +83,7 @@ TEST(Record, EqualsEagerInLanes) {
   const DefaultDevice device(d);
   for (const int lanes : {0, 1, 2, 3, 8}) {
     d.out_of_order = 0;
-    expect_equal_to_eager(lanes);
+    expect_equal_to_eager(few(), lanes);
     EXPECT_EQ(d.out_of_order > 0, lanes > 1) << lanes;
     std::printf("%d lanes: %d launches out of order\n", lanes, d.out_of_order);
   }
@@ -245,6 +189,7 @@ TEST(Record, AGraphThatFailsChangesNothing) {
     EXPECT_EQ(step.stats().recordings, i < 2 ? 0u : 1u);
   }
   EXPECT_EQ(step.stats().misses, 1u);
+  EXPECT_EQ(step.stats().replays, 5u);  // the one that failed was none
 }
 
 TEST(Record, AWarmReplayAllocatesPreparesAndReadsNothing) {
@@ -303,6 +248,31 @@ TEST(Record, OtherShapesRunEagerlyAndAreRecordedApart) {
   EXPECT_EQ(opt.step_count(), 14);
 }
 
+TEST(Record, TheRecordingUsedLongestAgoLeaves) {
+  auto step = record([](const Tensor& x) { return sum(x * 3, Axes{1}); }, {.max_recordings = 2});
+  const auto call = [&](int64_t rows, int times) {
+    const uint64_t before = step.stats().replays;
+    for (int i = 0; i < times; ++i) {
+      const Tensor x = batch({rows, 4}, i);
+      EXPECT_EQ(difference(step(x), sum(x * 3, Axes{1})), "");
+    }
+    return step.stats().replays - before;
+  };
+  EXPECT_EQ(call(100, 3), 1u);
+  EXPECT_EQ(call(200, 3), 1u);
+  EXPECT_EQ(call(100, 1), 1u);
+  const size_t two = memory_stats(cpu()).allocated;
+  EXPECT_EQ(call(100, 1), 1u);
+  EXPECT_EQ(call(50, 3), 1u);  // that of 200 rows has left, with its memory
+  EXPECT_LT(memory_stats(cpu()).allocated, two);
+  EXPECT_EQ(call(100, 1), 1u);
+  EXPECT_EQ(call(200, 3), 1u);  // that of 50
+  EXPECT_EQ(call(100, 1), 1u);
+  EXPECT_EQ(call(50, 1), 0u);
+  EXPECT_EQ(step.stats().recordings, 4u);
+  EXPECT_EQ(step.stats().misses, 0u);
+}
+
 TEST(Record, TrainAndEvalAreRecordedApart) {
   nn::Sequential net{nn::layer<nn::Linear>({.in = 6, .out = 6}), nn::layer<nn::Dropout>({.p = 0.5})};
   auto step = record([&](const Tensor& x) { return net(x); });
@@ -335,7 +305,8 @@ TEST(Record, GradientsThatAreSetAreGuarded) {
   EXPECT_EQ(numbers(w.grad()), once);
 }
 
-TEST(Record, AHostNumberThatDiffersThrowsAndIsNamed) {
+void expect_a_number_that_differs_is_named(Device& d) {
+  const DefaultDevice device(d);
   float factor = 1;
   auto step = record([&](const Tensor& x) { return x * factor + 1; });
   const Tensor x = batch({3}, 0);
@@ -350,6 +321,10 @@ TEST(Record, AHostNumberThatDiffersThrowsAndIsNamed) {
     EXPECT_NE(m.find('2'), std::string::npos) << m;
     EXPECT_NE(m.find("record_test.cpp"), std::string::npos) << "the message names no line of the caller: " << m;
   }
+}
+TEST(Record, AHostNumberThatDiffersThrowsAndIsNamed) {
+  expect_a_number_that_differs_is_named(cpu());
+  expect_a_number_that_differs_is_named(graph_device());
 }
 
 TEST(Record, HostReadsInsideThrowAndNameTheLine) {
@@ -444,7 +419,8 @@ TEST(Record, ReplaysPartThoseWhoHoldAParameter) {
   EXPECT_EQ(difference(step(batch({4}, 8)), expected), "");
 }
 
-TEST(Record, VerifyRunsEveryNthStepBothWays) {
+void expect_verified(Device& d) {
+  const DefaultDevice device(d);
   auto plain = std::make_unique<Trainer>(), checked = std::make_unique<Trainer>();
   auto step = record([&](const Tensor& x, const Tensor& y) { return checked->step(x, y); }, {.verify = 2});
   for (int i = 0; i < 9; ++i) {
@@ -467,6 +443,27 @@ TEST(Record, VerifyRunsEveryNthStepBothWays) {
   wrong(batch({2}, 0));
   bias = 5;
   EXPECT_THROW(wrong(batch({2}, 0)), RecordError);
+  // So is a number that was frozen, in a result and in a State.
+  double factor = 2;
+  const State total(zeros({2}));
+  for (const bool result : {true, false}) {
+    auto frozen = record(
+        [&](const Tensor& x) {
+          const Tensor y = x * factor;
+          if (!result) total.assign(total.tensor().detach() + y);
+          return result ? y : x;
+        },
+        {.verify = 2});
+    for (int i = 0; i < 4; ++i) frozen(batch({2}, i));
+    factor += 1;
+    frozen(batch({2}, 4));  // the third replay is not verified
+    EXPECT_THROW(frozen(batch({2}, 5)), RecordError);
+    EXPECT_EQ(frozen.stats().replays, 4u);
+  }
+}
+TEST(Record, VerifyRunsEveryNthStepBothWays) {
+  expect_verified(cpu());
+  expect_verified(graph_device());
 }
 
 // 128 images of 2 x 8 x 8 with their classes.
@@ -599,6 +596,8 @@ TEST(Record, RepeatedStepsEqualSingleOnes) {
 TEST(Record, ChecksItsOptions) {
   EXPECT_THROW(record([](const Tensor& x) { return x; }, {.warmup = 1}), ValueError);
   EXPECT_THROW(record([](const Tensor& x) { return x; }, {.lanes = -1}), ValueError);
+  EXPECT_THROW(record([](const Tensor& x) { return x; }, {.verify = -1}), ValueError);
+  EXPECT_THROW(record([](const Tensor& x) { return x; }, {.max_recordings = 0}), ValueError);
 }
 
 TEST(Record, EmptyAndTinySteps) {

@@ -4,10 +4,12 @@
 
 #include <cstring>
 
+#include "flame/device/device_scope.h"
 #include "flame/device/planted.h"
 #include "flame/tensor/internal.h"
 #include "flame/tensor/shadow.h"
 #include "tests/support/cuda_support.h"
+#include "tests/support/graph_device.h"
 #include "tests/support/optim_cases.h"
 
 namespace flame {
@@ -311,6 +313,46 @@ TEST(Shadow, AStepThatWritesBeforeItReadsCastsInside) {
     ASSERT_FALSE(is_fresh(w)) << i;
   }
   EXPECT_EQ(step.stats().replays, 4u) << step.stats().last_miss;
+}
+
+// A replay that fails between the write of a State and that of its shadow, one that never begins, and a run that fails.
+TEST(Shadow, AFailedReplayLeavesNoneThatOnlySeemsFresh) {
+  for (Device* const d : {&cpu(), static_cast<Device*>(&graph_device())}) {
+    const DeviceScope device(*d);
+    const Parameter w(uniform({3, 4}, -1, 1));
+    shadow(w);
+    bool fails = false;
+    const Ref<Plan> plan = make_ref<Plan>("may fail", [&](const flame::Run&) {
+      if (fails) throw ValueError("a planted failure", Loc::current());
+    });
+    auto step = record([&](const Tensor& x) {
+      w.assign(w.tensor().detach() * x);
+      const Buffer at = w.value().buffer();
+      d->launch({plan, {&at, 1}, {}, {}});
+      return shadow(w).to(DType::f32) + 1;
+    });
+    const auto expect_failure = [&] {
+      w.assign(w.tensor().detach() + 1);
+      fails = graph_device().fail_start = true;
+      EXPECT_ANY_THROW(step(uniform({3, 4}, 0.5, 2)));
+      fails = graph_device().fail_start = false;
+      shadow(w);
+      expect_rounded(w);
+    };
+    step(uniform({3, 4}, 0.5, 2));
+    expect_failure();
+    for (int i = 0; i < 3; ++i) {
+      step(uniform({3, 4}, 0.5, 2));
+      EXPECT_TRUE(is_fresh(w));
+      expect_rounded(w);
+    }
+    EXPECT_EQ(step.stats().replays, 2u) << step.stats().last_miss;
+    expect_failure();
+    EXPECT_EQ(step.stats().replays, 2u);
+    step(uniform({3, 4}, 0.5, 2));
+    EXPECT_TRUE(is_fresh(w));
+    expect_rounded(w);
+  }
 }
 
 TEST(Shadow, VerifiedReplaysAgree) {

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Golden numbers of optimizers, schedules and clipping, from PyTorch (2.11 or later), for tests/optim_test.cpp and
+"""Golden numbers of optimizers, schedules and clipping, from PyTorch (2.11 or later), for tests/optim_golden_test.cpp and
 tests/schedule_test.cpp.
 
     golden_optim.py [FILE]      writes tests/golden/optim.json, or FILE

@@ -240,7 +240,9 @@ void Recorder::note(const Launch& l, Loc where) {
         if (s.get() == b.storage) return;
       outside.push_back(Ref<Storage>(b.storage));
     }
-    device = &b.storage->device();
+    Device& on = b.storage->device();
+    if (device && device != &on && !refused) refused = "the step runs on two devices";
+    device = &on;
   };
   for (const Buffer& b : l.reads) add(b);
   for (const Buffer& b : l.writes) add(b);

@@ -35,11 +35,13 @@ struct GraphDesc {
   std::vector<std::vector<uint32_t>> after = {};
 };
 
-// Launches that a device has taken up without making them, to start them as one.
+// Launches that a device has taken up without making them, to start them as one once it is finished.
 class LaunchGraph : public RefCounted {
  public:
   // Whether a part's launches can be told anew; a library's cannot.
   virtual bool renewable(size_t part) const = 0;
+  // Everything that starting it takes is had now, or OutOfMemory is thrown. Once, before renew() and start().
+  virtual void finish() = 0;
   // From now on a part's launches are those that fn makes now: as many, with other numbers or addresses. The part must be
   // renewable. What was started before is not changed.
   virtual void renew(size_t part, const std::function<void()>& fn) = 0;
@@ -90,6 +92,8 @@ class Recorder {
   void guard(const void* subject, const char* what, std::function<bool()> holds);
   // Done before a replay, after the guards: e.g. parting those who share a State that the step writes. Once a subject.
   void before_replay(const void* subject, std::function<void()> fn);
+  // Done after a replay, told whether it was made as a whole: what the host knows of memory that the step writes.
+  void after_replay(std::function<void(bool)> fn) { conclusions.push_back(std::move(fn)); }
   bool prepares(const void* subject) const {
     return std::find(prepared_.begin(), prepared_.end(), subject) != prepared_.end();
   }
@@ -105,6 +109,7 @@ class Recorder {
   std::vector<Hook> hooks;
   std::vector<Guard> guards;
   std::vector<std::function<void()>> preparations;
+  std::vector<std::function<void(bool)>> conclusions;
   std::vector<Ref<Storage>> outside;  // storages that existed before and are read or written
   std::vector<uint64_t> alive;        // storages made inside that still live
   const char* refused = nullptr;      // why this step cannot be replayed, if someone said so

@@ -1,5 +1,5 @@
 // Tensor cores and what feeds them, as PTX of sm_80 and later, since NVRTC compiles without mma.h: asynchronous copies to
-// shared memory, matrices of 8 x 8 from there, and the product m16n8k16 of 16-bit operands with float32 sums.
+// shared memory, matrices of 8 x 8 from there, and products with float32 sums: m16n8k16 of 16-bit operands, m16n8k8 of TF32.
 #pragma once
 #include "flame/fuse/device.cuh"
 
@@ -49,6 +49,18 @@ void multiply(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
   else FLAME_MULTIPLY("f16.f16");
 #undef FLAME_MULTIPLY
 }
+// float32 rounded to the 10 bits of mantissa that tensor cores take of it, and d += a b of m16n8k8 with such numbers.
+inline uint32_t tensor_float(float x) {
+  uint32_t r;
+  asm("cvt.rna.tf32.f32 %0, %1;" : "=r"(r) : "f"(x));
+  return r;
+}
+inline void multiply_tf32(float (&d)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3, uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+      : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
 template <bool brain>
 uint32_t packed(float low, float high) {
   uint32_t r;

@@ -180,7 +180,7 @@ std::vector<std::string> DeviceRows::options(std::string more) const {
 }
 void DeviceRows::keep(int64_t bytes) {
   shared = up(bytes) / 16;
-  if (bytes > most_shared || std::max(entries, places) < least_row) rows = 0;
+  if (places == 0 || bytes > most_shared || std::max(entries, places) < least_row) rows = 0;
 }
 // A block of short rows takes several.
 template <class... T>

@@ -72,15 +72,15 @@ void part_sharers(StateCell& c, Loc loc) {
 }
 }  // namespace
 
-// A replay runs no host code between its launches, so what its shadows will be is noted before it.
+// A replay runs no host code between its launches, so what became of the shadows is noted behind it.
 Value& begin_write(const Ref<StateCell>& c, Loc loc) {
   if (Recorder* r = Recorder::current()) {
     if (!r->prepares(c.get())) {
       c->left_fresh = std::make_shared<StateCell::Fresh>();
-      r->before_replay(c.get(), [c, loc, left_fresh = c->left_fresh] {
-        part_sharers(*c, loc);
+      r->before_replay(c.get(), [c, loc] { part_sharers(*c, loc); });
+      r->after_replay([c, left_fresh = c->left_fresh](bool made) {
         const std::lock_guard lock(c->shadow_mutex);
-        for (size_t i = 0; i < left_fresh->size(); ++i) c->shadows[i].fresh = (*left_fresh)[i];
+        for (size_t i = 0; i < left_fresh->size(); ++i) c->shadows[i].fresh = made && (*left_fresh)[i];
       });
     }
     *c->left_fresh = {};

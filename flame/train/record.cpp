@@ -8,6 +8,7 @@
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/device/counters.h"
+#include "flame/device/settle.h"
 #include "flame/fuse/island.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/matmul.h"
@@ -119,10 +120,12 @@ struct RecordedStep::Impl {
     return out;
   }
 
-  // The step is done by now: without memory for a recording it is a miss, and the next call tries again.
+  // The step is done by now, once its launches have reached the device: without memory for a recording it is a miss, and the
+  // next call tries again.
   void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places, const std::vector<Tensor>& mine,
             const std::vector<Tensor>& out) {
     try {
+      settle_launches();
       s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out, options.lanes);
     } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
       return miss(s, "no memory for the recording's list");
@@ -130,6 +133,8 @@ struct RecordedStep::Impl {
     ++stats.recordings;
     stats.arena_bytes = s.recording->arena->bytes();
     stats.launches = s.recording->entries.size();
+    stats.lanes = s.recording->lanes;
+    if (!s.recording->no_graph.empty()) miss(s, "no graph, launched one by one: " + s.recording->no_graph);
   }
 
   void miss(const Signature& s, std::string why) {
@@ -140,11 +145,20 @@ struct RecordedStep::Impl {
     stats.last_miss = std::move(why);
   }
 
+  void replay(Signature& s, const std::vector<Tensor>& args) {
+    s.recording->run(args);
+    ++s.replays;
+    ++stats.replays;
+    counters().replays += 1;
+  }
+
   // Replays, takes everything back, runs eagerly, and compares what both wrote.
-  std::vector<Tensor> verified(Recording& r, const std::vector<Tensor>& args, Loc loc) {
+  std::vector<Tensor> verified(Signature& signature, const std::vector<Tensor>& args, Loc loc) {
+    const Recording& r = *signature.recording;
     std::vector<std::vector<char>> before, after, results;
     for (const Ref<Storage>& s : r.written) before.push_back(bytes_of(*s));
-    r.run(args);
+    replay(signature, args);
+    r.conclude(false);  // the eager step does it again
     for (const Ref<Storage>& s : r.written) after.push_back(bytes_of(*s));
     for (const Tensor& t : r.results(args)) results.push_back(bytes_of(t));
     for (auto h = r.hooks.rbegin(); h != r.hooks.rend(); ++h) h->undo();
@@ -168,20 +182,19 @@ struct RecordedStep::Impl {
     flush_pending();
     Signature& s = find(args);
     if (!s.recording) return eager(s, args, loc);
-    Recording& r = *s.recording;
+    const Recording& r = *s.recording;
     for (const Recorder::Guard& g : r.guards)
       if (!g.holds()) {
         ++s.runs;
         miss(s, g.what);
         return plain(args);
       }
-    ++s.replays;
-    ++stats.replays;
-    counters().replays += 1;
     const std::vector<Tensor> inputs = r.safe(args);
     for (const auto& prepare : r.preparations) prepare();
-    if (options.verify > 0 && s.replays % static_cast<uint64_t>(options.verify) == 0) return verified(r, inputs, loc);
-    r.run(inputs);
+    if (options.verify > 0 && (s.replays + 1) % static_cast<uint64_t>(options.verify) == 0)
+      return verified(s, inputs, loc);
+    replay(s, inputs);
+    r.conclude(true);
     return r.results(inputs);
   }
 };
@@ -189,6 +202,10 @@ struct RecordedStep::Impl {
 RecordedStep::RecordedStep(Fn fn, RecordOptions options) : impl_(std::make_unique<Impl>()) {
   if (options.warmup < 2)
     fail<ValueError>(Loc::current(), "record: expected a warm-up of at least 2 calls, got {}", options.warmup);
+  if (options.max_recordings < 1)
+    fail<ValueError>(Loc::current(), "record: expected 1 recording or more, got {}", options.max_recordings);
+  if (options.verify < 0)
+    fail<ValueError>(Loc::current(), "record: expected 0 or more for verify, got {}", options.verify);
   if (options.lanes < 0) fail<ValueError>(Loc::current(), "record: expected 0 lanes or more, got {}", options.lanes);
   impl_->fn = std::move(fn);
   impl_->options = options;

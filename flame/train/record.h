@@ -1,6 +1,5 @@
-// record(fn): runs a step eagerly a couple of times, then replays it over planned memory: a flat list of launches, on a GPU one
-// CUDA graph, so that a replay which throws has changed nothing there. Every call is exactly one step. A miss (other shapes,
-// another mode, no memory for the recording) runs eagerly and is counted with its reason.
+// record(fn): runs a step eagerly a couple of times, then replays it over planned memory: on a GPU as one CUDA graph, else as a
+// list of launches. Every call is exactly one step; one that cannot be a replay runs eagerly and is counted with its reason.
 #pragma once
 #include <functional>
 #include <memory>
@@ -26,6 +25,7 @@ struct RecordStats {
   uint64_t calls = 0, replays = 0, recordings = 0, misses = 0;
   size_t arena_bytes = 0;  // of the last recording
   size_t launches = 0;     // of the last recording
+  size_t lanes = 0;        // of the last recording's graph; 0: its launches are made one by one
   std::string last_miss;   // why the last call that could have been a replay was not
 };
 

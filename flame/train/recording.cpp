@@ -117,38 +117,13 @@ size_t place_arena(Arena& plan, int& lanes, const Device& d) {
 
 }  // namespace
 
-namespace {
-// The elements that a tensor spans, counted from its first one.
-std::pair<int64_t, int64_t> span_of(const Value& v) {
-  int64_t low = 0, high = numel(v.shape) ? 1 : 0;
-  for (int i = 0; i < v.shape.rank() && high; ++i) (v.strides[i] < 0 ? low : high) += (v.shape[i] - 1) * v.strides[i];
-  return {low, high};
-}
-char* address_of(const Value& v) {
-  return static_cast<char*>(v.storage->data()) + v.offset * static_cast<int64_t>(size_of(v.dtype));
-}
-constexpr uintptr_t widest = 16;  // bytes that a kernel moves at once, where its buffers are aligned to them
-uint32_t place_of(const void* p) { return static_cast<uint32_t>(reinterpret_cast<uintptr_t>(p) % widest); }
-}  // namespace
-
-Tensor private_copy(const Tensor& t, MemoryKind kind) {
-  const Value& v = t.value();
-  const auto element = static_cast<int64_t>(size_of(v.dtype));
-  const auto [low, high] = span_of(v);
-  Ref<Value> copy = make_ref<Value>(*v.device, v.dtype, v.shape, v.strides);
-  copy->storage = make_ref<Storage>(*v.device, static_cast<size_t>((high - low) * element), Loc::current(), kind);
-  copy->offset = -low;
-  copy_bytes(*v.device, {v.storage.get(), (v.offset + low) * element}, {copy->storage.get(), 0}, (high - low) * element,
-             Loc::current());
-  return Tensor(std::move(copy), t.edge());
-}
-
 Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args,
-                     const std::vector<Tensor>& values, const std::vector<Tensor>& out, int lanes)
+                     const std::vector<Tensor>& values, const std::vector<Tensor>& out, int most_lanes)
     : device(r.device ? r.device : &default_device()),
       hooks(std::move(r.hooks)),
       guards(std::move(r.guards)),
-      preparations(std::move(r.preparations)) {
+      preparations(std::move(r.preparations)),
+      conclusions(std::move(r.conclusions)) {
   std::stable_sort(hooks.begin(), hooks.end(),
                    [](const Recorder::Hook& a, const Recorder::Hook& b) { return a.at < b.at; });
   Arena plan;
@@ -166,7 +141,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
   for (const Tensor& t : out)
     if (const auto it = log.made.find(t.value().storage->id()); it != log.made.end())
       plan.items[it->second].last = ~size_t{0};
-  arena = make_ref<Storage>(*device, place_arena(plan, lanes, *device), Loc::current(), MemoryKind::recording);
+  arena = make_ref<Storage>(*device, place_arena(plan, most_lanes, *device), Loc::current(), MemoryKind::recording);
   std::vector<size_t> offsets;
   offsets.reserve(plan.items.size());
   for (const Arena::Item& i : plan.items) offsets.push_back(i.offset);
@@ -181,77 +156,7 @@ Recording::Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlac
     for (Entry& e : entries)
       for (const Word& w : e.scalars) e.changing = e.changing || (h.block && w.p == h.block);
   }
-  capture(args, values, lanes);
-}
-
-// The copies of arguments that libraries read, then the entries.
-void Recording::capture_parts(int lanes) {
-  constexpr size_t most = 4000;  // parts, whose accesses are compared pairwise
-  graph = {};
-  const size_t first = copied.size();
-  GraphDesc desc{first + entries.size(),
-                 [&](size_t i) {
-                   if (i < first) copy_argument(arguments[copied[i]]);
-                   else replay(entries[i - first], false);
-                 },
-                 [&](size_t i) -> const std::string& {
-                   static const std::string copy = "copy of an argument";
-                   return i < first ? copy : entries[i - first].plan->op;
-                 }};
-  if (lanes > 1 && desc.parts <= most) {
-    std::vector<Accesses> parts(first);
-    for (const Entry& e : entries) parts.push_back(e.touched);
-    for (size_t i = 0; i < first; ++i) {
-      const Argument& a = arguments[copied[i]];
-      const auto at = reinterpret_cast<uintptr_t>(a.slot.value().storage->data());
-      const uintptr_t end = at + a.slot.value().storage->bytes();
-      parts[i].push_back({at, end, true});
-      for (const uint32_t reader : a.readers) parts[first + reader].push_back({at, end, false});
-    }
-    Lanes found = lanes_of(parts, static_cast<uint32_t>(lanes));
-    desc.lane = std::move(found.lane);
-    desc.after = std::move(found.after);
-  }
-  graph = device->capture(desc);
-}
-
-// Once with the arguments where they are; what a library reads of them then gets memory of the recording's, since nothing
-// but a new capture could tell the library another address.
-void Recording::capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes) {
-  for (size_t a = 0; a < args.size(); ++a) {
-    const Value& v = values[a].value();
-    const Buffer at{args[a].storage.get(), args[a].offset * static_cast<int64_t>(size_of(v.dtype))};
-    Argument one{static_cast<char*>(at.storage->data()) + at.offset, 0, {}, {}};
-    one.place = place_of(one.address);
-    for (size_t i = 0; i < entries.size(); ++i) {
-      const auto& read = entries[i].arguments;
-      if (std::none_of(read.begin(), read.end(), [a](const auto& p) { return p.second == a; })) continue;
-      one.readers.push_back(static_cast<uint32_t>(i));
-      place(entries[i], static_cast<uint32_t>(a), at);
-    }
-    arguments.push_back(std::move(one));
-  }
-  capture_parts(lanes);
-  if (!graph) return;
-  for (size_t a = 0; a < args.size(); ++a) {
-    Argument& one = arguments[a];
-    if (std::all_of(one.readers.begin(), one.readers.end(), [&](uint32_t i) { return graph->renewable(i); })) continue;
-    one.slot = private_copy(values[a], MemoryKind::recording);
-    for (const uint32_t i : one.readers) place(entries[i], static_cast<uint32_t>(a), one.slot.value().buffer());
-    copied.push_back(static_cast<uint32_t>(a));
-  }
-  const size_t first = copied.size();
-  if (first > 0) capture_parts(lanes);
-  for (size_t i = 0; i < entries.size(); ++i) {
-    Entry& e = entries[i];
-    const bool moves = std::any_of(e.arguments.begin(), e.arguments.end(),
-                                   [&](const auto& p) { return !arguments[p.second].slot.defined(); });
-    if (!moves && !e.changing) continue;
-    if (!graph->renewable(first + i))
-      fail<NotImplemented>(Loc::current(), "record: {} asks a library with numbers that change from step to step",
-                           e.plan->op);
-    renewed.push_back(static_cast<uint32_t>(i));
-  }
+  capture(args, values, most_lanes);
 }
 
 void Recording::add_entry(const Noted& n, const Log& log, const std::vector<size_t>& arena_offsets, size_t workspace) {
@@ -308,25 +213,6 @@ void Recording::add_output(const Tensor& t, const Log& log, const std::vector<Ar
   outputs.push_back(std::move(o));
 }
 
-std::vector<Tensor> Recording::safe(const std::vector<Tensor>& args) const {
-  std::vector<Tensor> out = args;
-  for (Tensor& t : out)
-    if (t.value().storage == arena || t.value().cell) t = private_copy(t);
-  if (!graph) return out;
-  for (size_t a = 0; a < out.size(); ++a)
-    if (!arguments[a].slot.defined() && place_of(address_of(out[a].value())) != arguments[a].place)
-      out[a] = private_copy(out[a]);
-  return out;
-}
-
-void Recording::copy_argument(const Argument& a) const {
-  const Value& to = a.slot.value();
-  const auto element = static_cast<int64_t>(size_of(to.dtype));
-  const auto [low, high] = span_of(to);
-  device->copy_within(address_of(to) + low * element, static_cast<const char*>(a.address) + low * element,
-                      static_cast<size_t>((high - low) * element));
-}
-
 void Recording::place(Entry& e, uint32_t argument, const Buffer& base) {
   for (size_t k = 0; k < e.arguments.size(); ++k) {
     const auto [buffer, which] = e.arguments[k];
@@ -343,47 +229,16 @@ void Recording::replay(Entry& e, bool counted) {
 }
 
 void Recording::run(const std::vector<Tensor>& args) {
-  if (graph) run_graph(args);
-  else run_list(args);
-}
-
-// All or nothing: until the graph is started, what was done on the host is taken back if something fails.
-void Recording::run_graph(const std::vector<Tensor>& args) {
-  for (size_t a = 0; a < args.size(); ++a) {
-    Argument& one = arguments[a];
-    const Value& v = args[a].value();
-    void* const at = address_of(v);
-    if (at == one.address || one.readers.empty()) continue;
-    one.address = at;
-    one.stale = true;
-    if (one.slot.defined()) continue;
-    for (const uint32_t i : one.readers) {
-      place(entries[i], static_cast<uint32_t>(a), v.buffer());
-      entries[i].stale = true;
-    }
-  }
-  size_t next = 0;
   try {
-    for (size_t k = 0; k < copied.size(); ++k) {
-      Argument& one = arguments[copied[k]];
-      if (!one.stale) continue;
-      graph->renew(k, [&] { copy_argument(one); });
-      one.stale = false;
-    }
-    for (const uint32_t i : renewed) {
-      Entry& e = entries[i];
-      while (next < hooks.size() && hooks[next].at <= i) hooks[next++].advance();
-      if (!e.changing && !e.stale) continue;
-      e.stale = true;
-      graph->renew(copied.size() + i, [&] { replay(e, false); });
-      e.stale = false;
-    }
-    while (next < hooks.size()) hooks[next++].advance();
-    graph->start();
+    if (graph) run_graph(args);
+    else run_list(args);
   } catch (...) {
-    while (next > 0) hooks[--next].undo();
+    conclude(false);
     throw;
   }
+}
+void Recording::conclude(bool made) const {
+  for (const auto& fn : conclusions) fn(made);
 }
 
 void Recording::run_list(const std::vector<Tensor>& args) {

@@ -78,10 +78,11 @@ struct Recording {
 
   // `values` are the arguments that lay at `args`.
   Recording(Recorder& r, const Log& log, const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values,
-            const std::vector<Tensor>& out, int lanes);
+            const std::vector<Tensor>& out, int most_lanes);
   // Arguments that a replay would overwrite before reading them are copied first.
   std::vector<Tensor> safe(const std::vector<Tensor>& args) const;
   void run(const std::vector<Tensor>& args);
+  void conclude(bool made) const;  // what the host knows is as the replay left it
   std::vector<Tensor> results(const std::vector<Tensor>& args) const;
 
   Device* device;
@@ -92,15 +93,20 @@ struct Recording {
   std::vector<Recorder::Hook> hooks;
   std::vector<Recorder::Guard> guards;
   std::vector<std::function<void()>> preparations;
+  std::vector<std::function<void(bool)>> conclusions;
   std::vector<Output> outputs;
   Ref<LaunchGraph> graph;           // null where the device starts the launches one by one
+  std::string no_graph;             // why, if the device has graphs
+  uint32_t lanes = 0;               // of the graph
   std::vector<Argument> arguments;  // of the graph
   std::vector<uint32_t> copied;     // which of them have slots: the graph's first parts, before the entries
   std::vector<uint32_t> renewed;    // the graph's entries that may have to be told anew, in order
 
  private:
-  void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int lanes);
-  void capture_parts(int lanes);
+  void capture(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int most_lanes);
+  void make_graph(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values, int most_lanes);
+  void place_arguments(const std::vector<ArgumentPlace>& args, const std::vector<Tensor>& values);
+  void capture_parts(int most_lanes);
   void run_list(const std::vector<Tensor>& args);
   void run_graph(const std::vector<Tensor>& args);
   void copy_argument(const Argument& a) const;

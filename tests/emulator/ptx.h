@@ -116,6 +116,40 @@ void multiply(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned 
   d0 = m.d[0], d1 = m.d[1], d2 = m.d[2], d3 = m.d[3];
 }
 
+// mma m16n8k8 of TF32: a holds rows g and g + 8 of columns t and t + 4, b rows t and t + 4 of column g, d as above.
+struct MultiplyTf32 {
+  unsigned a[4], b[2];
+  float d[4];
+  static float taken(unsigned bits) { return __uint_as_float(bits & ~0x1fffu); }
+  static void meet(void* const* records, int count) {
+    float a[16][8], b[8][8];
+    each<MultiplyTf32>(records, count, [&](const MultiplyTf32& m, int lane) {
+      const int g = lane / 4, t = lane % 4;
+      for (int r = 0; r < 4; ++r) a[g + r % 2 * 8][t + r / 2 * 4] = taken(m.a[r]);
+      for (int r = 0; r < 2; ++r) b[t + r * 4][g] = taken(m.b[r]);
+    });
+    each<MultiplyTf32>(records, count, [&](MultiplyTf32& m, int lane) {
+      for (int r = 0; r < 4; ++r) {
+        const int row = lane / 4 + r / 2 * 8, column = lane % 4 * 2 + r % 2;
+        double sum = m.d[r];
+        for (int k = 0; k < 8; ++k) sum += static_cast<double>(a[row][k]) * b[k][column];
+        m.d[r] = static_cast<float>(sum);
+      }
+    });
+  }
+};
+inline void multiply_tf32(float& d0, float& d1, float& d2, float& d3, unsigned a0, unsigned a1, unsigned a2, unsigned a3,
+                          unsigned b0, unsigned b1) {
+  MultiplyTf32 m{{a0, a1, a2, a3}, {b0, b1}, {d0, d1, d2, d3}};
+  flame_emulated_context.meet_warp(~0u, &m, MultiplyTf32::meet);
+  d0 = m.d[0], d1 = m.d[1], d2 = m.d[2], d3 = m.d[3];
+}
+// Rounded to 10 bits of mantissa, ties away from 0; what is not finite stays.
+inline unsigned to_tf32(float x) {
+  const unsigned u = __float_as_uint(x);
+  return (u & 0x7f800000u) == 0x7f800000u ? u : (u + 0x1000u) & ~0x1fffu;
+}
+
 template <class T>
 void load(T& out, const void* p) {
   out = *static_cast<const T*>(p);
@@ -154,6 +188,8 @@ void ptx(Operands&&... all) {
   else if constexpr (text.starts("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 ")) matrices<true>(all...);
   else if constexpr (text.starts("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 ")) multiply<true>(all...);
   else if constexpr (text.starts("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 ")) multiply<false>(all...);
+  else if constexpr (text.starts("cvt.rna.tf32.f32 ")) set(to_tf32);
+  else if constexpr (text.starts("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 ")) multiply_tf32(all...);
   else static_assert(text.v[0] == 0, "PTX that the emulator does not know (tests/emulator/ptx.h)");
 }
 

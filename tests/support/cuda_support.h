@@ -4,17 +4,20 @@
 
 #include <chrono>
 #include <cstdio>
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 #include <thread>
 
 #include "flame/device/device.h"
 #include "flame/device/plugin.h"
+#include "tests/emulator/emulated_device.h"
 
 namespace flame::test {
 
-// The first GPU, or null and why there is none.
+// The first GPU, or null and why there is none. With FLAME_EMULATED the emulated one, for tests of single ops.
 inline Device* gpu(std::string& why) {
+  if (std::getenv("FLAME_EMULATED")) return &emulated::emulated_device();
   try {
     return &device("cuda:0");
   } catch (const DeviceError& e) { why = e.what(); }

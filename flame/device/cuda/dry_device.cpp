@@ -82,6 +82,7 @@ Ref<Kernel> DryDevice::kernel(const KernelDesc& d) {
   return make_ref<DryKernel>();
 }
 Ref<Plan> DryDevice::gemm(const GemmDesc& d) {
+  small_gemm(*this, d);
   if (has_epilogue(d)) return unfused_gemm(*this, d, gemm(without_epilogue(d)));
   if (is_float(d.c.dtype) && gemm_problem(d).batch.rank() > 1) gemm_batches_kernel(*this, d.c.dtype);
   return own_gemm(*this, d);

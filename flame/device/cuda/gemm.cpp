@@ -143,7 +143,12 @@ class Product {
   std::vector<cublasLtMatmulAlgo_t> unaligned_;   // one, for operands anywhere; none where an epilogue forbids it
   std::vector<cublasLtMatmulAlgo_t> candidates_;  // for operands at multiples of 16 bytes
   Ref<Plan> apart_;                               // the product, and a kernel for its epilogue
-  size_t choices_ = 0, chosen_ = 0;               // one more than candidates_ where apart_ is one
+  struct Own {
+    const char* text;
+    Ref<Plan> plan;
+  };
+  std::vector<Own> own_;  // further candidates
+  size_t chosen_ = 0;     // of candidates_ and own_
   bool decided_ = true, used_ = false;
   std::mutex mutex_;  // addresses are part of the description
 };
@@ -239,22 +244,25 @@ std::vector<cublasLtMatmulAlgo_t> Product::heuristics(uint32_t alignment, size_t
 
 std::vector<std::string> Product::configs() const {
   std::vector<std::string> out;
-  out.reserve(candidates_.size());
+  out.reserve(candidates_.size() + own_.size());
   for (const cublasLtMatmulAlgo_t& a : candidates_) out.push_back(text_of(f_, a));
-  if (choices_ > candidates_.size()) out.push_back("apart: a product, and a kernel behind it");
+  for (const Own& o : own_) out.push_back(o.text);
   return out;
 }
 
-// An activation or a slope by a kernel of ours is a candidate too: some epilogues take longer than the pass they save.
+// An activation or a slope by a kernel of ours is a candidate too, since some epilogues take longer than the pass they save,
+// and for small products a whole one.
 bool Product::prepare() {
   unaligned_ = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
   if (unaligned_.empty() && !has_epilogue(desc_)) return false;
   candidates_ = heuristics(16, deterministic() ? 1 : most_candidates);
   if (candidates_.empty()) return false;
-  const bool timed = !deterministic() && has_epilogue(desc_) && !desc_.sums;
-  if (timed || unaligned_.empty()) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
-  choices_ = candidates_.size() + (timed ? 1 : 0);
-  decided_ = choices_ < 2;
+  const bool timed = !deterministic(), through = timed && has_epilogue(desc_) && !desc_.sums;
+  if (through || unaligned_.empty()) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
+  if (through) own_.push_back({"apart: a product, and a kernel behind it", apart_});
+  if (timed)
+    if (Ref<Plan> small = small_gemm(device_, desc_)) own_.push_back({"own: tiles of 32 x 32", std::move(small)});
+  decided_ = candidates_.size() + own_.size() < 2;
   if (!decided_)
     if (const auto known = find_choice(key_, configs())) {
       chosen_ = *known;
@@ -277,9 +285,9 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 void Product::choose_among(const Pointers& p, const Run& r) {
   double best = -1;
   const auto time = [&](size_t i) {
-    if (i == candidates_.size())
+    if (i >= candidates_.size())
       return time_on(
-          device_, [&] { apart_->body(r); }, best);
+          device_, [&] { own_[i - candidates_.size()].plan->body(r); }, best);
     if (!works(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); })) return -1.0;
     return time_on(
         device_, [&] { must(device_, "cublasLtMatmul", [&] { return go(p, candidates_[i]); }); }, best);
@@ -309,7 +317,7 @@ void Product::run(const Run& r) {
   std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
   if (!used_) meter.emplace(device_);
   if (aligned && !decided_ && !device_.capturing()) choose_among(p, r);
-  if (aligned && chosen_ == candidates_.size()) return apart_->body(r);
+  if (aligned && chosen_ >= candidates_.size()) return own_[chosen_ - candidates_.size()].plan->body(r);
   must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
   used_ = true;
   if (has_epilogue(desc_)) tuning_stats().epilogues += 1;

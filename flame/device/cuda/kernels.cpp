@@ -46,6 +46,9 @@ void CudaKernel::load() const {
   device_.check(device_.with_room([&] { return d.cuFuncLoad(f); }), name_.c_str());  // not at the first launch
   size_t at = 0, size = 0;
   for (size_t i = 0; d.cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) parameter_bytes_ = at + size;
+  int named = 0;
+  device_.check(d.cuFuncGetAttribute(&named, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, f), name_.c_str());
+  shared_ = named;
   int stack = 1;  // a kernel with a stack may make the driver take more for all of them
   if (d.cuFuncGetAttribute(&stack, CU_FUNC_ATTRIBUTE_LOCAL_SIZE_BYTES, f) == CUDA_SUCCESS && stack == 0) used_ = true;
   function_.store(f, std::memory_order_release);
@@ -63,13 +66,21 @@ void CudaKernel::launch(const Grid& g, std::span<const std::byte> arguments) con
                  copy = std::vector<std::byte>(arguments.begin(), arguments.end())] { self->go(g, copy); });
 }
 
+// A block gets 48 KiB, what the text names included, unless more is asked for. Only ever more, since other launches may count on it.
+void CudaKernel::ask_for_shared(CUfunction f, int dynamic) const {
+  constexpr int without_asking = 48 << 10;
+  if (dynamic == 0 || dynamic + shared_ <= without_asking) return;
+  std::lock_guard lock(shared_mutex_);
+  if (dynamic <= shared_asked_) return;
+  device_.check(driver().cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, dynamic),
+                name_.c_str());
+  shared_asked_ = dynamic;
+}
+
 void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   load();
   const CUfunction f = function_.load(std::memory_order_acquire);
-  constexpr int without_asking = 48 << 10;  // of shared memory
-  if (g.shared > without_asking)
-    device_.check(driver().cuFuncSetAttribute(f, CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES, g.shared),
-                  name_.c_str());
+  ask_for_shared(f, g.shared);
   size_t bytes = arguments.size();
   if (bytes != parameter_bytes_)
     throw KernelError(

@@ -34,12 +34,15 @@ class CudaKernel final : public Kernel {
 
  private:
   void go(const Grid& g, std::span<const std::byte> arguments) const;
+  void ask_for_shared(CUfunction f, int dynamic) const;
 
   CudaDevice& device_;
   const std::string name_, entry_;
   const std::shared_ptr<Module> module_;
   mutable std::atomic<CUfunction> function_{nullptr};
   mutable size_t parameter_bytes_ = 0;
+  mutable int shared_ = 0, shared_asked_ = 0;  // bytes of shared memory that the text names; dynamic ones asked for
+  mutable std::mutex shared_mutex_;
   mutable std::atomic<bool> used_{false};  // it has run, or needs no memory of its own to run
 };
 

@@ -27,6 +27,9 @@ class Libraries {
 
 // The own kernels, for what the libraries refuse; on any device that takes kernels.
 Ref<Plan> own_gemm(Device& d, const GemmDesc& g);
+// float32 that may be rounded to TF32, of few multiplications, with what a device fuses inside; for buffers at multiples of 16
+// bytes. Null for anything else.
+Ref<Plan> small_gemm(Device& d, const GemmDesc& g);
 Ref<Plan> own_conv(Device& d, const ConvDesc& c);
 // A product with what a device fuses done by kernels of ours, behind `product`, the plan of the description without it.
 bool has_epilogue(const GemmDesc& g);

@@ -1,4 +1,7 @@
-// The own matrix product: any dtype and any strides, for what cuBLASLt does not take.
+// Own matrix products: one for any dtype and any strides, for what cuBLASLt does not take, and one for small products on tensor
+// cores, where a launch counts for more than the multiplications.
+#include <optional>
+
 #include "flame/core/format.h"
 #include "flame/device/cuda/device_gemm.h"
 #include "flame/device/cuda/libraries.h"
@@ -42,6 +45,61 @@ Ref<Plan> own_gemm(Device& d, const GemmDesc& g) {
     for (int64_t first = 0; first < batches; first += 65535)
       (*k)({.blocks = tiles, .y = std::min<int64_t>(batches - first, 65535)}, q, first, r.buffers[0], r.buffers[1],
            bias ? r.buffers[2] : nullptr, r.buffers[bias ? 3 : 2]);
+  });
+}
+
+namespace {
+
+// How gemm_small.cu reads an operand whose other axis has `extent` places.
+struct Reading {
+  bool along_k = false;
+  int64_t step = 0;
+  int pack = 1;
+
+  static std::optional<Reading> of(int64_t by_place, int64_t by_k, int64_t extent, int64_t k) {
+    Reading r;
+    r.along_k = by_k == 1 || k == 1;
+    if (!r.along_k && by_place != 1 && extent != 1) return {};
+    r.step = r.along_k ? by_place : by_k;
+    if (r.step % 4 == 0 && (r.along_k ? k : extent) % 4 == 0) r.pack = 4;
+    return r;
+  }
+};
+
+// As in gemm_small.cu.
+struct Small {
+  int64_t m, n, k, a_step, b_step;
+};
+
+}  // namespace
+
+Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
+  constexpr double most = 1 << 28;  // multiplications; well below, tensor cores wait for memory
+  const GemmProblem p = gemm_problem(g);
+  const bool gelu = g.activation == Activation::gelu_tanh || g.slope == Activation::gelu_tanh;
+  if (p.dtype != DType::f32 || !g.tf32 || gelu || p.batch.rank() > 0 || p.multiplications() > most || p.m == 0 ||
+      p.n == 0 || p.k == 0 || (p.c.cs != 1 && p.n > 1) || (p.c.rs != p.n && p.m > 1))
+    return {};
+  const auto a = Reading::of(p.a.rs, p.a.cs, p.m, p.k), b = Reading::of(p.b.cs, p.b.rs, p.n, p.k);
+  if (!a || !b) return {};
+  const bool slope = g.slope != Activation::none;
+  const int relu = slope ? 3 : g.activation == Activation::none ? 0 : g.keep ? 2 : 1;
+  const auto option = [](const char* name, int value) { return fmt::format("-DFLAME_{}={}", name, value); };
+  const Ref<Kernel> kernel =
+      d.kernel({"gemm_small",
+                std::string(device_text("device/cuda/gemm_small.cu")),
+                "gemm_small",
+                {option("A", a->along_k), option("A_PACK", a->pack), option("B", b->along_k), option("B_PACK", b->pack),
+                 option("BIAS", g.bias), option("RELU", relu), option("SUMS", g.sums), "--fmad=false"}});
+  const Small small{p.m, p.n, p.k, a->step, b->step};
+  const Grid grid{.blocks = blocks_for(p.m, 32) * blocks_for(p.n, 32)};
+  return make_ref<Plan>("gemm", [=, bias = g.bias, keep = g.keep, sums = g.sums](const Run& r) {
+    const size_t kept = bias ? 3 : 2, c = kept + slope, last = c + 1;
+    (*kernel)(grid, small, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr, r.buffers[c],
+              slope  ? r.buffers[kept]
+              : keep ? r.buffers[last]
+                     : nullptr,
+              sums ? r.buffers[last] : nullptr);
   });
 }
 

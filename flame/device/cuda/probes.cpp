@@ -5,6 +5,7 @@
 #include "flame/device/cuda/compiler.h"
 #include "flame/device/cuda/cuda_device.h"
 #include "flame/device/cuda/dry_device.h"
+#include "flame/device/cuda/libraries.h"
 #include "flame/device/cuda/library_errors.h"
 #include "flame/device/cuda/tuning.h"
 
@@ -75,6 +76,13 @@ struct flame_cuda_state {
 [[gnu::visibility("default")]] void flame_cuda_look(Device* device, flame_cuda_state* out) {
   const auto& d = *static_cast<cuda::CudaDevice*>(device);
   *out = {d.driver_used(), d.busy(), d.uploading()};
+}
+
+// The plan of a small product by the own kernel, or null; the caller has a count of it.
+[[gnu::visibility("default")]] Plan* flame_cuda_small_gemm(Device* d, const GemmDesc* g) {
+  const Ref<Plan> p = cuda::small_gemm(*d, *g);
+  if (p) p->retain();
+  return p.get();
 }
 
 // Calls a library that gives `status` the first `failures` times and success then; as what must work, or as one of several

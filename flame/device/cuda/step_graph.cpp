@@ -42,18 +42,24 @@ StepGraph::StepGraph(CudaDevice& d, const GraphDesc& g) : device_(d) {
   try {
     const CudaDevice::Meter meter(d);
     capture(g);
-    d.check(d.with_room([&] {
-      return d.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
-                               : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
-    }),
-            "cuGraphInstantiate");
-    d.check(d.with_room([&] { return driver().cuGraphUpload(handles_.ready, d.own_stream()); }), "cuGraphUpload");
   } catch (...) {
     destroy();
     throw;
   }
 }
 StepGraph::~StepGraph() { destroy(); }
+
+void StepGraph::finish() {
+  device_.enter();
+  const CudaDevice::Meter meter(device_);
+  device_.check(device_.with_room([&] {
+    return device_.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
+                                   : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
+  }),
+                "cuGraphInstantiate");
+  device_.check(device_.with_room([&] { return driver().cuGraphUpload(handles_.ready, device_.own_stream()); }),
+                "cuGraphUpload");
+}
 
 // A graph that runs is destroyed by the driver when it has ended.
 void StepGraph::destroy() noexcept {
@@ -183,7 +189,9 @@ CUstream StepGraph::stream() const {
   return device_.capture_stream();
 }
 
+// Any thread may do it, so the context is made its own first.
 void StepGraph::renew(size_t part, const std::function<void()>& fn) {
+  device_.enter();
   const Taking taking(*this, true);
   next_ = parts_[part].first;
   fn();

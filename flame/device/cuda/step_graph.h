@@ -20,6 +20,7 @@ class StepGraph final : public LaunchGraph {
   StepGraph(CudaDevice& d, const GraphDesc& g);
   ~StepGraph() override;
   bool renewable(size_t part) const override { return parts_[part].renewable; }
+  void finish() override;
   void renew(size_t part, const std::function<void()>& fn) override;
   void start() override;
 
