@@ -3,7 +3,6 @@
 #include <thread>
 
 #include "flame/flame.h"
-#include "tests/emulator/emulated_device.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
 #include "tests/support/op_support.h"
@@ -243,34 +242,22 @@ TEST(Dropout, RecordedStepsDrawWhatEagerOnesDo) {
   EXPECT_EQ(test::difference(recorded.w.tensor(), eager.w.tensor()), "");
 }
 
-// On `d` as on the CPU, for cases that `takes` names.
-template <class F>
-void expect_cpu_bits(Device& d, DType t, F takes) {
-  for (const Layout& l : layouts) {
-    if (!takes(l.name)) continue;
-    const Tensor x = randn(l.shape, {.dtype = t}), there = x.to(d);
-    Generator a(5), b(5);
-    EXPECT_EQ(test::difference(by_draw(l.view(there), 0.3, &b).to(cpu()), by_draw(l.view(x), 0.3, &a)), "")
-        << l.name << " " << name_of(t);
-  }
-  for (const Around& a : arounds) {
-    if (!takes(a.name)) continue;
-    const Tensor x = randn(a.shape, {.dtype = t});
-    const std::vector<Tensor> here = run(a, x, by_draw), there = run(a, x.to(d), by_draw);
-    for (size_t i = 0; i < here.size(); ++i)
-      EXPECT_EQ(test::difference(there[i], here[i]), "") << a.name << " " << name_of(t);
-  }
-}
-
 TEST(CudaDropout, HasTheCpusBits) {
   FLAME_NEEDS_GPU(d);
-  for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::f16})
-    expect_cpu_bits(d, t, [](std::string_view) { return true; });
-}
-
-TEST(EmulatedDropout, HasTheCpusBits) {
-  expect_cpu_bits(emulated::emulated_device(), DType::bf16,
-                  [](std::string_view name) { return name == "long" || name == "rows" || name == "columns"; });
+  for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::f16}) {
+    for (const Layout& l : layouts) {
+      const Tensor x = randn(l.shape, {.dtype = t}), there = x.to(d);
+      Generator a(5), b(5);
+      EXPECT_EQ(test::difference(by_draw(l.view(there), 0.3, &b).to(cpu()), by_draw(l.view(x), 0.3, &a)), "")
+          << l.name << " " << name_of(t);
+    }
+    for (const Around& a : arounds) {
+      const Tensor x = randn(a.shape, {.dtype = t});
+      const std::vector<Tensor> here = run(a, x, by_draw), there = run(a, x.to(d), by_draw);
+      for (size_t i = 0; i < here.size(); ++i)
+        EXPECT_EQ(test::difference(there[i], here[i]), "") << a.name << " " << name_of(t);
+    }
+  }
 }
 
 }  // namespace
