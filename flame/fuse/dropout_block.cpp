@@ -3,6 +3,8 @@
 #include "flame/fuse/dropout_block.h"
 
 #include <algorithm>
+#include <bit>
+#include <type_traits>
 
 #include "flame/fuse/philox_words.h"
 
@@ -14,7 +16,9 @@ constexpr int64_t blocks_at_a_time = 64;
 
 template <class T>
 void select(const uint32_t* words, uint32_t last, T scale, const T* x, T* out, int64_t n) {
-  for (int64_t i = 0; i < n; ++i) out[i] = words[i] <= last ? x[i] * scale : T(0);
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  for (int64_t i = 0; i < n; ++i)
+    out[i] = std::bit_cast<T>(std::bit_cast<Bits>(x[i] * scale) & -static_cast<Bits>(words[i] <= last));
 }
 
 template <class T>

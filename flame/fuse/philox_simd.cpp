@@ -70,15 +70,23 @@ void words_of(uint64_t seed, uint64_t first, uint64_t step, uint64_t call, int64
 #if HWY_TARGET != HWY_SCALAR
   const hn::ScalableTag<uint32_t> d;
   const size_t lanes = hn::Lanes(d);
-  HWY_ALIGN uint32_t blocks[hn::MaxLanes(d)], made[4][hn::MaxLanes(d)];
+  HWY_ALIGN uint32_t blocks[hn::MaxLanes(d)] = {}, made[4][hn::MaxLanes(d)];
+  const bool aligned = step % 4 == 0;  // then all use the same word of their blocks
+  const auto apart = hn::Mul(hn::Iota(d, 0u), hn::Set(d, static_cast<uint32_t>(step / 4)));
   for (; i + static_cast<int64_t>(lanes) <= n; i += static_cast<int64_t>(lanes)) {
     const uint64_t at = first + static_cast<uint64_t>(i) * step;
     const uint64_t high = at >> 34;
     if ((at + (lanes - 1) * step) >> 34 != high) break;
-    for (size_t l = 0; l < lanes; ++l) blocks[l] = static_cast<uint32_t>((at + l * step) / 4);
-    auto c0 = hn::Load(d, blocks), c1 = hn::Set(d, static_cast<uint32_t>(high));
+    if (!aligned)
+      for (size_t l = 0; l < lanes; ++l) blocks[l] = static_cast<uint32_t>((at + l * step) / 4);
+    auto c0 = aligned ? hn::Add(hn::Set(d, static_cast<uint32_t>(at / 4)), apart) : hn::Load(d, blocks);
+    auto c1 = hn::Set(d, static_cast<uint32_t>(high));
     auto c2 = hn::Set(d, static_cast<uint32_t>(call)), c3 = hn::Set(d, static_cast<uint32_t>(call >> 32));
     rounds(d, seed, c0, c1, c2, c3);
+    if (aligned) {
+      hn::StoreU(at % 4 == 0 ? c0 : at % 4 == 1 ? c1 : at % 4 == 2 ? c2 : c3, d, out + i);
+      continue;
+    }
     hn::Store(c0, d, made[0]);
     hn::Store(c1, d, made[1]);
     hn::Store(c2, d, made[2]);
