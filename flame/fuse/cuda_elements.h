@@ -66,7 +66,7 @@ class Elements {
   std::string members_, functions_;
   std::vector<CudaField> fields_;
   std::vector<std::string> known_;  // members and functions written
-  std::vector<std::string> keeps_;   // of dropouts: what says whether an element is kept; empty: its own Philox block
+  std::vector<std::string> keeps_;  // of dropouts: what says whether an element is kept; empty: its own Philox block
   std::vector<int>
       level_;  // of elements: the pass that can compute it; of row values: the pass after which it is there
   int passes_ = 1;
