@@ -1,7 +1,8 @@
 """Do FLAME and PyTorch, from the same weights on the same batches, have the same losses within noise for 50 steps? The noise at a
 step is the most that moving all initial weights by one ulp, up or down at random, changes PyTorch's loss, over some such changes,
-or the loss's own ulp; FLAME may differ by four times that. Both clip, to a norm that every gradient exceeds; as a control, FLAME without clipping must
-be told apart. And how far does each, in the precision of the benchmark, deviate from itself in float32 on the first batch?"""
+or the loss's own ulp; FLAME may differ by four times that. Both compute in float32, since an ulp of a weight moves few roundings to
+16 bits, and another order of sums all of them; and clip, to a norm that every gradient exceeds; as a control, FLAME without clipping
+must be told apart. And how far does each, in the precision of the benchmark, deviate from itself in float32 on the first batch?"""
 import math
 import tempfile
 
@@ -16,17 +17,14 @@ def ulp(loss):
 
 def compare(workload, build, size, device, folder):
     """The losses of both, those without clipping, and the noise."""
-    weights, data = export(workload, folder, size, 4 if (workload, size) == ("resnet50", "full") else 8)
-    flags = ["--weights", weights, "--data", data, "--size", size, "--device", device]
-    if device == "cpu":
-        flags += ["--precision", "float32"]
+    flags = [*export(workload, folder, size), "--precision", "float32"]
 
     def ours(clip):
-        peer = System("flame", workload, build, *flags, "--max-norm", clip)
+        peer = System("flame", workload, build, device, *flags, "--max-norm", clip)
         losses = curve(peer, STEPS)
         peer.end()
         return losses
-    torch = System("torch_eager", workload, build, *(f.replace("cuda:0", "cuda") if f == device else f for f in flags), "--max-norm", MAX_NORM)
+    torch = System("torch_eager", workload, build, device, *flags, "--max-norm", MAX_NORM)
     base, moved = curve(torch, STEPS), []
     for seed in range(8 if size == "full" else 16):
         torch.first = torch.ask(f"ulp {seed}")
@@ -59,12 +57,11 @@ def deviation(workload, build, size, device, folder):
     import torch_compare
     squares = {}
     for seed in range(1 if size == "full" else 8):
-        weights, data = export(workload, folder, size, 1, seed)
+        flags = export(workload, folder, size, 1, seed)
         for system in ("flame", "torch_eager"):
             files = [f"{folder}/{system}.low", f"{folder}/{system}.exact"]
             for file, precision in zip(files, ([], ["--precision", "float32"])):
-                run_once(system, workload, build, "--weights", weights, "--data", data, "--size", size, "--device",
-                         device if system == "flame" else device.split(":")[0], *precision, "--check", file)
+                run_once(system, workload, build, device, *flags, *precision, "--check", file)
             low, exact = map(torch_compare.load, files)
             for name, t in exact.items():
                 of = squares.setdefault(system, {}).setdefault(name.split(".")[0], [0, 0])

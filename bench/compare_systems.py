@@ -20,12 +20,12 @@ OF_SMALL_NETS = ["flame_repeat", "torch_eager_graph", "torch_compile_graph", "ja
 CACHES = ("FLAME_CACHE", "CUDA_CACHE_PATH", "TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
 
 
-def jobs(workloads, systems):
+def jobs(workloads, systems, device):
     """(workload, systems) that are measured in turn; autotuning takes so long that it goes with FLAME alone."""
     for name in workloads:
         every = FLAME + TORCH + (OF_SMALL_NETS if name in SMALL_NETS else [])
         for job in (every, ["flame", "torch_compile_max"]):
-            wanted = [s for s in job if not systems or s in systems]
+            wanted = [s for s in job if (not systems or s in systems) and not (device == "cpu" and s.endswith("_graph"))]
             if wanted and (job is every or "torch_compile_max" in wanted):
                 yield name, wanted
 
@@ -41,27 +41,28 @@ class Gone(Exception):
     """A system's process ended."""
 
 
-def program_of(system, build, environment):
+def program_of(system, workload, build, device, flags, environment=None):
     """Its command, and the environment it runs in."""
+    flags = [workload, "--system", system, *map(str, flags), "--device"]
     environment = {**os.environ, **(environment or {})}
     if system.startswith("flame"):
         environment["LD_LIBRARY_PATH"] = ":".join(filter(None, [*wheel_libraries(), environment.get("LD_LIBRARY_PATH")]))
-        return [str(pathlib.Path(build) / "bench/compare_bench")], environment
-    return [sys.executable, str(BENCH / ("jax_compare.py" if system.startswith("jax") else "torch_compare.py"))], environment
+        return [str(pathlib.Path(build) / "bench/compare_bench"), *flags, device], environment
+    script = "jax_compare.py" if system.startswith("jax") else "torch_compare.py"
+    return [sys.executable, str(BENCH / script), *flags, device.split(":")[0]], environment
 
 
-def run_once(system, workload, build, *flags):
-    program, environment = program_of(system, build, None)
-    subprocess.run([*program, workload, "--system", system, *map(str, flags)], env=environment, check=True)
+def run_once(system, workload, build, device, *flags):
+    command, environment = program_of(system, workload, build, device, flags)
+    subprocess.run(command, env=environment, check=True)
 
 
 class System(Peer):
     """A process that trains one workload; it has made its first step when this is made."""
 
-    def __init__(self, system, workload, build, *flags, environment=None):
-        program, environment = program_of(system, build, environment)
+    def __init__(self, system, workload, build, device, *flags, environment=None):
         start = time.monotonic()
-        super().__init__([*program, workload, "--system", system, *map(str, flags)], environment)
+        super().__init__(*program_of(system, workload, build, device, flags, environment))
         self.first = self.answer()
         self.first_step = time.monotonic() - start
 
@@ -75,26 +76,31 @@ class System(Peer):
         self.process.communicate()
 
 
-def export(workload, folder, size, batches, seed=0):
-    """Files of the initial weights and of some batches."""
-    weights, data = (pathlib.Path(folder) / f"{workload}.{what}" for what in ("weights", "data"))
-    subprocess.run([sys.executable, str(BENCH / "torch_compare.py"), workload, "--export", "--size", size, "--seed", str(seed), "--weights", weights,
-                    *(["--data", data, "--batches", str(batches)] if batches else [])], check=True)
-    return weights, data
+def export(workload, folder, size, batches=None, seed=0):
+    """Flags that name files of the initial weights and of some batches: the same for all systems."""
+    flags = [workload, "--size", size, "--weights", f"{folder}/{workload}.weights", "--data", f"{folder}/{workload}.data"]
+    if batches is None:
+        batches = 4 if (workload, size) == ("resnet50", "full") else 8
+    subprocess.run([sys.executable, str(BENCH / "torch_compare.py"), *flags, "--export", "--seed", str(seed), "--batches", str(batches)],
+                   check=True)
+    return flags[1:]
 
 
 class DeviceMemory:
-    """The most bytes in use on the first GPU while it is watched, by NVML, beyond those in use at the beginning."""
+    """The most bytes in use on the first GPU while it is watched, by NVML, beyond those in use at the beginning; 0 for the CPU."""
 
     class Info(ctypes.Structure):
         _fields_ = [(name, ctypes.c_ulonglong) for name in ("total", "free", "used")]
 
-    def __init__(self):
+    def __init__(self, device):
+        self.used = self.by_nvml if device != "cpu" else lambda: 0
+        if device == "cpu":
+            return
         self.nvml, self.device = ctypes.CDLL("libnvidia-ml.so.1"), ctypes.c_void_p()
         if self.nvml.nvmlInit_v2() or self.nvml.nvmlDeviceGetHandleByIndex_v2(0, ctypes.byref(self.device)):
             raise SystemExit("NVML does not show the GPU")
 
-    def used(self):
+    def by_nvml(self):
         info = self.Info()
         if self.nvml.nvmlDeviceGetMemoryInfo(self.device, ctypes.byref(info)):
             raise SystemExit("NVML does not tell the GPU's memory")
@@ -131,10 +137,10 @@ def settled(first, seconds):
 
 
 class Measurement:
-    """Samples of one workload by several systems on one GPU."""
+    """Samples of one workload by several systems on one device."""
 
-    def __init__(self, workload, build, note):
-        self.workload, self.build, self.note = workload, build, note
+    def __init__(self, workload, build, size, device, note):
+        self.workload, self.build, self.size, self.device, self.note = workload, build, size, device, note
         self.samples, self.missing, self.about = [], [], []
 
     def add(self, system, metric, unit, values, of=""):
@@ -143,57 +149,59 @@ class Measurement:
 
     def run(self, systems, turns, seconds, least, firsts):
         with tempfile.TemporaryDirectory() as folder:
-            weights, _ = export(self.workload, folder, "full", 0)
-            start = lambda system: System(system, self.workload, self.build, "--weights", weights,
+            flags = export(self.workload, folder, self.size)
+            start = lambda system: System(system, self.workload, self.build, self.device, *flags,
                                           environment={name: f"{folder}/{system}/{name}" for name in CACHES})
-            running = {system: peer for system in systems if (peer := self.begin(system, start))}
-            self.take_turns(running, turns, seconds, least)
-            for peer in running.values():
-                peer.end()
+            running = {system: peer for system in systems if (peer := self.tried(system, self.begin, start))}
+            took = {system: [] for system in running}
+            for _ in range(turns):
+                for system, answers in took.items():
+                    answers.append(self.tried(system, lambda s: running[s].ask(f"time {seconds} {least}")))
+            for system, answers in took.items():
+                self.timed(system, running[system].first, [a for a in answers if a])
+                running[system].end()
             for system in running if firsts else ():
-                self.add(system, "first_step", "s", [self.again(start, system) for _ in range(firsts)], ", warm")
+                if system != "torch_compile_max":
+                    again = [self.tried(system, self.again, start) for _ in range(firsts)]
+                    self.add(system, "first_step", "s", [s for s in again if s], ", warm")
+
+    def tried(self, system, what, *arguments):
+        try:
+            return what(system, *arguments)
+        except (Gone, OSError) as e:
+            self.miss(system, e)
+
+    def miss(self, system, why):
+        self.missing.append(f"{self.workload}: {system}: {why}")
+        self.note(self.missing[-1])
 
     def begin(self, system, start):
         """Starts a system with empty caches: its first step, how it settles, and its memory."""
-        try:
-            with DeviceMemory() as memory:
-                peer = start(system)
-                seconds = peer.ask(f"steps {300 if self.workload in SMALL_NETS else 60}")["seconds"]
-            about = peer.ask("about")
-        except Gone as e:
-            self.missing.append(f"{self.workload}: {system}: {e}")
-            self.note(self.missing[-1])
-            return None
-        self.about.append({"workload": self.workload, "system": system, **about})
+        with DeviceMemory(self.device) as memory:
+            peer = start(system)
+            seconds = peer.ask(f"steps {300 if self.workload in SMALL_NETS else 60}")["seconds"]
+        about = peer.ask("about")
+        self.about.append({"workload": self.workload, "system": system, "first_loss": peer.first["loss"], **about})
         self.add(system, "first_step", "s", [peer.first_step], ", cold")
         self.add(system, "first_step", "s", [settled(peer.first_step, seconds)], ", settled")
         self.add(system, "peak_memory", "GB", [about["peak_memory"] / 1e9])
         self.add(system, "peak_memory", "GB", [memory.peak / 1e9], ", by NVML")
-        dtypes = ", ".join(f"{what} {kind if isinstance(kind, str) else '/'.join(kind)}" for what, kind in about["dtypes"].items())
-        self.note(f"{self.workload} {system}: first step {peer.first_step:.2f} s, loss {peer.first['loss']:.4f}; {dtypes}; "
-                  f"peak {about['peak_memory'] / 1e9:.2f} GB, {memory.peak / 1e9:.2f} by NVML")
-        if about.get("recorded", {}).get("calls"):
-            self.note(f"  recorded: {about['recorded']}")
+        self.note(f"{self.workload} {system}: first step {peer.first_step:.2f} s, loss {peer.first['loss']:.4f}; peak "
+                  f"{about['peak_memory'] / 1e9:.2f} GB, {memory.peak / 1e9:.2f} by NVML")
         return peer
 
-    def take_turns(self, running, turns, seconds, least):
-        took = {system: [] for system in running}
-        for _ in range(turns):
-            for system in took:
-                took[system].append(running[system].ask(f"time {seconds} {least}"))
-        for system, answers in took.items():
-            missed = sum(a.get("misses", 0) for a in answers)
-            if missed:
-                self.missing.append(f"{self.workload}: {system}: {missed} steps were not replayed while they were timed")
-            step = [a["seconds"] / a["steps"] for a in answers]
-            first = running[system].first
-            if self.workload in SMALL_NETS:
-                self.add(system, "step_time", "ms", [1e3 * s for s in step])
-            else:
-                self.add(system, "throughput", first["unit"], [first["items"] / s for s in step])
+    def timed(self, system, first, answers):
+        missed = sum(a.get("misses", 0) for a in answers)
+        if missed:
+            self.miss(system, f"{missed} steps were not replayed while they were timed")
+        step = [a["seconds"] / a["steps"] for a in answers]
+        if step and self.workload in SMALL_NETS:
+            self.add(system, "step_time", "ms", [1e3 * s for s in step])
+        elif step:
+            self.add(system, "throughput", first["unit"], [first["items"] / s for s in step])
 
     @staticmethod
-    def again(start, system):
+    def again(system, start):
         peer = start(system)
         peer.end()
         return peer.first_step

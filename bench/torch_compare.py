@@ -6,13 +6,14 @@ usage: bench/torch_compare.py WORKLOAD --weights FILE [--system torch_eager] [--
                               [--precision float32 | tf32 | bf16] [--max-norm 1] [--check FILE]
        bench/torch_compare.py WORKLOAD --export --weights FILE [--data FILE] [--size small] [--batches 8] [--seed 0]
        (initial weights as PyTorch draws them, and random batches)
-       bench/torch_compare.py --machine
+       bench/torch_compare.py --machine cuda
 Beside the lines of input of compare_bench: "ulp SEED" begins anew with each weight moved by one ulp, up or down at random, and
 makes the first step.
 """
 import argparse
 import json
 import mmap
+import os
 import subprocess
 import sys
 import time
@@ -382,17 +383,20 @@ class Training:
         return {"seconds": seconds, "steps": count}
 
 
-def machine():
-    version = torch.backends.cudnn.version() or 0
-    driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
-    print(json.dumps({"device": torch.cuda.get_device_name(), "cuda": torch.version.cuda, "torch": torch.__version__,
-                      "cudnn": f"{version // 10000}.{version // 100 % 100}.{version % 100}",
-                      "driver": driver.stdout.splitlines()[0]}))
+def machine(device):
+    about = {"device": "CPU", "threads": len(os.sched_getaffinity(0)), "versions": {"torch": torch.__version__}}
+    if device != "cpu":
+        version = torch.backends.cudnn.version() or 0
+        driver = subprocess.run(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"], capture_output=True, text=True)
+        about["device"] = torch.cuda.get_device_name()
+        about["versions"] |= {"cuda": torch.version.cuda, "driver": (driver.stdout.splitlines() or ["?"])[0],
+                              "cudnn": f"{version // 10000}.{version // 100 % 100}.{version % 100}"}
+    print(json.dumps(about))
 
 
 def main():
-    if sys.argv[1:] == ["--machine"]:
-        return machine()
+    if sys.argv[1] == "--machine":
+        return machine(sys.argv[2])
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("workload")
     p.add_argument("--system", default="torch_eager", choices=["torch_eager", "torch_eager_graph", "torch_compile",

@@ -67,6 +67,66 @@ TEST(Attention, OneLaunchEachWay) {
   EXPECT_EQ(stats().launches - before.launches, 1u);
 }
 
+// Parts of one tensor, however they lie in it, give their gradients as one: bit for bit those of tensors apart, and no copy.
+TEST(Attention, GradientsOfPartsAreOneTensor) {
+  using Part = std::function<Inputs(const Tensor&)>;
+  const auto heads = [](const Tensor& x, int64_t n) { return x.reshape({2, 70, n, 8}).transpose(1, 2); };
+  const struct {
+    Shape shape;
+    Part part;
+    AttentionOptions options;
+  } cases[] = {
+      {{2, 70, 72},
+       [&](const Tensor& x) {
+         const Inputs p = chunk(x, 3, -1);
+         return Inputs{heads(p[0], 3), heads(p[1], 3), heads(p[2], 3)};
+       },
+       {.causal = true}},
+      {{2, 70, 3, 24}, [](const Tensor& x) { return chunk(x.transpose(1, 2), 3, -1); }, {}},
+      {{6, 3, 70, 8}, [](const Tensor& x) { return chunk(x, 3, 0); }, {.causal = true}},
+      {{2, 70, 64},
+       [&](const Tensor& x) {
+         const Inputs p = split(x, Dims{32, 16, 16}, -1);
+         return Inputs{heads(p[0], 4), heads(p[1], 2), heads(p[2], 2)};
+       },
+       {.grouped_query = true}},
+  };
+  for (const auto& c : cases)
+    for (const DType t : {DType::f32, DType::bf16}) {
+      Tensor x = noise(c.shape, 1, t).requires_grad_();
+      const Inputs in = c.part(x);
+      Inputs apart;
+      for (const Tensor& part : in) apart.push_back((part.detach() * 1).requires_grad_());
+      const Tensor y = scaled_dot_product_attention(in[0], in[1], in[2], c.options),
+                   z = scaled_dot_product_attention(apart[0], apart[1], apart[2], c.options);
+      const Tensor seed = noise(y.shape(), 2, t);
+      y.data(), z.data(), seed.data();
+      const Stats before = stats();
+      const Inputs g = grad({y}, {x, in[0], in[1], in[2]}, {.grad_outputs = {seed}});
+      EXPECT_EQ(stats().launches - before.launches, 1u);
+      const Inputs h = grad({z}, apart, {.grad_outputs = {seed}}), of_x = c.part(g[0]);
+      for (size_t i = 0; i < 3; ++i) {
+        EXPECT_TRUE(test::same_bits(g[i + 1], h[i]));
+        EXPECT_TRUE(test::same_bits(of_x[i], h[i]));
+      }
+    }
+}
+
+TEST(Attention, GradientsOfKeysAndValuesAreOneTensor) {
+  Tensor q = noise({2, 3, 40, 8}, 1).requires_grad_(), x = noise({2, 3, 50, 20}, 2).requires_grad_();
+  const Inputs kv = split(x, Dims{8, 12}, -1);
+  const Tensor y = scaled_dot_product_attention(q, kv[0], kv[1]), seed = noise(y.shape(), 3);
+  seed.data();
+  const Stats before = stats();
+  const Inputs g = grad({y}, {q, x}, {.grad_outputs = {seed}});
+  EXPECT_EQ(stats().launches - before.launches, 1u);
+  Inputs apart{q.detach(), kv[0].detach() * 1, kv[1].detach() * 1};
+  for (Tensor& t : apart) t.requires_grad_();
+  const Inputs h = grad({scaled_dot_product_attention(apart[0], apart[1], apart[2])}, apart, {.grad_outputs = {seed}});
+  EXPECT_TRUE(test::same_bits(g[0], h[0]));
+  EXPECT_TRUE(test::same_bits(g[1], cat({h[1], h[2]}, -1)));
+}
+
 // The scores alone would be 2 GiB in float32.
 TEST(Attention, NeverBuildsTheScores) {
   const int64_t rows = 16384, heads = 2, width = 16;

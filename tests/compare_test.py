@@ -40,12 +40,10 @@ class Models(unittest.TestCase):
     def test_are_those_of_pytorch(self):
         for workload, limit in LOGITS.items():
             with self.subTest(workload), tempfile.TemporaryDirectory() as folder:
-                weights, data = compare_systems.export(workload, folder, "small", 2)
-                flags = [workload, "--size", "small", "--weights", weights, "--data", data, "--precision", "float32", "--device", "cpu"]
-                programs = {"flame": [BUILD / "bench/compare_bench"], "torch": [sys.executable, SOURCE / "bench/torch_compare.py"]}
-                for name, program in programs.items():
-                    subprocess.run([*program, *flags, "--check", f"{folder}/{name}"], check=True)
-                ours, theirs = (torch_compare.load(f"{folder}/{name}") for name in programs)
+                flags = [*compare_systems.export(workload, folder, "small", 2), "--precision", "float32"]
+                for system in ("flame", "torch_eager"):
+                    compare_systems.run_once(system, workload, BUILD, "cpu", *flags, "--check", f"{folder}/{system}")
+                ours, theirs = (torch_compare.load(f"{folder}/{system}") for system in ("flame", "torch_eager"))
                 self.assertEqual(ours.keys(), theirs.keys())
                 for name, t in theirs.items():
                     away = ((ours[name].double() - t.double()).norm() / t.double().norm()).item()
@@ -60,9 +58,9 @@ class Models(unittest.TestCase):
 
     def test_others_weights_are_refused(self):
         with tempfile.TemporaryDirectory() as folder:
-            weights, _ = compare_systems.export("mlp", folder, "small", 0)
-            wrong = subprocess.run([BUILD / "bench/compare_bench", "cnn", "--size", "small", "--weights", weights, "--device", "cpu"],
-                                   capture_output=True, text=True)
+            flags = compare_systems.export("mlp", folder, "small", 1)
+            command, environment = compare_systems.program_of("flame", "cnn", BUILD, "cpu", flags)
+            wrong = subprocess.run(command, env=environment, capture_output=True, text=True)
             self.assertNotEqual(wrong.returncode, 0)
             self.assertIn("m.1.weight", wrong.stderr)
 
@@ -103,6 +101,16 @@ class Records(unittest.TestCase):
         self.assertIn("| 1.50x |", next(l for l in lines if "jax_scan" in l))
         self.assertIn(">1.50: 60 tokens/s", compare_page.picture(rows))
         self.assertIn(">1.50: 4 ms", compare_page.picture(rows))
+
+    def test_dtypes_and_recordings(self):
+        of = {"workload": "mlp", "first_loss": 2.3, "precision": "tf32", "dtypes": {
+            "weights": ["float32"], "gradients": ["bfloat16", "float32"], "moments": ["float32"], "residual": "float32", "logits": "float32"}}
+        ours = {**of, "system": "flame", "recorded": {"calls": 9, "replays": 6, "recordings": 1, "misses": 1, "last_miss": "other shapes"}}
+        parts = [self.part([], about=[ours, {**of, "system": "torch_eager"}]), self.part([], about=[ours])]
+        lines = compare_page.about_table(compare.merged(parts)["about"]).splitlines()[2:]
+        self.assertEqual(len(lines), 2)
+        self.assertIn("| mlp | flame | 2.3000 | tf32 | float32 | bfloat16/float32 |", lines[0])
+        self.assertIn("1 recordings, 6 of 9 calls replayed, 1 misses (last: other shapes)", lines[0])
 
     def test_settling(self):
         self.assertAlmostEqual(compare_systems.settled(5, [1] * 3 + [0.1] * 40), 5 + 3 + 0.7)

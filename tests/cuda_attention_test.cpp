@@ -185,6 +185,30 @@ TEST(CudaAttention, StridesAsTheyCome) {
     }
 }
 
+// The gradient of [B, L, 3 H E] comes out of the launch as one tensor, cuDNN's too.
+TEST(CudaAttention, GradientsOfPartsAreOneTensor) {
+  FLAME_NEEDS_GPU(d);
+  const int64_t b = 2, l = 200, h = 4, e = 64;
+  for (const DType t : all_types)
+    for (const bool causal : {false, true}) {
+      const Tensor packed = noise({b, l, 3 * h * e}, 8).to(t);
+      const auto gradient = [&](Tensor x, uint64_t launches) {
+        x.requires_grad_();
+        Inputs parts = chunk(x, 3, -1);
+        for (Tensor& part : parts) part = part.reshape({b, l, h, e}).transpose(1, 2);
+        const Tensor y = scaled_dot_product_attention(parts[0], parts[1], parts[2], {.causal = causal});
+        const Tensor seed = noise(y.shape(), 77).to(y.dtype()).to(y.device());
+        seed.data();
+        const uint64_t before = stats().launches;
+        const Tensor g = grad({y}, {x}, {.grad_outputs = {seed}})[0];
+        EXPECT_EQ(stats().launches, before + launches);
+        return g;
+      };
+      const Tensor want = gradient(packed.to(DType::f64), 1);
+      EXPECT_LE(distance(gradient(packed.to(d), 1), want), allowed(t)) << name_of(t) << causal;
+    }
+}
+
 TEST(CudaAttention, NothingAtAll) {
   FLAME_NEEDS_GPU(d);
   for (const DType t : all_types)

@@ -95,6 +95,33 @@ TEST(CudaRows, GroupAndBatchNorms) {
     }
 }
 
+TEST(CudaRows, ChannelsLastBatchNorms) {
+  FLAME_NEEDS_GPU(d);
+  const auto last = [](const Tensor& x) { return x.permute({0, 2, 3, 1}).contiguous().permute({0, 3, 1, 2}); };
+  const Fn batch = [=](const Tensors& i) {
+    return batch_norm(last(i[0]), State(), State(), i.size() > 1 ? i[1] : Tensor(), i.size() > 1 ? i[2] : Tensor(),
+                      {.training = true});
+  };
+  for (const DType t : {DType::f32, DType::bf16, DType::f64})
+    for (const Shape& s : {Shape{3, 5, 1, 2}, Shape{3, 8, 5, 5}, Shape{2, 64, 33, 17}, Shape{33, 3, 7, 7},
+                           Shape{2, 300, 9, 9}, Shape{2, 1024, 7, 7}, Shape{16, 64, 56, 56}}) {
+      const std::string what = std::string(name_of(t)) + " " + to_string(s);
+      const Tensors in{normal(s, t), normal({s[1]}, t, 2), normal({s[1]}, t, 3)};
+      expect_near_float64(d, "channels-last batch_norm " + what, batch, in);
+      expect_near_float64(d, "channels-last batch_norm, plain " + what, batch, {in[0]});
+    }
+  // What begins at an odd place gives the same bits, and a NaN spoils its channel alone.
+  const Tensor odd = normal({2 * 9 * 9 * 16 + 1}).to(d);
+  const Tensor x = odd.slice(0, 1, odd.numel()).reshape({2, 9, 9, 16}).permute({0, 3, 1, 2});
+  const Fn plain = [](const Tensors& i) { return batch_norm(i[0], State(), State(), {}, {}, {.training = true}); };
+  const Tensors there = with_gradients(plain, {x.detach()}), here = with_gradients(plain, {last(x + 0.0)});
+  for (size_t i = 0; i < 2; ++i) EXPECT_EQ(difference(there[i], here[i]), "");
+  std::vector<float> one(16, 1.0F);
+  one[3] = std::nanf("");
+  const Tensor y = plain({last(x * Tensor::from(one, {1, 16, 1, 1}).to(d))});
+  EXPECT_EQ(isnan(y).to(DType::i64).sum().item(), 2 * 81);
+}
+
 // float32 gelu is within 2 ulp where it is small too; Inf, NaN and signed zeros are the CPU's.
 TEST(CudaRows, GeluToTwoUlp) {
   FLAME_NEEDS_GPU(d);

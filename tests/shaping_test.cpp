@@ -25,6 +25,17 @@ uint64_t launches(F&& fn) {
   return stats().launches - before;
 }
 
+// The gradients of the parts are joined by one copy, however many they are; parts that got none are zeros.
+TEST(Shaping, GradientsOfPartsAreOneCopy) {
+  Tensor x = counting({4, 6});
+  x.requires_grad_();
+  const Tensor g = counting({4, 2});
+  const std::vector<Tensor> parts = chunk(x, 3, 1);
+  EXPECT_EQ(launches([&] { return grad(parts, {x}, {.grad_outputs = {g, g, g}, .retain_graph = true})[0]; }), 1);
+  const Tensor of_one = grad({parts[1]}, {x}, {.grad_outputs = {g}})[0];
+  EXPECT_EQ(of_one.to_vector<float>(), cat({zeros({4, 2}), g, zeros({4, 2})}, 1).to_vector<float>());
+}
+
 TEST(Shaping, PartsAndDiagonalsAreViews) {
   const Tensor x = counting({4, 6});
   for (const Tensor& y : split(x, 2, 1)) EXPECT_TRUE(shares(x, y));

@@ -4,6 +4,7 @@
 #include "flame/flame.h"
 #include "flame/device/cpu/cpu_device.h"
 #include "flame/device/recorder.h"
+#include "tests/support/compare.h"
 #include "tests/support/op_support.h"
 
 namespace flame {
@@ -283,6 +284,36 @@ TEST(Cat, DtypesLayoutsAndErrors) {
   EXPECT_MESSAGE(ValueError, cat({}, 0), "cat: expected at least one tensor");
   EXPECT_MESSAGE(IndexError, cat({zeros({2})}, 1), "cat: axis 1 is out of range for rank 1");
   EXPECT_MESSAGE(ShapeError, stack({zeros({2}), zeros({3})}), "stack: expected equal shapes, got [2] and [3]");
+}
+
+TEST(Cat, PartsOfOneTensorAreThatTensor) {
+  const Tensor x = arange(0, 24).reshape({4, 6}), y = x.t();
+  const auto launches = [](const Tensor& of, int64_t axis, int64_t count) {
+    std::vector<Tensor> parts = chunk(of, count, axis);
+    const Stats before = stats();
+    const Tensor joined = cat(parts, axis);
+    const uint64_t n = stats().launches - before.launches;
+    EXPECT_TRUE(test::same_bits(joined, of.contiguous()));
+    EXPECT_TRUE(is_contiguous(joined.shape(), joined.strides()));
+    return n;
+  };
+  EXPECT_EQ(launches(x, 0, 2), 0u);
+  EXPECT_EQ(launches(x, 1, 3), 0u);
+  EXPECT_EQ(launches(y, 0, 2), 1u);                               // another layout than cat gives
+  EXPECT_EQ(launches(arange(0, 30).narrow(0, 0, 24), 0, 3), 1u);  // would keep the rest alive
+  EXPECT_EQ(launches(State(x).tensor(), 0, 2), 1u);
+  const std::vector<Tensor> p = chunk(x, 2, 0);
+  EXPECT_TRUE(test::same_bits(cat({p[1], p[0]}, 0), cat({x.narrow(0, 2, 2) * 1, x.narrow(0, 0, 2) * 1}, 0)));
+  EXPECT_TRUE(test::same_bits(stack({x.select(0, 0), x.select(0, 1), x.select(0, 2), x.select(0, 3)}), x));
+
+  // A write of a State goes to the State alone, and a gradient passes as through any cat.
+  const std::vector<Tensor> q = chunk(x, 3, 1);
+  const State s(cat(q, 1));
+  s.assign(s.tensor() + 1);
+  EXPECT_TRUE(test::same_bits(x, arange(0, 24).reshape({4, 6})));
+  Tensor leaf = arange(0, 6, 1, DType::f32).requires_grad_();
+  const Tensor again = cat(chunk(leaf, 2, 0), 0);
+  EXPECT_EQ(grad({(again * again).sum()}, {leaf})[0].to_vector<float>(), (std::vector<float>{0, 2, 4, 6, 8, 10}));
 }
 
 TEST(Cat, StackSplitAndChunk) {

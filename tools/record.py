@@ -34,12 +34,13 @@ def row(workload, metric, unit, values, system="flame"):
             "median": values[len(values) // 2], "min": values[0], "max": values[-1], "n": len(values)}
 
 
-def write(name, rows, threads, versions, device=None):
+def write(name, rows, threads, versions, device=None, **lists):
     record = {"name": name, "date": datetime.date.today().isoformat(), "commit": commit(),
               "device": device or cpu_name(), "threads": threads, "versions": versions}
     head = json.dumps(record, indent=1)[:-2]
-    body = ",\n".join("  " + json.dumps(r) for r in rows)
+    body = ",\n".join(f' "{what}": [\n' + ",\n".join("  " + json.dumps(r) for r in of) + "\n ]"
+                      for what, of in {"rows": rows, **lists}.items())
     path = ROOT / "bench" / "results" / f"{name}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{head},\n "rows": [\n{body}\n ]}}\n')
+    path.write_text(f"{head},\n{body}}}\n")
     print(f"wrote {path.relative_to(ROOT)}")

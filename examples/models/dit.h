@@ -31,11 +31,17 @@ struct DitBlock : flame::nn::Module {
     const flame::Tensor y = scaled_dot_product_attention(of[0], of[1], of[2]);
     return out(y.transpose(1, 2).reshape({n, t, options.width}));
   }
-  // [n, t, width] by a condition [n, width] -> [n, t, width]
-  flame::Tensor forward(const flame::Tensor& x, const flame::Tensor& condition) {
-    const std::vector<flame::Tensor> m = chunk(modulation(silu(condition)).unsqueeze(1), 6, -1);
-    const flame::Tensor y = x + m[2] * attention(norm1(x) * (1 + m[1]) + m[0]);
-    return y + m[5] * feed_forward(norm2(y) * (1 + m[4]) + m[3], up.weight, up.bias, down.weight, down.bias,
+  // Of an activated condition [n, width]: shift, scale and gate for each half of the block, [n, 1, width].
+  std::vector<flame::Tensor> modulations(const flame::Tensor& condition) {
+    return chunk(modulation(condition).unsqueeze(1), 6, -1);
+  }
+  static flame::Tensor modulated(const flame::Tensor& x, const flame::Tensor& shift, const flame::Tensor& scale) {
+    return x * (1 + scale) + shift;
+  }
+  // [n, t, width], by its modulations -> [n, t, width]
+  flame::Tensor forward(const flame::Tensor& x, const std::vector<flame::Tensor>& m) {
+    const flame::Tensor y = x + m[2] * attention(modulated(norm1(x), m[0], m[1]));
+    return y + m[5] * feed_forward(modulated(norm2(y), m[3], m[4]), up.weight, up.bias, down.weight, down.bias,
                                    {.activation = flame::Activation::gelu_tanh});
   }
   std::string kind() const override { return "DitBlock"; }
@@ -61,9 +67,12 @@ struct Dit : flame::nn::Module {
 
   // Patches [n, t, patch], embedded times [n, time], classes [n] -> the residual stream after the last block [n, t, width].
   flame::Tensor body(const flame::Tensor& x, const flame::Tensor& times, const flame::Tensor& labels) {
-    const flame::Tensor condition = time(times) + classes(labels);
+    const flame::Tensor condition = silu(time(times) + classes(labels));
+    // Before the blocks: a block's last sum and the next one's first norm are then one launch.
+    std::vector<std::vector<flame::Tensor>> modulations;
+    for (DitBlock& b : blocks) modulations.push_back(b.modulations(condition));
     flame::Tensor y = in(x) + positions;
-    for (DitBlock& b : blocks) y = b.forward(y, condition);
+    for (size_t i = 0; DitBlock & b : blocks) y = b.forward(y, modulations[i++]);
     return y;
   }
   // -> [n, t, patch]

@@ -5,6 +5,7 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/fuse/island.h"
 #include "flame/tensor/shadow.h"
 
 namespace flame {
@@ -85,7 +86,10 @@ AutocastCall::~AutocastCall() {
 
 Tensor AutocastCall::operator()(const Tensor& x, Loc loc) const {
   if (!is_cast(x) || x.dtype() == *to_) return x;
-  if (!narrow(*to_) || x.dtype() != DType::f32 || !x.value().cell) return x.to(*to_, loc);
+  if (!narrow(*to_) || x.dtype() != DType::f32 || !x.value().cell) {
+    if (narrow(*to_)) note_passing(x.value());
+    return x.to(*to_, loc);
+  }
   Ref<Value> shadow = shadow_of(x.value(), *to_, loc);
   if (!any_requires_grad({&x, 1})) return Tensor(std::move(shadow));
   const Ref<Node> node(new ShadowNode(loc, x));

@@ -67,9 +67,11 @@ class Planner {
 
   IslandPlan plan() {
     for (size_t i = 0; i < nodes_.size(); ++i) place(static_cast<int>(i));
+    drop_unread();
     mark_crossings();
     IslandPlan out;
-    for (size_t g = 0; g < drafts_.size(); ++g) out.groups.push_back(build(static_cast<int>(g)));
+    for (size_t g = 0; g < drafts_.size(); ++g)
+      if (!drafts_[g].nodes.empty()) out.groups.push_back(build(static_cast<int>(g)));
     return out;
   }
 
@@ -79,7 +81,7 @@ class Planner {
   const std::vector<Value*>& leaves_;
   Device& device_;
   std::vector<int> group_;
-  std::vector<bool> row_;
+  std::vector<bool> row_, read_;
   std::vector<Draft> drafts_;
 
   const Value& value(int i) const { return *nodes_[static_cast<size_t>(i)]; }
@@ -91,6 +93,26 @@ class Planner {
     const Value* v = expr(i).in[k].value.get();
     const Expr* e = v ? v->expr.load(std::memory_order_relaxed) : nullptr;
     return e ? e->index : -1;
+  }
+
+  // A cast, or a number's sum or product with it, or two of them, of one materialised tensor.
+  bool cheap(int j, int levels) const {
+    const Expr& e = expr(j);
+    if (e.is_reduce || e.reshaped || levels == 0) return false;
+    if (e.code != Code::copy && e.code != Code::add && e.code != Code::sub && e.code != Code::mul) return false;
+    int tensors = 0;
+    for (int k = 0; k < e.inputs; ++k) {
+      tensors += static_cast<bool>(e.in[k].value);
+      if (const int m = node_of(j, k); m >= 0 && !cheap(m, levels - 1)) return false;
+    }
+    return tensors == 1;
+  }
+  // Whether input k of node i is computed anew for each of i's elements: cheap, and smaller than i. Its own launch need not
+  // come first then, and if nobody else reads it there is none.
+  bool repeated(int i, int k) const {
+    const int j = node_of(i, k);
+    return j >= 0 && !expr(i).is_reduce && !expr(i).reshaped && strip(value(j).shape) != strip(value(i).shape) &&
+           cheap(j, 2);
   }
 
   static uint32_t stripped_mask(const Shape& s, uint32_t mask) {
@@ -126,7 +148,7 @@ class Planner {
     if (strip(value(i).shape) != d.space) return false;
     for (int k = 0; k < expr(i).inputs; ++k) {
       const int j = node_of(i, k);
-      if (j < 0 || group(j) != g) continue;
+      if (j < 0 || group(j) != g || repeated(i, k)) continue;
       if (row(j) ? d.mode != Mode::row || !spreads_right(d, i, j) : strip(value(j).shape) != d.space) return false;
     }
     return true;
@@ -137,7 +159,7 @@ class Planner {
     bool connected = false;
     for (int k = 0; k < expr(i).inputs; ++k) {
       const int j = node_of(i, k);
-      if (j < 0 || group(j) != g) continue;
+      if (j < 0 || group(j) != g || repeated(i, k)) continue;
       if (!row(j) || strip(value(j).shape) != strip(value(i).shape)) return false;
       connected = true;
     }
@@ -159,7 +181,7 @@ class Planner {
     const Expr& e = expr(i);
     int first = 0;
     for (int k = 0; k < e.inputs; ++k)
-      if (const int j = node_of(i, k); j >= 0) first = std::max(first, group(j));
+      if (const int j = node_of(i, k); j >= 0 && !repeated(i, k)) first = std::max(first, group(j));
     const int count = static_cast<int>(drafts_.size());
     for (int g = first; g < count; ++g) {
       if (e.is_reduce ? joins_as_reduction(g, i) : joins_as_element(g, i)) return put(g, i, e.is_reduce);
@@ -179,12 +201,20 @@ class Planner {
     row_[static_cast<size_t>(i)] = as_row;
   }
 
+  void drop_unread() {
+    read_ = wanted_;
+    for (int i = static_cast<int>(nodes_.size()); i-- > 0;)
+      for (int k = 0; read_[static_cast<size_t>(i)] && k < expr(i).inputs; ++k)
+        if (const int j = node_of(i, k); j >= 0 && !repeated(i, k)) read_[static_cast<size_t>(j)] = true;
+    for (Draft& d : drafts_) std::erase_if(d.nodes, [&](int i) { return !read_[static_cast<size_t>(i)]; });
+  }
   // Values read by a later group must be written by theirs.
   void mark_crossings() {
-    for (size_t i = 0; i < nodes_.size(); ++i)
-      for (int k = 0; k < expr(static_cast<int>(i)).inputs; ++k)
-        if (const int j = node_of(static_cast<int>(i), k); j >= 0 && group(j) != group_[i])
-          wanted_[static_cast<size_t>(j)] = true;
+    for (const Draft& d : drafts_)
+      for (const int i : d.nodes)
+        for (int k = 0; k < expr(i).inputs; ++k)
+          if (const int j = node_of(i, k); j >= 0 && group(j) != group(i) && !repeated(i, k))
+            wanted_[static_cast<size_t>(j)] = true;
   }
 
   // Strides over the loop dims, from those over the axes without ones; row: 0 along the reduced ones.
@@ -197,19 +227,69 @@ class Planner {
     return out;
   }
 
+  struct Build {
+    const Draft& draft;
+    Program p;
+    IslandPlan::Group out;
+    std::vector<int> place, place_of_repeated;  // of nodes in p, or -1
+  };
   IslandPlan::Group build(int g);
-  int leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const;
+  NodeDesc described(int i, bool as_row) const;
+  int repeat(Build& b, int j, int i) const;
+  int leaf_of(Build& b, const Value& v, const Strides& own, bool as_row, int cross) const;
   static void collapse(Program& p);
 };
 
-// The program's leaf for input k of node i: a materialised value, or (cross >= 0) a node of an earlier group.
-int Planner::leaf_of(Program& p, IslandPlan::Group& out, const Draft& d, int i, int k, bool as_row, int cross) const {
-  const Value& v = *expr(i).in[k].value;
-  const Shape& shape = expr(i).is_reduce ? v.shape : value(i).shape;
-  const bool reshaped = expr(i).reshaped;  // ranks may differ
-  const Strides own =
-      reshaped ? without_ones(v.shape, v.strides) : without_ones(shape, broadcast_strides(v.shape, v.strides, shape));
-  LeafDesc leaf{v.dtype, loop_strides(d, own, as_row), as_row};
+bool is_op(const NodeDesc& n) {
+  const bool moves = n.kind == NodeDesc::Kind::copy || n.kind == NodeDesc::Kind::iota;
+  return !moves || n.compute != n.out;
+}
+
+NodeDesc Planner::described(int i, bool as_row) const {
+  const Expr& e = expr(i);
+  NodeDesc n;
+  n.kind = e.is_reduce            ? NodeDesc::Kind::reduce
+           : e.code == Code::iota ? NodeDesc::Kind::iota
+           : e.code == Code::copy ? NodeDesc::Kind::copy
+           : e.draw               ? NodeDesc::Kind::dropout
+                                  : NodeDesc::Kind::pointwise;
+  n.code = e.code;
+  n.reduce = e.reduce;
+  n.compute = e.compute;
+  n.out = value(i).dtype;
+  n.row = as_row;
+  return n;
+}
+
+// Node j once more, for the elements of node i that it spreads over.
+int Planner::repeat(Build& b, int j, int i) const {
+  int& known = b.place_of_repeated[static_cast<size_t>(j)];
+  if (known >= 0 && b.p.nodes[static_cast<size_t>(known)].row == row(i)) return known;
+  const Expr& e = expr(j);
+  NodeDesc n = described(j, row(i));
+  for (int k = 0; k < e.inputs; ++k) {
+    const Value* v = e.in[k].value.get();
+    if (!v) {
+      n.in[k] = {Src::Kind::scalar, b.p.scalars++};
+      b.out.scalars.emplace_back(j, k);
+    } else if (const int m = node_of(j, k); m >= 0) {
+      n.in[k] = {Src::Kind::node, repeat(b, m, i)};
+    } else {
+      const Shape& shape = value(i).shape;
+      const Strides own = without_ones(shape, broadcast_strides(v->shape, v->strides, shape));
+      n.in[k] = {Src::Kind::leaf, leaf_of(b, *v, own, row(i), -1)};
+    }
+  }
+  if (!read_[static_cast<size_t>(j)]) b.p.ops += is_op(n);
+  b.p.nodes.push_back(n);
+  return known = static_cast<int>(b.p.nodes.size()) - 1;
+}
+
+// The program's leaf for a materialised value, or (cross >= 0) a node of an earlier group; `own`: its strides over the axes.
+int Planner::leaf_of(Build& b, const Value& v, const Strides& own, bool as_row, int cross) const {
+  Program& p = b.p;
+  IslandPlan::Group& out = b.out;
+  LeafDesc leaf{v.dtype, loop_strides(b.draft, own, as_row), as_row};
   int source = ~cross;
   if (cross < 0) source = static_cast<int>(std::find(leaves_.begin(), leaves_.end(), &v) - leaves_.begin());
   for (size_t n = 0; n < p.leaves.size(); ++n)
@@ -227,37 +307,34 @@ IslandPlan::Group Planner::build(int g) {
     d.order = memory_order(without_ones(v.shape, v.strides));
     d.kept = d.order.rank();
   }
-  IslandPlan::Group out;
-  Program p;
+  const std::vector<int> nowhere(nodes_.size(), -1);
+  Build b{d, {}, {}, nowhere, nowhere};
+  Program& p = b.p;
+  IslandPlan::Group& out = b.out;
   p.mode = d.mode;
   p.kept = d.kept;
   p.reduced = d.reduced;
   p.has_reduce = d.mask != 0;
   for (int64_t axis : d.order) p.dims.push_back(d.space[static_cast<int>(axis)]);
-  std::vector<int> place_of(nodes_.size(), -1);
   for (int i : d.nodes) {
     const Expr& e = expr(i);
     const bool as_row = row(i);
-    NodeDesc n;
-    n.kind = e.is_reduce            ? NodeDesc::Kind::reduce
-             : e.code == Code::iota ? NodeDesc::Kind::iota
-             : e.code == Code::copy ? NodeDesc::Kind::copy
-             : e.draw               ? NodeDesc::Kind::dropout
-                                    : NodeDesc::Kind::pointwise;
-    n.code = e.code;
-    n.reduce = e.reduce;
-    n.compute = e.compute;
-    n.out = value(i).dtype;
-    n.row = as_row;
+    NodeDesc n = described(i, as_row);
     for (int k = 0; k < e.inputs; ++k) {
-      const int j = e.in[k].value ? node_of(i, k) : -1;
-      if (!e.in[k].value) {
+      const Value* v = e.in[k].value.get();
+      const int j = v ? node_of(i, k) : -1;
+      if (!v) {
         n.in[k] = {Src::Kind::scalar, p.scalars++};
         out.scalars.emplace_back(i, k);
+      } else if (repeated(i, k)) {
+        n.in[k] = {Src::Kind::node, repeat(b, j, i)};
       } else if (j >= 0 && group(j) == g) {
-        n.in[k] = {Src::Kind::node, place_of[static_cast<size_t>(j)]};
+        n.in[k] = {Src::Kind::node, b.place[static_cast<size_t>(j)]};
       } else {
-        n.in[k] = {Src::Kind::leaf, leaf_of(p, out, d, i, k, as_row && !e.is_reduce, j)};
+        const Shape& shape = e.is_reduce ? v->shape : value(i).shape;
+        const Strides own = e.reshaped ? without_ones(v->shape, v->strides)  // ranks may differ
+                                       : without_ones(shape, broadcast_strides(v->shape, v->strides, shape));
+        n.in[k] = {Src::Kind::leaf, leaf_of(b, *v, own, as_row && !e.is_reduce, j)};
       }
     }
     if (e.code == Code::iota && !e.is_reduce) {
@@ -278,10 +355,9 @@ IslandPlan::Group Planner::build(int g) {
           {value(i).dtype, loop_strides(d, without_ones(value(i).shape, value(i).strides), as_row), as_row});
       out.outputs.push_back(i);
     }
-    place_of[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());
+    b.place[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());
     p.nodes.push_back(n);
-    const bool moves = n.kind == NodeDesc::Kind::copy || n.kind == NodeDesc::Kind::iota;
-    p.ops += !moves || n.compute != n.out;
+    p.ops += is_op(n);
   }
   collapse(p);
   out.ops = p.ops;

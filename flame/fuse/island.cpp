@@ -263,7 +263,13 @@ void materialize(Value& v) {
   if (!v.pending()) return;
   Island& island = *v.island;
   std::lock_guard lock(island);
-  if (v.pending()) island.flush("an opaque op reads it");
+  if (v.pending()) island.flush("an opaque op reads it", &v);
+}
+
+void note_passing(const Value& x) {
+  if (!x.pending() || x.island != &Island::current()) return;
+  std::lock_guard lock(*x.island);
+  if (Expr* e = x.expr.load(std::memory_order_relaxed)) e->passing = true;
 }
 
 void flush_pending() {

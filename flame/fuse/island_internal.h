@@ -21,6 +21,7 @@ struct Expr {
   ~Expr();
   bool is_reduce = false;
   bool reshaped = false;  // a copy that only adds or drops axes of size 1
+  bool passing = false;   // see note_passing
   Code code{};
   Reduce reduce{};
   DType compute{};
@@ -58,7 +59,8 @@ class Island {
   static Island& current();
   void lock();
   void unlock();
-  void flush(const char* why);
+  // All that is pending; with `reader`, because that is read, what is passing may wait once more.
+  void flush(const char* why, const Value* reader = nullptr);
   void compact();  // forgets dropped nodes
 
   std::vector<Value*> nodes;  // in order of creation; null: dropped
@@ -69,7 +71,7 @@ class Island {
   std::vector<std::pair<const char*, uint64_t>> reasons;
 
  private:
-  void run(std::vector<Ref<Value>>& live_nodes);
+  void run(std::vector<Ref<Value>>& live_nodes, const Value* reader);
   struct Hash {
     using is_transparent = void;
     size_t operator()(std::string_view s) const { return std::hash<std::string_view>{}(s); }

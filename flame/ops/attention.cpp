@@ -10,6 +10,7 @@
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
 #include "flame/ops/attention_internal.h"
+#include "flame/ops/attention_packed_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/philox_internal.h"
@@ -81,31 +82,28 @@ class KeptWeights final : public Op {
   const Settings& settings_;
 };
 
-// (q, k, v, out, lse, gradient of out, mask?) -> (dq, dk, dv).
+// (q, k, v, out, lse, gradient of out, mask?) -> (dq, dk, dv), or what they are parts of.
 class AttentionBackward final : public Op {
  public:
-  explicit AttentionBackward(const Settings& s) : settings_(s) {}
+  AttentionBackward(const Settings& s, std::span<const Tensor> in) : settings_(s), packed_(in.first(3)) {}
   const char* name() const override { return "attention_backward"; }
-  std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    std::vector<Meta> out;
-    for (size_t i = 0; i < 3; ++i)
-      out.push_back({in[i].dtype(), in[i].shape(), dense_strides_like(in[i].shape(), in[i].strides())});
-    return out;
-  }
+  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override { return packed_.outputs(); }
   void key(Key& k) const override {
-    k << settings_.flags.causal << settings_.flags.mask << settings_.flags.dropout << deterministic();
+    k << settings_.flags.causal << settings_.flags.mask << settings_.flags.dropout << deterministic() << packed_.axis();
   }
   std::vector<Word> scalars() const override { return settings_.words(); }
-  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    return attention_backward_cpu(in, out, settings_.flags);
+  Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta>) const override {
+    return packed_.plan(attention_backward_cpu(in, packed_.parts(), settings_.flags), in.size());
   }
-  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return attention_backward_cuda(d, in, out, settings_.flags);
+  Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
+    return packed_.plan(attention_backward_cuda(d, in, packed_.parts(), settings_.flags), in.size());
   }
   bool differentiable() const override { return false; }
+  const PackedGradients& packed() const { return packed_; }
 
  private:
   const Settings& settings_;
+  const PackedGradients packed_;
 };
 
 // (q, k, v, mask?) of one dtype -> (out, lse); see attention_cpu.
@@ -134,7 +132,8 @@ class Attention final : public Op {
     if (v.create_graph() || mask_too) return composed(v);
     std::vector<Tensor> in{v.input(0), v.input(1), v.input(2), v.output(0), v.output(1), v.grad(0)};
     if (settings_.flags.mask) in.push_back(v.input(3));
-    const std::vector<Tensor> g = dispatch_multi(make_ref<AttentionBackward>(settings_), in, v.call_site());
+    const auto op = make_ref<AttentionBackward>(settings_, in);
+    const std::vector<Tensor> g = op->packed().parts(dispatch_multi(op, in, v.call_site()));
     for (int i = 0; i < 3; ++i)
       if (v.needs(i)) v.give(i, g[static_cast<size_t>(i)]);
   }

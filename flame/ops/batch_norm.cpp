@@ -33,11 +33,11 @@ Tensor batch_norm(const Tensor& x, const State& running_mean, const State& runni
     if (count == 1)
       fail<ValueError>(loc, "batch_norm: expected more than 1 value per channel when training, got input {}",
                        x.shape());
-    const Normalized n = normalize("batch_norm", x, axes, w, b, o.eps, loc);
-    if (count == 0) return n.y;
-    const Tensor unbiased = n.var * (static_cast<double>(count) / static_cast<double>(count - 1));
-    update_running(running_mean, n.mean, running_var, unbiased, o.momentum, o.batches, loc);
-    return n.y;
+    const auto update = [&](const Tensor& mean, const Tensor& var) {
+      const Tensor unbiased = var * (static_cast<double>(count) / static_cast<double>(count - 1));
+      update_running(running_mean, mean, running_var, unbiased, o.momentum, o.batches, loc);
+    };
+    return normalize("batch_norm", x, axes, w, b, o.eps, loc, count > 0 ? MomentsSeen(update) : nullptr).y;
   }
 
   if (!running_mean.defined() || !running_var.defined())

@@ -1,4 +1,5 @@
-// cat: one strided copy an input, straight into its place. split, chunk and stack are views and cat; a split's gradient is a cat.
+// cat: one strided copy an input, straight into its place, and none where they lie there already. split, chunk and stack are views
+// and cat; a split's gradient is a cat.
 #include "flame/ops/cat.h"
 
 #include <algorithm>
@@ -10,6 +11,7 @@
 #include "flame/ops/check_internal.h"
 #include "flame/ops/device_internal.h"
 #include "flame/ops/samples_internal.h"
+#include "flame/ops/view_internal.h"
 
 namespace flame {
 namespace {
@@ -34,10 +36,18 @@ class Cat final : public Op {
   }
   void key(Key& k) const override { k << axis_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(in, out, [](auto&&... a) { return StridedCopy(a...); });
+    std::vector<StridedCopy> copies;
+    for (const Meta& m : in) copies.emplace_back(m.shape, out[0].strides, m.strides, size_of(m.dtype));
+    return make_ref<Plan>(name(), [copies, offsets = offsets(in, out[0])](const Run& r) {
+      char* to = static_cast<char*>(r.buffers[copies.size()]);
+      for (size_t i = 0; i < copies.size(); ++i) copies[i](to + offsets[i], r.buffers[i]);
+    });
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(in, out, [&](auto&&... a) { return DeviceCopy(d, a...); });
+    std::vector<DeviceCopy> copies;
+    for (const Meta& m : in) copies.emplace_back(d, m.shape, out[0].strides, m.strides, size_of(m.dtype));
+    return make_ref<Plan>(name(), [n = in.size(), all = DeviceCopies(std::move(copies), offsets(in, out[0]))](
+                                      const Run& r) { all(r.buffers[n], r.buffers); });
   }
   bool saves_input(int) const override { return false; }
   void vjp(Vjp& v) const override {
@@ -51,24 +61,15 @@ class Cat final : public Op {
   }
 
  private:
-  template <class MakeCopy>
-  Ref<Plan> plan(std::span<const Meta> in, std::span<const Meta> out, MakeCopy make) const {
-    struct Piece {
-      std::invoke_result_t<MakeCopy, Shape, Strides, Strides, size_t> copy;
-      int64_t offset;
-    };
-    const size_t element = size_of(out[0].dtype);
-    std::vector<Piece> pieces;
+  // Where each input goes, in bytes.
+  std::vector<int64_t> offsets(std::span<const Meta> in, const Meta& out) const {
+    std::vector<int64_t> all;
     int64_t at = 0;
     for (const Meta& m : in) {
-      pieces.push_back({make(m.shape, out[0].strides, m.strides, element),
-                        at * out[0].strides[axis_] * static_cast<int64_t>(element)});
+      all.push_back(at * out.strides[axis_] * static_cast<int64_t>(size_of(out.dtype)));
       at += m.shape[axis_];
     }
-    return make_ref<Plan>(name(), [pieces](const Run& r) {
-      char* out = static_cast<char*>(r.buffers[pieces.size()]);
-      for (size_t i = 0; i < pieces.size(); ++i) pieces[i].copy(out + pieces[i].offset, r.buffers[i]);
-    });
+    return all;
   }
   int axis_, inputs_;
 };
@@ -77,6 +78,14 @@ int64_t count_of(const char* op, const Tensor& x, int64_t size, int axis, Loc lo
   if (size == 0 && x.shape()[axis] == 0) return 1;
   if (size <= 0) fail<ValueError>(loc, "{}: expected a size of 1 or more, got {}", op, size);
   return std::max<int64_t>(1, (x.shape()[axis] + size - 1) / size);
+}
+
+// What the parts are if they are all of a dense storage already and no gradient is asked for; else null.
+Ref<Value> whole_of(const std::vector<Tensor>& parts, int axis) {
+  if (any_requires_grad(parts)) return {};
+  Ref<Value> v = adjoining(parts, axis);
+  if (!v || static_cast<size_t>(numel(v->shape)) * size_of(v->dtype) != v->storage->bytes()) return {};
+  return is_dense(v->shape, v->strides) ? v : Ref<Value>();
 }
 
 // Views of these sizes, one after the other. Their gradients are joined at once.
@@ -90,10 +99,40 @@ std::vector<Tensor> parted(const Tensor& x, const std::vector<int64_t>& sizes, i
   if (!any_requires_grad({&x, 1})) return out;
   return with_rule(
       "split", {&x, 1}, std::move(out), {},
-      [axis, loc](const CustomContext& c) { return std::vector<Tensor>{cat(c.grads, axis, loc)}; }, loc);
+      [axis, loc](const CustomContext& c) {
+        if (Ref<Value> whole = whole_of(c.grads, axis)) return std::vector<Tensor>{Tensor(std::move(whole))};
+        return std::vector<Tensor>{cat(c.grads, axis, loc)};
+      },
+      loc);
+}
+
+// Without a copy where a contiguous tensor has them all.
+Tensor joined(const std::vector<Tensor>& in, int axis, Loc loc) {
+  if (Ref<Value> v = whole_of(in, axis); v && is_contiguous(v->shape, v->strides)) return Tensor(std::move(v));
+  return dispatch(make_ref<Cat>(axis, static_cast<int>(in.size())), in, loc);
 }
 
 }  // namespace
+
+Ref<Value> adjoining(std::span<const Tensor> parts, int axis) {
+  const Value& first = parts[0].value();
+  if (first.pending() || first.cell) return {};
+  Shape shape = first.shape;
+  Strides strides = first.strides;
+  if (shape[axis] == 1 && parts.size() > 1) strides[axis] = parts[1].value().offset - first.offset;
+  int64_t end = first.offset;
+  shape[axis] = 0;
+  for (const Tensor& t : parts) {
+    const Value& v = t.value();
+    if (v.pending() || v.storage != first.storage || v.dtype != first.dtype || v.offset != end) return {};
+    if (v.shape.rank() != shape.rank()) return {};
+    for (int i = 0; i < shape.rank(); ++i)
+      if ((i != axis && v.shape[i] != shape[i]) || (v.shape[i] != 1 && v.strides[i] != strides[i])) return {};
+    end += v.shape[axis] * strides[axis];
+    shape[axis] += v.shape[axis];
+  }
+  return numel(shape) ? Value::view(first, shape, strides, first.offset) : Ref<Value>();
+}
 
 Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   if (tensors.empty()) fail<ValueError>(loc, "cat: expected at least one tensor, got none");
@@ -109,8 +148,7 @@ Tensor cat(const std::vector<Tensor>& tensors, int64_t axis, Loc loc) {
   std::vector<Tensor> in, skipped;
   in.reserve(tensors.size());
   for (const Tensor& x : tensors) (vectors || x.shape() != Shape{0} ? in : skipped).push_back(x.to(t, loc));
-  Tensor y =
-      dispatch(make_ref<Cat>(normalize_axis("cat", axis, in[0].rank(), loc), static_cast<int>(in.size())), in, loc);
+  Tensor y = joined(in, normalize_axis("cat", axis, in[0].rank(), loc), loc);
   if (skipped.empty()) return y;
   skipped.insert(skipped.begin(), y);
   return with_rule(

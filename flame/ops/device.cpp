@@ -52,21 +52,70 @@ DeviceCopy::DeviceCopy(Device& d, const Shape& shape, const Strides& to, const S
   together_ = together(axes, element);
   kernel_ = kernel(together_);
 }
-Ref<Kernel> DeviceCopy::kernel(int64_t n) const {
+Ref<Kernel> DeviceCopy::kernel(int64_t n, const char* entry) const {
   const bool small = walk_.count < int64_t{1} << 31;
-  return moving_kernel(*device_, "ops/strided.cu", "copy", element_ * static_cast<size_t>(n),
+  return moving_kernel(*device_, "ops/strided.cu", entry, element_ * static_cast<size_t>(n),
                        {small ? "-DFLAME_I=uint32_t" : "-DFLAME_I=uint64_t"});
 }
-void DeviceCopy::operator()(void* to, const void* from) const {
-  if (!kernel_) return;
-  const size_t bytes = element_ * static_cast<size_t>(together_);
-  if ((reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes != 0)
-    return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+DeviceCopy::Walk DeviceCopy::walk_together() const {
   Walk w = walk_;
   w.count /= together_;
   for (int64_t i = 0; i < w.rank; ++i) (i + 1 == w.rank ? w.shape[i] : w.to[i]) /= together_;
   for (int64_t i = 0; i + 1 < w.rank; ++i) w.from[i] /= together_;
+  return w;
+}
+bool DeviceCopy::aligned(const void* to, const void* from) const {
+  return (reinterpret_cast<uintptr_t>(to) | reinterpret_cast<uintptr_t>(from)) % bytes_together() == 0;
+}
+void DeviceCopy::operator()(void* to, const void* from) const {
+  if (!kernel_) return;
+  if (!aligned(to, from)) return (*kernel(1))({.blocks = blocks_for(walk_.count, 256)}, walk_, from, to);
+  const Walk w = walk_together();
   (*kernel_)({.blocks = blocks_for(w.count, 256)}, w, from, to);
+}
+
+DeviceCopies::DeviceCopies(std::vector<DeviceCopy> copies, std::vector<int64_t> offsets)
+    : copies_(std::move(copies)), offsets_(std::move(offsets)) {
+  for (size_t i = 0; i < copies_.size();) {
+    Batch b{i, i + 1, {}};
+    const DeviceCopy& first = copies_[i];
+    int64_t widest = first.walk_.count, all = widest;
+    for (; first.kernel_ && b.end < std::min(copies_.size(), i + most); ++b.end) {
+      const DeviceCopy& c = copies_[b.end];
+      const int64_t wider = std::max(widest, c.walk_.count);
+      const bool alike = c.kernel_ && c.bytes_together() == first.bytes_together() && wider < int64_t{1} << 31 &&
+                         wider * static_cast<int64_t>(b.end - i + 1) <= 2 * (all + c.walk_.count);
+      if (!alike) break;
+      widest = wider;
+      all += c.walk_.count;
+    }
+    if (b.end > i + 1) b.kernel = first.kernel(first.together_, "copy_several");
+    i = b.end;
+    batches_.push_back(std::move(b));
+  }
+}
+void DeviceCopies::operator()(void* to, void* const* from) const {
+  struct {  // as in strided.cu
+    DeviceCopy::Walk walk[most];
+    const void* from[most];
+    void* to[most];
+  } args{};
+  for (const Batch& b : batches_) {
+    int64_t widest = 0;
+    bool aligned = true;
+    for (size_t i = b.begin; i < b.end; ++i) {
+      const size_t n = i - b.begin;
+      args.walk[n] = copies_[i].walk_together();
+      args.from[n] = from[i];
+      args.to[n] = static_cast<char*>(to) + offsets_[i];
+      widest = std::max(widest, args.walk[n].count);
+      aligned &= copies_[i].aligned(args.to[n], args.from[n]);
+    }
+    if (b.kernel && aligned)
+      (*b.kernel)({.blocks = blocks_for(widest, 256), .y = static_cast<int64_t>(b.end - b.begin)}, args);
+    else
+      for (size_t i = b.begin; i < b.end; ++i) copies_[i](static_cast<char*>(to) + offsets_[i], from[i]);
+  }
 }
 
 DeviceDraw::DeviceDraw(uint64_t seed, uint64_t call_number, int64_t n) : call(call_number), count(n) {

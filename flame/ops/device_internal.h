@@ -22,15 +22,37 @@ class DeviceCopy {
   void operator()(void* to, const void* from) const;
 
  private:
+  friend class DeviceCopies;
   struct Walk {
     int64_t rank, count;
     int64_t shape[max_rank], to[max_rank], from[max_rank];
   } walk_{};
+  Walk walk_together() const;
+  size_t bytes_together() const { return element_ * static_cast<size_t>(together_); }
+  bool aligned(const void* to, const void* from) const;
   Device* device_;
   size_t element_;
   int64_t together_ = 1;  // elements that move as one, where both tensors begin at a multiple of their size
   Ref<Kernel> kernel_;
-  Ref<Kernel> kernel(int64_t together) const;
+  Ref<Kernel> kernel(int64_t together, const char* entry = "copy") const;
+};
+
+// Copies into one buffer, of which none writes where another does; up to eight of like size are one launch.
+class DeviceCopies {
+ public:
+  // copies[i] goes to offsets[i], in bytes.
+  DeviceCopies(std::vector<DeviceCopy> copies, std::vector<int64_t> offsets);
+  void operator()(void* to, void* const* from) const;
+
+ private:
+  static constexpr size_t most = 8;
+  struct Batch {
+    size_t begin, end;
+    Ref<Kernel> kernel;  // null: one by one
+  };
+  std::vector<DeviceCopy> copies_;
+  std::vector<int64_t> offsets_;
+  std::vector<Batch> batches_;
 };
 
 // What a draw's kernel is told: as in random.cu.

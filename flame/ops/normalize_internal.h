@@ -1,5 +1,6 @@
 // Internal: the normalisation that layer, batch, group and instance norm share, and its checks.
 #pragma once
+#include <functional>
 #include <optional>
 
 #include "flame/tensor/tensor.h"
@@ -11,8 +12,10 @@ struct Normalized {
   Tensor y;          // (x - mean) / sqrt(var + eps) * weight + bias, in x's dtype
   Tensor mean, var;  // over the axes, which stay with size 1; biased; float32 or float64; without gradient
 };
+// Called with them before anything is pending that a host action or a write of a State would run.
+using MomentsSeen = std::function<void(const Tensor& mean, const Tensor& var)>;
 Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
-                     double eps, Loc loc);
+                     double eps, Loc loc, const MomentsSeen& seen = {});
 
 // The axes over which the last sizes `normalized` lie; throws as op `name` unless x is floating and ends in them.
 Dims last_axes(const char* name, const Tensor& x, const Shape& normalized, Loc loc);

@@ -4,6 +4,7 @@
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
+#include "flame/ops/channel_norm_internal.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/reduce.h"
@@ -103,23 +104,31 @@ Tensor normalize_by(const Tensor& x, const State& mean, const State& var, const 
 }
 
 Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,
-                     double eps, Loc loc) {
+                     double eps, Loc loc, const MomentsSeen& seen) {
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   const std::optional<RowNorm> rows = row_norm_of(x, axes, weight, bias);
-  const bool joins = rows && joins_island(*rows, x);
+  const bool joins = rows && joins_island(*rows, x), by_channel = !rows && sums_by_channel(x, axes);
   Statistics s;
   const Tensor y = no_grad([&]() -> Tensor {
     if (rows && !joins) {
       const RowNormResult r = row_norm(*rows, x, axes, weight, bias, eps, loc);
       s = {r.mean, r.var, r.var};
+      if (seen) seen(s.mean, s.var);
       return r.y;
     }
+    if (by_channel) {
+      const ChannelSums m = channel_moments(x, loc);
+      s = {m.first, m.second, rsqrt(m.second + eps)};
+      if (seen) seen(s.mean, s.var);  // which runs what is pending: before there is more
+    }
     const Tensor in = x.to(wide);
-    s = statistics(in, axes, eps);
+    if (!by_channel) s = statistics(in, axes, eps);
     Tensor out = (in - s.mean) * s.scale;
     if (weight.defined()) out = out * weight.to(wide);
     if (bias.defined()) out = out + bias.to(wide);
-    return out.to(t);
+    out = out.to(t);
+    if (seen && !by_channel) seen(s.mean, s.var);
+    return out;
   });
 
   std::vector<Tensor> in{x}, saved{x, s.mean, rows ? s.var : s.scale};
@@ -131,7 +140,7 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
   const Shape of_weight = weight.defined() ? weight.shape() : Shape(),
               of_bias = bias.defined() ? bias.shape() : Shape();
   const DType bias_dtype = bias.defined() ? bias.dtype() : wide;
-  const auto rule = [rows, axes, eps, wide, of_weight, of_bias, bias_dtype, loc, scaled = weight.defined(),
+  const auto rule = [rows, by_channel, axes, eps, wide, of_weight, of_bias, bias_dtype, loc, scaled = weight.defined(),
                      shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {
     if (rows && !c.create_graph) {
       const RowNormGradients g = row_norm_backward(*rows, c.saved[0], c.saved[1], c.saved[2], c.grads[0],
@@ -139,6 +148,19 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
       std::vector<Tensor> out{g.dx};
       if (scaled) out.push_back(g.dweight.reshape(of_weight));
       if (shifted) out.push_back(g.dbias.reshape(of_bias));
+      return out;
+    }
+    if (by_channel && !c.create_graph) {  // the sums first: they run what is pending
+      const Tensor& x = c.saved[0];
+      const Tensor own = c.grads[0].to(x.dtype());
+      const ChannelSums sums = channel_slopes(x, own, c.saved[1], c.saved[2], loc);
+      const double part = static_cast<double>(sums.first.numel()) / static_cast<double>(x.numel());
+      const Tensor by = scaled ? c.saved[2] * c.saved[3].to(wide) : c.saved[2];  // small ones before, so that the large
+      const Tensor plain = sums.first * part, along = sums.second * part;        // ones are one launch
+      const Tensor unit = (x.to(wide) - c.saved[1]) * c.saved[2];
+      std::vector<Tensor> out{(((own.to(wide) - plain) - unit * along) * by).to(x.dtype())};
+      if (scaled) out.push_back(sums.second.reshape(of_weight).to(c.saved[3].dtype()));
+      if (shifted) out.push_back(sums.first.reshape(of_bias).to(bias_dtype));
       return out;
     }
     const Tensor x = c.saved[0].to(wide), g = c.grads[0].to(wide);

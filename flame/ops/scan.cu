@@ -63,7 +63,8 @@ struct Running1 {
   using V = Running;
   static constexpr V nothing = product;  // joined with anything, that
   static V load(const Lines&, const Data& p, const At& at, int64_t) {
-    return static_cast<Running>(widen(static_cast<const T*>(p.a)[at.k[0]]));
+    const V v = static_cast<Running>(widen(static_cast<const T*>(p.a)[at.k[0]]));
+    return product ? v : v + V(0);  // a sum starts at 0, so that none is -0
   }
   V operator()(V x, V y) const { return product ? x * y : x + y; }
   static void store(const Data& p, const At& at, V v) { static_cast<Result*>(p.c)[at.k[1]] = convert<Result>(v); }

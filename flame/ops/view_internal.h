@@ -31,6 +31,9 @@ inline Ref<Value> strided_view(const Tensor& x, const Shape& shape, const Stride
   return Value::view(x.value(), shape, strides, x.value().offset + skip);
 }
 
+// What `parts` are one after the other along `axis`, a view, if they lie so in one storage that is no State's; else null.
+Ref<Value> adjoining(std::span<const Tensor> parts, int axis);
+
 // Elements start, start + step, ... of an axis, `count` of them.
 struct Span {
   int64_t start = 0, count = 0, step = 1;

@@ -71,7 +71,7 @@ inline double sinpi(double x) {
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __shared__ static
-#define __constant__ __attribute__((section(".data")))
+#define __constant__ __attribute__((section(".data"), visibility("default")))
 #define __noinline__ __attribute__((noinline))
 #define __forceinline__ inline
 #define __align__(n) __attribute__((aligned(n)))

@@ -1,0 +1,157 @@
+// The launches of a training step on a GPU, listed without one: what the blocks of examples/models may cost beside products and
+// attention. A launch more is memory traffic that every step pays for.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "examples/models/dit.h"
+#include "examples/models/gpt2.h"
+#include "tests/support/compare.h"
+#include "tests/support/listing_device.h"
+
+namespace flame {
+namespace {
+
+using test::ListingDevice;
+
+struct Pass {
+  std::vector<ListingDevice::Entry> forward, backward;
+};
+// The second step under autocast: the weights in 16 bits are there.
+Pass pass_of(const std::function<Tensor()>& loss) {
+  ListingDevice& d = test::listing_device();
+  Pass p;
+  for (int step = 0; step < 2; ++step) {
+    d.take();
+    const Tensor l = [&] {
+      const AutocastScope scope(DType::bf16);
+      return loss();
+    }();
+    flush_pending();
+    p.forward = d.take();
+    backward(l);
+    flush_pending();
+    p.backward = d.take();
+  }
+  return p;
+}
+
+Pass gpt2(int64_t layers) {
+  const DeviceScope scope(test::listing_device());
+  Gpt2 m({.vocabulary = 64, .context = 128, .width = 64, .heads = 4, .layers = layers});
+  const Tensor x = Tensor::empty({2, 128}, DType::i64), y = Tensor::empty({2, 128}, DType::i64);
+  return pass_of([&] { return m.loss(x, y); });
+}
+Pass dit(int64_t layers) {
+  const DeviceScope scope(test::listing_device());
+  Dit m({.patches = 128, .patch = 16, .width = 64, .heads = 4, .layers = layers, .classes = 5, .time = 32});
+  const Tensor x = Tensor::empty({2, 128, 16}), t = Tensor::empty({2, 32}), c = Tensor::empty({2}, DType::i64),
+               y = Tensor::empty({2, 128, 16});
+  return pass_of([&] { return m.loss(x, t, c, y); });
+}
+
+// How many more launches of an op, or of all, two blocks make than one.
+using Model = Pass (*)(int64_t);
+int in_a_block(Model of, std::vector<ListingDevice::Entry> Pass::*way, const std::string& op = "") {
+  const auto count = [&](int64_t layers) {
+    int n = 0;
+    const Pass p = of(layers);
+    for (const ListingDevice::Entry& e : p.*way) n += e.op.starts_with(op);
+    return n;
+  };
+  return count(2) - count(1);
+}
+
+TEST(StepLaunches, GradientsOfQueriesKeysAndValuesAreNotCopied) {
+  EXPECT_EQ(in_a_block(gpt2, &Pass::forward, "attention"), 1);
+  EXPECT_EQ(in_a_block(gpt2, &Pass::backward, "attention_backward"), 1);
+  EXPECT_EQ(in_a_block(gpt2, &Pass::backward, "cat"), 0);
+  EXPECT_EQ(in_a_block(dit, &Pass::backward, "attention_backward"), 1);
+  EXPECT_EQ(in_a_block(dit, &Pass::backward, "cat"), 1);  // of the condition's parts, a row a sample
+}
+
+TEST(StepLaunches, ABlockIsItsProductsAttentionAndNorms) {
+  EXPECT_EQ(in_a_block(gpt2, &Pass::forward, "gemm"), 4);
+  EXPECT_LE(in_a_block(gpt2, &Pass::forward), 4 + 1 + 2);
+  EXPECT_EQ(in_a_block(gpt2, &Pass::backward, "gemm"), 8);
+  EXPECT_LE(in_a_block(gpt2, &Pass::backward), 8 + 1 + 2 + 2);
+}
+
+TEST(StepLaunches, PiecesOfLikeSizeAreOneKernel) {
+  ListingDevice& d = test::listing_device();
+  const auto made = [&](const Dims& widths) {
+    std::vector<Tensor> parts;
+    for (const int64_t w : widths) parts.push_back(Tensor::empty({4, w}, DType::bf16, d));
+    d.take();
+    cat(parts, 1);
+    return d.take().at(0).made.size();
+  };
+  EXPECT_EQ(made({64, 64, 64, 64, 64, 64}), 1u);
+  EXPECT_EQ(made({64, 32, 64, 0, 64}), 2u);  // what moves nothing ends a run
+  EXPECT_EQ(made({64, 64, 64, 4096}), 2u);   // else most blocks would have nothing to do
+}
+
+// A norm's result in float32 goes into a product alone, in 16 bits: sum, mean, deviation and that are written.
+TEST(StepLaunches, WhatAutocastCastsOnTheWayIsNotWritten) {
+  const Pass p = gpt2(2);
+  int norms = 0;
+  for (const ListingDevice::Entry& e : p.forward)
+    if (e.op.starts_with("island") && e.writes.size() > 2 && e.reads.size() >= 4) {
+      ++norms;
+      EXPECT_EQ(e.writes.size(), 4u);
+    }
+  EXPECT_EQ(norms, 5);
+}
+
+TEST(StepLaunches, ModulatedNormsAreOneIslandEachWay) {
+  const auto large = [](const std::vector<ListingDevice::Entry>& of, size_t bytes) {
+    int n = 0;
+    for (const ListingDevice::Entry& e : of)
+      n += e.op.starts_with("island") && std::ranges::any_of(e.writes, [&](size_t w) { return w >= bytes; });
+    return n;
+  };
+  const size_t rows = size_t{2} * 128 * 64 * 2;  // a stream in 16 bits
+  const Pass one = dit(1), two = dit(2);
+  EXPECT_EQ(large(two.forward, rows) - large(one.forward, rows), 2);
+  EXPECT_EQ(large(two.backward, rows) - large(one.backward, rows), 4);
+}
+
+TEST(StepLaunches, APassingValueThatIsKeptIsThere) {
+  Generator g(1);
+  const auto noise = [&](const Shape& s) { return normal(s, 0, 1, {.generator = &g}); };
+  const Tensor x = noise({8, 16}), y = noise({8, 16}), w = noise({4, 16}), expected = x * y + 1;
+  expected.data();
+  const AutocastScope scope(DType::bf16);
+  const Tensor held = x * y + 1, z = linear(held, w), again = linear(held, w);
+  EXPECT_TRUE(test::same_bits(z, again));
+  EXPECT_TRUE(test::same_bits(held, expected));
+  const State s(x);
+  const Tensor reader = s.tensor() * 2, product = linear(reader, w);
+  EXPECT_TRUE(reader.is_pending());
+  s.assign(y);
+  EXPECT_FALSE(reader.is_pending());
+  EXPECT_TRUE(test::same_bits(reader, x * 2));
+  EXPECT_TRUE(test::same_bits(product, linear((x * 2).to(DType::bf16), w)));
+}
+
+// Fused or not, the same bits; fused, in one launch for all that is large.
+TEST(StepLaunches, SmallCastsJoinTheGroupThatTheySpreadOver) {
+  Generator g(2);
+  const Tensor x = normal({4, 33, 24}, 0, 1, {.generator = &g}),
+               m = normal({4, 1, 24}, 0, 1, {.dtype = DType::bf16, .generator = &g});
+  const auto run = [&] {
+    const Tensor a = x * 3, scale = (1 + m).to(DType::f32), s = sum(a, 1, true), low = s.to(DType::bf16);
+    return std::vector<Tensor>{a * scale, s, low, scale * 2, x - m.to(DType::f32)};
+  };
+  const Stats before = stats();
+  const std::vector<Tensor> fused = run();
+  for (const Tensor& t : fused) t.data();
+  EXPECT_EQ(stats().launches - before.launches, 2u);
+  set_fusion(false);
+  const std::vector<Tensor> apart = run();
+  set_fusion(true);
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
+}
+
+}  // namespace
+}  // namespace flame
