@@ -1,4 +1,4 @@
-// Random tensors: Philox by the book, distributions against their laws, replays against eager runs, dropout.
+// Random tensors: Philox by the book, distributions against their laws, replays against eager runs.
 #include <cmath>
 #include <limits>
 
@@ -37,6 +37,13 @@ TEST(Random, VectorsMakeTheBlocksOfTheScalarFunction) {
     for (size_t b = 0; b < 70; ++b)
       for (size_t k = 0; k < 4; ++k)
         ASSERT_EQ(words[4 * b + k], philox(0x9876543210ull, first + b, 0x1122334455667788ull)[k]);
+    for (uint64_t step : {3u, 4096u}) {
+      philox_words_of(0x9876543210ull, 4 * first + 1, step, 7, 70, words.data());
+      for (uint64_t i = 0; i < 70; ++i) {
+        const uint64_t at = 4 * first + 1 + i * step;
+        ASSERT_EQ(words[i], philox(0x9876543210ull, at / 4, 7)[at % 4]);
+      }
+    }
   }
 }
 
@@ -322,50 +329,6 @@ TEST(Random, RecordedTrainingStepsDrawAndLearnAsEagerOnes) {
   EXPECT_GE(step.stats().replays, 8u) << step.stats().last_miss;
   EXPECT_EQ(replayed.mean.tensor().to_vector<float>(), eager.mean.tensor().to_vector<float>());
   EXPECT_EQ(replayed.head.tensor().to_vector<float>(), eager.head.tensor().to_vector<float>());
-}
-
-TEST(Dropout, KeepsScalesAndForgets) {
-  Generator g(4);
-  const Tensor x = full({100000}, 3.0);
-  const std::vector<float> y = dropout(x, 0.2, true, &g).to_vector<float>();
-  double kept = 0;
-  for (float v : y) {
-    ASSERT_TRUE(v == 0 || v == 3.0f * 1.25f) << v;
-    kept += v != 0;
-  }
-  EXPECT_NEAR(kept, 80000, 5 * std::sqrt(16000.0));
-  EXPECT_NE(dropout(x, 0.2, true, &g).to_vector<float>(), y);
-}
-
-TEST(Dropout, EndsAreExact) {
-  const Tensor x = Tensor::from(std::vector<float>{1, NAN, INFINITY, -2}, {4});
-  EXPECT_EQ(&dropout(x, 0.0).value(), &x.value());
-  EXPECT_EQ(&dropout(x, 0.7, false).value(), &x.value());
-  EXPECT_EQ(dropout(x, 1.0).to_vector<float>(), std::vector<float>(4, 0.0f));
-  Tensor z = full({8}, 2.0);
-  z.requires_grad_();
-  backward(dropout(z, 1.0).sum());
-  EXPECT_EQ(z.grad().to_vector<float>(), std::vector<float>(8, 0.0f));
-  EXPECT_MESSAGE(ValueError, dropout(x, -0.1), "dropout: expected a probability in [0, 1], got -0.1");
-  EXPECT_MESSAGE(ValueError, dropout(x, 1.5), "dropout: expected a probability in [0, 1], got 1.5");
-  EXPECT_MESSAGE(DTypeError, dropout(arange(3)), "dropout: expected a floating dtype, got int64");
-}
-
-TEST(Dropout, GradientUsesTheForwardsMask) {
-  Tensor x = randn({50, 3});
-  x.requires_grad_();
-  const Tensor y = dropout(x, 0.5);
-  rand({7});  // other draws in between
-  backward(y.sum());
-  const std::vector<float> v = y.to_vector<float>(), g = x.grad().to_vector<float>();
-  for (size_t i = 0; i < v.size(); ++i) EXPECT_EQ(g[i], v[i] == 0 ? 0.0f : 2.0f);
-  const TensorFn fn = [](const std::vector<Tensor>& in) {
-    Generator g(3);
-    return std::vector<Tensor>{square(dropout(in[0], 0.4, true, &g))};
-  };
-  const Tensor d = randn({4, 5}, {.dtype = DType::f64});
-  gradcheck(fn, {d});
-  gradgradcheck(fn, {d});
 }
 
 }  // namespace

@@ -70,7 +70,9 @@ TEST(Record, EqualsEagerAsAGraph) {
   const int replays = many() - 2;
   EXPECT_EQ(d.starts, replays);
   EXPECT_EQ(d.renewals["AdamW"], replays);
-  EXPECT_EQ(d.renewals["bernoulli"], replays);
+  int islands = 0;  // those with dropout, forward and backward, and what reads arguments that have moved
+  for (const auto& [op, n] : d.renewals) islands += op.starts_with("island(") ? n : 0;
+  EXPECT_GE(islands, 2 * replays);
   EXPECT_EQ(d.renewals.count("gemm"), 0u);
   EXPECT_GT(stats().launches, before);
   expect_equal_to_eager(many(), 3, true);

@@ -20,6 +20,16 @@ constexpr PhiloxBlock philox4x32(PhiloxBlock c, PhiloxKey k) {
   return c;
 }
 
+// The keys of all rounds.
+constexpr void philox_keys(uint64_t seed, uint32_t (&keys)[20]) {
+  PhiloxKey k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
+  for (int round = 0; round < 10; ++round) {
+    keys[2 * round] = k[0];
+    keys[2 * round + 1] = k[1];
+    k = {k[0] + 0x9e3779b9u, k[1] + 0xbb67ae85u};
+  }
+}
+
 // The house layout: key = seed, counter = (element index, call offset), low words first.
 constexpr PhiloxBlock philox(uint64_t seed, uint64_t index, uint64_t offset) {
   return philox4x32({static_cast<uint32_t>(index), static_cast<uint32_t>(index >> 32), static_cast<uint32_t>(offset),

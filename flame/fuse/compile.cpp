@@ -115,7 +115,7 @@ class Compiler {
       int64_t period = 1;
       for (const LeafDesc& l : p.leaves) period = std::max(period, period_of(l.strides));
       for (const NodeDesc& n : p.nodes)
-        if (!n.iota_strides.empty()) period = std::max(period, period_of(n.iota_strides));
+        if (n.kind == NodeDesc::Kind::iota) period = std::max(period, period_of(n.index_strides));
       c_.rows = c_.rows / std::max<int64_t>(period, 1);
       c_.cols = period;
     }
@@ -260,7 +260,7 @@ class Compiler {
     bool rounds = is_16bit(n.out);
     if (n.kind == NodeDesc::Kind::iota) {
       const int start = n.in[0].index, step = n.in[1].index;
-      const bool constant = repeats(n.iota_strides) && n.output < 0;
+      const bool constant = repeats(n.index_strides) && n.output < 0;
       dst = constant ? reg(to, false, -1, -1) : destination(i);
       Step& s = emit(constant ? c_.once : c_.steps, Step::Kind::iota, dst);
       s.dtype = n.out;
@@ -268,6 +268,13 @@ class Compiler {
       s.from2 = step;
       s.a = i;
       rounds = false;  // the step does it
+    } else if (n.kind == NodeDesc::Kind::dropout) {
+      const int x = source(i, n.in[0], n.compute);
+      dst = destination(i);
+      Step& s = emit(c_.steps, Step::Kind::dropout, dst, x);
+      s.row = n.row;
+      s.dtype = to;
+      s.from = i;
     } else if (n.kind == NodeDesc::Kind::reduce) {
       const int x = source(i, n.in[0], n.compute);
       if (c_.p.mode == Mode::row) {

@@ -56,7 +56,8 @@ inline bool flat(const Dims& dims, const Strides& st) {
 
 class Elements {
  protected:
-  Elements(const Program& p, int width) : p_(p), space_(cuda_space(p)), width_(width), rank_(p.dims.rank()) {}
+  Elements(const Program& p, int width)
+      : p_(p), space_(cuda_space(p)), width_(width), rank_(p.dims.rank()), keeps_(p.nodes.size()) {}
 
   const Program& p_;
   const CudaSpace space_;
@@ -65,6 +66,7 @@ class Elements {
   std::string members_, functions_;
   std::vector<CudaField> fields_;
   std::vector<std::string> known_;  // members and functions written
+  std::vector<std::string> keeps_;  // of dropouts: what says whether an element is kept; empty: its own Philox block
   std::vector<int>
       level_;  // of elements: the pass that can compute it; of row values: the pass after which it is there
   int passes_ = 1;
@@ -99,11 +101,13 @@ class Elements {
     };
     for (const LeafDesc& l : p_.leaves) span(l.strides);
     for (const OutputDesc& o : p_.outputs) span(o.strides);
-    for (const NodeDesc& n : p_.nodes) span(n.iota_strides);
+    for (const NodeDesc& n : p_.nodes) span(n.index_strides);
     return most > limit;
   }
 
-  void scalar_fields(const NodeDesc& n) {
+  void scalar_fields(int i) {
+    const NodeDesc& n = node(i);
+    if (n.kind == Kind::dropout) field(fmt::format("Dropped r{}", i), {CudaField::Kind::draw, n.draw});
     for (const Src& s : n.in)
       if (s.kind == Src::Kind::scalar)
         field(fmt::format("{} s{}", is_float(n.compute) ? "double" : "int64_t", s.index),
@@ -186,7 +190,7 @@ class Elements {
     return fmt::format("row_{}<{}, {}>({}, {}, {})", row.name, row.select ? "bool" : t, t, in[0], in[1], in[2]);
   }
   std::string iota(int i, const NodeDesc& n) {
-    const std::string k = offset(fmt::format("k{}", i), n.iota_strides, 0, rank_);
+    const std::string k = index_of(i, 0, rank_);
     const Src &s = n.in[0], &by = n.in[1];
     if (is_float(n.compute))
       return fmt::format("static_cast<{}>(a.s{} + static_cast<double>({}) * a.s{})", computed(n.out), s.index, k,
@@ -194,11 +198,22 @@ class Elements {
     return fmt::format("static_cast<{}>(a.s{} + static_cast<int64_t>({}) * a.s{})", computed(n.out), s.index, k,
                        by.index);
   }
+  // The number of node i's element in C order, from c<k> of dims [from, to).
+  std::string index_of(int i, int from, int to) {
+    return offset(fmt::format("k{}", i), node(i).index_strides, from, to);
+  }
+  std::string dropout(int i, const NodeDesc& n) {
+    const std::string& known = keeps_[static_cast<size_t>(i)];
+    const std::string kept =
+        known.empty() ? fmt::format("kept(a.r{}, static_cast<I>({}))", i, index_of(i, 0, rank_)) : known;
+    return fmt::format("{} ? {} * {} : {}(0)", kept, source(n, 0), source(n, 1), computed(n.out));
+  }
   // The statement that computes node i from l<k> and v<j>.
   std::string compute(int i, const std::string& indent) {
     const NodeDesc& n = node(i);
     std::string x;
     if (n.kind == Kind::iota) x = iota(i, n);
+    else if (n.kind == Kind::dropout) x = dropout(i, n);
     else if (n.kind == Kind::copy) x = fmt::format("convert<{}>({})", computed(n.out), source(n, 0));
     else x = fmt::format("static_cast<{}>({})", computed(n.out), call(n));
     if (in_bits(n))

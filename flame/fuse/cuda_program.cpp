@@ -6,11 +6,22 @@
 #include <mutex>
 
 #include "flame/core/format.h"
+#include "flame/core/philox.h"
 #include "flame/device/kernel.h"
 #include "flame/fuse/cuda_text.h"
 
 namespace flame {
 namespace {
+
+// A Dropped, as fuse/draw.cuh has it.
+void put(std::vector<uint64_t>& words, const Word* of_draw) {
+  const DrawNumbers n = draw_numbers(of_draw);
+  uint32_t keys[20];
+  philox_keys(n.seed, keys);
+  words.push_back(n.call);
+  words.push_back(of_draw[draw_words - 1].u);
+  for (int i = 0; i < 20; i += 2) words.push_back(keys[i] | uint64_t{keys[i + 1]} << 32);
+}
 
 struct Prepared {
   std::vector<CudaField> fields;
@@ -34,6 +45,7 @@ struct Prepared {
         case CudaField::Kind::workspace: words.push_back(reinterpret_cast<uint64_t>(r.workspace)); break;
         case CudaField::Kind::number: words.push_back(static_cast<uint64_t>(f.value)); break;
         case CudaField::Kind::scalar: words.push_back(r.scalars[k].u); break;
+        case CudaField::Kind::draw: put(words, r.scalars + k); break;
       }
     }
     return words;

@@ -3,13 +3,13 @@
 #pragma once
 #include <bit>
 
-#include "flame/fuse/cuda_elements.h"
+#include "flame/fuse/cuda_draws.h"
 
 namespace flame::cuda_text {
 
-class Rows : protected Elements {
+class Rows : protected Draws {
  protected:
-  Rows(const Program& p, int width) : Elements(p, width) {}
+  Rows(const Program& p, int width) : Draws(p, width) {}
 
   static std::string head(const std::string& name) {
     return fmt::format("extern \"C\" __global__ void __launch_bounds__({}) {}(const __grid_constant__ A a) {{\n",
@@ -226,7 +226,8 @@ class Rows : protected Elements {
         "  const bool live = own < rows;\n  const I row = live ? own : rows - 1;\n"
         "  const I from = part * 1024 + lane, to = cols < (part + 1) * 1024 ? cols : (part + 1) * 1024;\n",
         warps, rows_a_block, rows, cols);
-    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end);
+    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
+           drawn_in_rows(steps_, "  ");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
     for (int pass = 0; pass < passes_; ++pass) {
@@ -307,7 +308,8 @@ class Rows : protected Elements {
     return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);
   }
   // Roughly the instructions of one element.
-  static int cost_of(const NodeDesc& n) {
+  int cost_of(const NodeDesc& n) const {
+    if (n.kind == Kind::dropout) return row_shares(n) ? dear - 1 : 60;
     if (n.kind != Kind::pointwise) return n.kind == Kind::reduce ? 1 : 3;
     const std::string_view name = rows_of_table[static_cast<size_t>(n.code)].name;
     const auto among = [&](std::initializer_list<std::string_view> all) {

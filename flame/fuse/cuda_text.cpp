@@ -26,7 +26,7 @@ class Writer : Rows {
       field(fmt::format("const {}* p{}", in_memory(p_.leaves[i].dtype), i), {CudaField::Kind::leaf, int(i)});
     for (size_t i = 0; i < p_.outputs.size(); ++i)
       field(fmt::format("{}* q{}", in_memory(p_.outputs[i].dtype), i), {CudaField::Kind::output, int(i)});
-    for (size_t i = 0; i < p_.nodes.size(); ++i) scalar_fields(p_.nodes[i]);
+    for (int i = 0; i < nodes(); ++i) scalar_fields(i);
     find_levels();
     std::string kernels;
     if (p_.mode == Mode::column) kernels = column_kernels();
@@ -37,6 +37,8 @@ class Writer : Rows {
     CudaKernelText out;
     out.text = "#include \"flame/fuse/device.cuh\"\n#include \"flame/fuse/device_math.cuh\"\n";
     if (special_) out.text += "#include \"flame/fuse/scalar_special.h\"\n";
+    if (std::ranges::count(p_.nodes, Kind::dropout, &NodeDesc::kind) > 0)
+      out.text += "#include \"flame/fuse/draw.cuh\"\n";
     out.text += "namespace flame {\nusing namespace kernels;\nusing I = ";
     out.text += wide_index_ ? "int64_t;\nusing U = int64_t;\n" : "int32_t;\nusing U = uint32_t;\n";
     out.text += "struct A {\n" + members_ + "};\n" + functions_ + kernels + "}  // namespace flame\n";
@@ -78,8 +80,16 @@ class Writer : Rows {
       in_pack += fmt::format("      const {} l{} = widen(x{}.v[j]);\n", computed(l.dtype), k, k);
       alone += load(int(k), "at", "      ");
     }
-    std::string nodes_text;
-    for (int i = 0; i < nodes(); ++i) nodes_text += compute(i, "      ");
+    std::string in_alone, nodes_text;
+    for (int i = 0; i < nodes(); ++i) {
+      keeps_[static_cast<size_t>(i)] = fmt::format("kept(a.r{}, at)", i);
+      in_alone += compute(i, "      ");
+      if (node(i).kind == Kind::dropout) {
+        packs += fmt::format("    const auto w{0} = words_of<{1}>(a.r{0}, at);\n", i, width_);
+        keeps_[static_cast<size_t>(i)] = fmt::format("keeps(a.r{0}, w{0}.v[j])", i);
+      }
+      nodes_text += compute(i, "      ");
+    }
     std::string out_pack, out_alone;
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0) {
@@ -92,7 +102,7 @@ class Writer : Rows {
       }
     const std::string rest =  // where rows are whole packs, nothing is left
         places.empty()
-            ? fmt::format("else {{\n    for (; at < n; ++at) {{\n{}{}{}    }}\n  }}\n", alone, nodes_text, out_alone)
+            ? fmt::format("else {{\n    for (; at < n; ++at) {{\n{}{}{}    }}\n  }}\n", alone, in_alone, out_alone)
             : "\n";
     return head("island") +
            fmt::format(
@@ -178,7 +188,8 @@ class Writer : Rows {
         "  for (I part = warp; part < count; part += {0}) {{\n"
         "  const I from = part * {1} + lane, to = cols < (part + 1) * {1} ? cols : (part + 1) * {1};\n",
         cuda_threads / 32, cuda_wide_chunk);
-    out += bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) + accumulators(0, "  ") +
+    out += bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) + drawn_in_rows(steps_, "  ") +
+           accumulators(0, "  ") +
            loop(coordinates("col", p_.kept, end, "    ") +
                 element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
     for (int i : all) out += tree(i, "  ") + fmt::format("  if (lane == 0) m{0}[part] = z{0};\n", i);
@@ -204,7 +215,7 @@ class Writer : Rows {
         "  const I from = part * {4} + lane, to = cols < (part + 1) * {4} ? cols : (part + 1) * {4};\n",
         cuda_threads / 32, rows, partials, cols, cuda_wide_chunk);
     out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
-           accumulators(0, "  ");
+           drawn_in_rows(steps_, "  ") + accumulators(0, "  ");
     out += loop(coordinates("col", p_.kept, end, "    ") +
                 element_of(0, "    ", p_.kept, end, steps_ ? "if (inside) " : ""));
     const std::vector<int> all = reductions(0);
@@ -311,10 +322,16 @@ class Writer : Rows {
         out += row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
                            output_offset(int(o), 0, p_.kept) + " + " + output_offset(int(o), end, rank_), "  ");
     out += accumulators(0, "  ");
-    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n#pragma unroll 4\n",
-                       cuda_column_chunk, reduced_n) +
-           "  for (I step = from; step < to; ++step) {\n" + coordinates("step", p_.kept, end, "    ") +
-           element_of(0, "    ", p_.kept, end, "") + "  }\n";
+    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n", cuda_column_chunk,
+                       reduced_n);
+    const std::string drawn = drawn_in_columns("    ");
+    if (!drawn.empty())
+      out += "  for (I first = from; first < to; first += 32) {\n" + drawn +
+             "    const I last = to < first + 32 ? to : first + 32;\n#pragma unroll 4\n"
+             "    for (I step = first; step < last; ++step) {\n";
+    else out += "#pragma unroll 4\n  for (I step = from; step < to; ++step) {\n";
+    out += coordinates("step", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") +
+           (drawn.empty() ? "  }\n" : "  }\n  }\n");
     for (size_t k = 0; k < all.size(); ++k)
       out += single ? store_reduced(all[k], 0, p_.kept, end, "  ")
                     : fmt::format("  {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
@@ -366,7 +383,9 @@ int cuda_vector_width(const Program& p) {
   if (p.has_reduce) return 1;
   size_t largest = 1;
   for (const NodeDesc& n : p.nodes)
-    if (n.kind == NodeDesc::Kind::iota && !constant(n.iota_strides)) return 1;
+    if (n.kind == NodeDesc::Kind::dropout ? !flat(p.dims, n.index_strides)
+                                          : n.kind == NodeDesc::Kind::iota && !constant(n.index_strides))
+      return 1;
   for (const LeafDesc& l : p.leaves) {
     if (!constant(l.strides)) largest = std::max(largest, size_of(l.dtype));
   }

@@ -8,10 +8,10 @@
 
 namespace flame {
 
-// One 8-byte member of the kernels' argument struct, in order.
+// One 8-byte member of the kernels' argument struct, in order; a draw is the Dropped of fuse/draw.cuh.
 struct CudaField {
-  enum class Kind : uint8_t { leaf, output, workspace, number, scalar } kind;
-  int index = 0;      // of the leaf, output or scalar
+  enum class Kind : uint8_t { leaf, output, workspace, number, scalar, draw } kind;
+  int index = 0;      // of the leaf, output or scalar, or of a draw's first
   int64_t value = 0;  // of a number
 };
 

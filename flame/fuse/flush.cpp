@@ -130,7 +130,13 @@ void launch_group(const IslandPlan::Group& g, const std::vector<Ref<Value>>& nod
   Loc where = nodes[static_cast<size_t>(g.outputs.back())]->expr.load(std::memory_order_relaxed)->where;
   for (const auto& [node, input] : g.scalars) {
     const Expr& e = *nodes[static_cast<size_t>(node)]->expr.load(std::memory_order_relaxed);
-    scalars.push_back(e.in[input].scalar);
+    if (input >= draw_input) {
+      const std::array<Word, 3> words = e.draw->words();
+      const auto k = static_cast<size_t>(input - draw_input);
+      scalars.push_back(k < words.size() ? words[k] : Word{.u = e.last});
+    } else {
+      scalars.push_back(e.in[input].scalar);
+    }
     if (e.code != Code::iota) where = e.where;  // a number is what a recording asks about
   }
   d.launch({g.plan, reads, writes, scalars}, where);

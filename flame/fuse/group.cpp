@@ -264,7 +264,8 @@ std::string Planner::label(const Draft& d) const {
 }
 
 bool is_op(const NodeDesc& n) {
-  return n.kind == NodeDesc::Kind::pointwise || n.kind == NodeDesc::Kind::reduce || n.compute != n.out;
+  const bool moves = n.kind == NodeDesc::Kind::copy || n.kind == NodeDesc::Kind::iota;
+  return !moves || n.compute != n.out;
 }
 
 NodeDesc Planner::described(int i, bool as_row) const {
@@ -273,6 +274,7 @@ NodeDesc Planner::described(int i, bool as_row) const {
   n.kind = e.is_reduce            ? NodeDesc::Kind::reduce
            : e.code == Code::iota ? NodeDesc::Kind::iota
            : e.code == Code::copy ? NodeDesc::Kind::copy
+           : e.draw               ? NodeDesc::Kind::dropout
                                   : NodeDesc::Kind::pointwise;
   n.code = e.code;
   n.reduce = e.reduce;
@@ -361,7 +363,14 @@ IslandPlan::Group Planner::build(int g) {
     if (e.code == Code::iota && !e.is_reduce) {
       Strides along = Dims::filled(value(i).shape.rank(), 0);
       along[e.axis] = 1;
-      n.iota_strides = loop_strides(d, without_ones(value(i).shape, along), false);
+      n.index_strides = loop_strides(d, without_ones(value(i).shape, along), false);
+    }
+    if (e.draw) {
+      const Shape& shape = value(i).shape;
+      n.index_strides = loop_strides(d, without_ones(shape, contiguous_strides(shape)), as_row);
+      n.draw = p.scalars;
+      p.scalars += draw_words;
+      for (int k = 0; k < draw_words; ++k) out.scalars.emplace_back(i, draw_input + k);
     }
     if (wanted_[static_cast<size_t>(i)]) {
       n.output = static_cast<int>(p.outputs.size());
@@ -391,14 +400,14 @@ void Planner::collapse(Program& p) {
     bool all = true;
     for (const LeafDesc& l : p.leaves) all = all && walks(l.strides);
     for (const OutputDesc& o : p.outputs) all = all && walks(o.strides);
-    for (const NodeDesc& n : p.nodes) all = all && walks(n.iota_strides);
+    for (const NodeDesc& n : p.nodes) all = all && walks(n.index_strides);
     if (!all) continue;
     const auto merge = [&](Strides& st) {
       if (!st.empty()) st.erase(i);
     };
     for (LeafDesc& l : p.leaves) merge(l.strides);
     for (OutputDesc& o : p.outputs) merge(o.strides);
-    for (NodeDesc& n : p.nodes) merge(n.iota_strides);
+    for (NodeDesc& n : p.nodes) merge(n.index_strides);
     p.dims[i + 1] *= p.dims[i];
     p.dims.erase(i);
     if (i < p.kept) --p.kept;

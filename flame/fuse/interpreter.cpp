@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "flame/device/cpu/parallel.h"
+#include "flame/fuse/dropout_block.h"
 
 namespace flame {
 
@@ -156,6 +157,7 @@ class Worker {
     switch (s.kind) {
       case Step::Kind::exec: s.fn(at(s.a), at(s.b), at(s.c), at(s.dst), n); break;
       case Step::Kind::chain: chain(s, n); break;
+      case Step::Kind::dropout: dropout(s, s.row ? t.row0 : t.start, n); break;
       case Step::Kind::round: round_block(s.dtype, reinterpret_cast<float*>(at(s.dst)), n); break;
       case Step::Kind::load: load(s, s.row ? t.row0 : t.start, n); break;
       case Step::Kind::iota: iota(s, t.start, n); break;
@@ -201,7 +203,7 @@ class Worker {
       using T = decltype(x);
       if constexpr (std::is_arithmetic_v<T>) {
         T* out = reinterpret_cast<T*>(at(s.dst));
-        for_runs(c_.p.dims.begin(), d.iota_strides.begin(), c_.p.dims.rank(), start, n,
+        for_runs(c_.p.dims.begin(), d.index_strides.begin(), c_.p.dims.rank(), start, n,
                  [&](int64_t offset, int64_t stride, int64_t count, int64_t done) {
                    for (int64_t i = 0; i < count; ++i) {
                      const int64_t k = offset + i * stride;
@@ -213,6 +215,26 @@ class Worker {
       }
     });
     if (is_16bit(s.dtype)) round_block(s.dtype, reinterpret_cast<float*>(at(s.dst)), n);
+  }
+
+  void dropout(const Step& s, int64_t start, int64_t n) {
+    const NodeDesc& d = c_.p.nodes[static_cast<size_t>(s.from)];
+    const Word* words = run_.scalars + d.draw;
+    const KeptWords kept{draw_numbers(words), static_cast<uint32_t>(words[3].u)};
+    const int rank = s.row ? c_.p.kept : c_.p.dims.rank();
+    const auto fill = [&](auto scale) {
+      using T = decltype(scale);
+      const T* x = reinterpret_cast<const T*>(at(s.a));
+      T* out = reinterpret_cast<T*>(at(s.dst));
+      if (row_major(c_.p.dims, d.index_strides, rank)) return drop_block(kept, start, 1, scale, x, out, n);
+      for_runs(c_.p.dims.begin(), d.index_strides.begin(), rank, start, n,
+               [&](int64_t index, int64_t stride, int64_t count, int64_t done) {
+                 drop_block(kept, index, stride, scale, x + done, out + done, count);
+               });
+    };
+    const double scale = run_.scalars[d.in[1].index].f;
+    if (s.dtype == DType::f64) fill(scale);
+    else fill(static_cast<float>(scale));
   }
 
   void reduce(const Step& s, const Tile& t) {

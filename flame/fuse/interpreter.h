@@ -18,7 +18,7 @@ struct BlockSlot {
 };
 
 struct Step {
-  enum class Kind : uint8_t { load, iota, splat, exec, chain, round, reduce, accumulate, spread, store } kind;
+  enum class Kind : uint8_t { load, iota, splat, exec, chain, dropout, round, reduce, accumulate, spread, store } kind;
   bool row = false;          // runs over rows instead of elements
   DType dtype = DType::f32;  // round: the 16-bit type; load, iota, store: the type in memory; exec: computed in
   Code code = Code::copy;    // exec: the op; copy: a cast
@@ -27,7 +27,7 @@ struct Step {
   ReduceFn reduce_fn = nullptr;
   Reduce reduce{};
   int dst = -1, a = -1, b = -1, c = -1;  // slots
-  int from = -1;  // leaf, output, node or scalar that a load, store, iota, splat or partial is about
+  int from = -1;  // leaf, output, node or scalar that a load, store, iota, dropout, splat or partial is about
   int from2 = -1;
   struct Link {
     Code code;

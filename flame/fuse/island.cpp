@@ -189,6 +189,21 @@ Ref<Value> pend_iota(const Shape& shape, DType t, int axis, Scalar start, Scalar
   return note(island, e, d, t, shape, contiguous_strides(shape));
 }
 
+Ref<Value> pend_dropout(const Ref<Value>& x, const Draw& draw, uint32_t last, double scale, Loc where) {
+  Island& island = Island::current();
+  make_foreign_ready(island, {Operand(x)});
+  std::lock_guard lock(island);
+  make_room(island, *x->device, {Operand(x)});
+  Expr* e = new Expr;
+  e->code = Code::dropout;
+  e->compute = x->dtype;
+  e->where = where;
+  e->draw = std::make_unique<Draw>(draw);
+  e->last = last;
+  connect(*e, {Operand(x), Operand(scale)}, x->dtype);
+  return note(island, e, *x->device, x->dtype, x->shape, dense_strides_like(x->shape, x->strides));
+}
+
 Ref<Value> pend_reduce(Reduce r, const Ref<Value>& x, uint32_t axis_mask) {
   Shape shape = x->shape;
   bool shrinks = false;

@@ -4,6 +4,7 @@
 #include <array>
 
 #include "flame/fuse/fusion.h"
+#include "flame/tensor/draw.h"
 #include "flame/tensor/tensor.h"
 
 namespace flame {
@@ -13,8 +14,9 @@ enum class Code : uint16_t {
 #define FLAME_POINTWISE(name, ...) name,
 #include "flame/fuse/pointwise.def"
 #undef FLAME_POINTWISE
-  copy,  // y = a, with a cast to the output dtype
-  iota,  // y = s0 + s1 * (index along axis); no inputs
+  copy,     // y = a, with a cast to the output dtype
+  iota,     // y = s0 + s1 * (index along axis); no inputs
+  dropout,  // y = s1 * a where kept, else 0
   count
 };
 enum class Reduce : uint8_t { sum, prod, max, min, any, all };  // max and min propagate NaN
@@ -36,6 +38,9 @@ Ref<Value> pend_pointwise(Code code, DType out, const Shape& shape, std::initial
 Ref<Value> pend_copy(const Ref<Value>& x, DType out, const Strides* strides = nullptr);
 // start + step * index along `axis`.
 Ref<Value> pend_iota(const Shape& shape, DType t, int axis, Scalar start, Scalar step, Device& d);
+// `scale` times x, where the word that `draw` has for an element, by its number in C order, is `last` or less; elsewhere 0. No
+// word is kept: whoever asks with the same draw gets the same ones.
+Ref<Value> pend_dropout(const Ref<Value>& x, const Draw& draw, uint32_t last, double scale, Loc where = Loc::current());
 // A reduction over the axes whose bit is set; they stay with size 1. Empty reductions give the identity (callers check max, min).
 Ref<Value> pend_reduce(Reduce r, const Ref<Value>& x, uint32_t axis_mask);
 // The same elements under another shape, size-1 axes added or dropped; works on pending values without running them.

@@ -29,11 +29,15 @@ struct Expr {
   int axis = 0;   // iota
   int index = 0;  // in the island
   int depth = 1;
-  uint32_t axis_mask = 0;  // reduce
-  uint32_t uses = 0;       // pending readers
-  Loc where;               // the caller's line
+  uint32_t axis_mask = 0;      // reduce
+  uint32_t uses = 0;           // pending readers
+  Loc where;                   // the caller's line
+  std::unique_ptr<Draw> draw;  // dropout
+  uint32_t last = 0;           // the highest word that keeps an element
   Slot in[3];
 };
+
+constexpr int draw_input = 3;
 
 // What an island runs, once its shape has been seen: launches in order, with the places of their buffers.
 struct IslandPlan {
@@ -41,7 +45,7 @@ struct IslandPlan {
     Ref<Plan> plan;
     std::vector<int> leaves;                   // into the island's leaves, then its nodes (negative: ~node)
     std::vector<int> outputs;                  // nodes
-    std::vector<std::pair<int, int>> scalars;  // node, input
+    std::vector<std::pair<int, int>> scalars;  // node, input; from draw_input on words of its draw
     int ops = 0;
     int nodes = 0;
   };

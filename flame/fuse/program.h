@@ -25,15 +25,17 @@ struct LeafDesc {
   bool row;         // one value a row
 };
 struct NodeDesc {
-  enum class Kind : uint8_t { pointwise, reduce, iota, copy } kind = Kind::pointwise;
+  enum class Kind : uint8_t { pointwise, reduce, iota, dropout, copy } kind = Kind::pointwise;
   Code code{};
   Reduce reduce{};
   DType compute{}, out{};
   bool row = false;  // one value a row: a reduction or what is computed from it
   Src in[3];
-  Strides iota_strides;  // 1 along the axis counted, 0 elsewhere
-  int output = -1;       // index among the outputs, or not written
+  Strides index_strides;  // iota: 1 along the axis counted, 0 elsewhere; dropout: of the element's number in C order
+  int draw = -1;          // dropout: the first of draw_words scalars
+  int output = -1;        // index among the outputs, or not written
 };
+constexpr int draw_words = 4;  // a Draw's, and the last word of 32 bits that keeps an element
 struct OutputDesc {
   DType dtype;
   Strides strides;  // as for leaves

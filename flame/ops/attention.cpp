@@ -9,7 +9,6 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
-#include "flame/device/recorder.h"
 #include "flame/ops/attention_internal.h"
 #include "flame/ops/attention_packed_internal.h"
 #include "flame/ops/create.h"
@@ -19,6 +18,7 @@
 #include "flame/ops/reduce.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/samples_internal.h"
+#include "flame/tensor/draw.h"
 
 namespace flame {
 namespace {
@@ -26,38 +26,18 @@ namespace {
 constexpr const char* op_name = "scaled_dot_product_attention";
 DType wide_of(DType t) { return t == DType::f64 ? DType::f64 : DType::f32; }
 
-// One dropout call. Its number is known at once, but inside a recording the generator's block is what replays renew.
-class Draw {
- public:
-  Draw(double p, Generator& g) : p_(p), call_(g.next_call()), block_(*call_.block) {
-    if (const Recorder* r = Recorder::current()) recording_ = r->first_id;
-  }
-  double factor() const { return p_ == 1 ? 0 : 1 / (1 - p_); }
-  // As attention_draw reads them.
-  void put(std::vector<Word>& w) const {
-    w.push_back(word(static_cast<int64_t>((1 - p_) * 0x1p32)));
-    w.push_back(word(factor()));
-    const Recorder* r = Recorder::current();
-    const bool again = r && recording_ == r->first_id;
-    w.push_back(word(static_cast<const void*>(again ? call_.block : nullptr)));
-    w.push_back(again ? word(call_.delta) : Word{.u = block_.base + static_cast<uint64_t>(call_.delta)});
-    w.push_back(Word{.u = again ? 0 : block_.seed});
-  }
-
- private:
-  double p_;
-  Generator::Call call_;
-  Generator::Block block_;
-  uint64_t recording_ = 0;
-};
-
 struct Settings {
   AttentionFlags flags;
   double scale;
+  double p;  // of dropout
   std::optional<Draw> draw;
-  std::vector<Word> words() const {
+  double factor() const { return p == 1 ? 0 : 1 / (1 - p); }
+  std::vector<Word> words() const {  // as attention_draw reads them
     std::vector<Word> w{word(scale)};
-    if (draw) draw->put(w);
+    if (!draw) return w;
+    w.push_back(word(static_cast<int64_t>((1 - p) * 0x1p32)));
+    w.push_back(word(factor()));
+    for (const Word& of_call : draw->words()) w.push_back(of_call);
     return w;
   }
 };
@@ -231,8 +211,8 @@ std::vector<Tensor> Attention::gradients(std::span<const Tensor> in, const Tenso
   Tensor kept = p, dp = matmul(g, u.t());
   if (settings_.draw) {
     const Tensor keep = dispatch(make_ref<KeptWeights>(scores, q.device(), settings_), {}, loc);
-    kept = where(keep, p * settings_.draw->factor(), 0.0);
-    dp = where(keep, dp * settings_.draw->factor(), 0.0);
+    kept = where(keep, p * settings_.factor(), 0.0);
+    dp = where(keep, dp * settings_.factor(), 0.0);
   }
   const Tensor ds = p * (dp - sum(dp * p, -1, true));
   std::vector<Tensor> out(in.size());
@@ -341,9 +321,11 @@ Tensor scaled_dot_product_attention(const Tensor& q, const Tensor& k, const Tens
   for (const Tensor* x : {&q, &k, &v}) in.push_back(as_rank_4(x->to(t, loc), c.batch, loc));
   const Shape& rows = in[0].shape();
   if (o.mask.defined()) in.push_back(mask_of_rank_4(o.mask, c.batch, rows, in[1].shape()[2], loc));
-  Settings s{
-      {o.causal, o.mask.defined(), o.dropout > 0}, o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))), {}};
-  if (o.dropout > 0) s.draw.emplace(o.dropout, o.generator ? *o.generator : default_generator());
+  Settings s{{o.causal, o.mask.defined(), o.dropout > 0},
+             o.scale.value_or(1 / std::sqrt(static_cast<double>(rows[3]))),
+             o.dropout,
+             {}};
+  if (o.dropout > 0) s.draw.emplace(o.generator ? *o.generator : default_generator());
   return dispatch_multi(make_ref<Attention>(s), in, loc)[0].reshape(c.out, loc);
 }
 

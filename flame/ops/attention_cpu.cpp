@@ -3,17 +3,13 @@
 #include <cmath>
 
 #include "flame/ops/attention_tiles_internal.h"
-#include "flame/ops/random.h"
+#include "flame/tensor/draw.h"
 
 namespace flame {
 
 AttentionDraw attention_draw(const Word* w) {
-  AttentionDraw d{w[5].u, w[4].u, w[1].u, w[2].f};
-  if (const auto* block = static_cast<const Generator::Block*>(w[3].p)) {
-    d.seed = block->seed;
-    d.call = block->base + w[4].u;
-  }
-  return d;
+  const DrawNumbers n = draw_numbers(w + 3);
+  return {n.seed, n.call, w[1].u, w[2].f};
 }
 
 namespace attention {

@@ -8,7 +8,7 @@ struct AttentionFlags {
   bool causal, mask, dropout;
 };
 // Scalars of a launch: the scale, then for dropout what a word of Philox must stay below to be kept, the factor of kept
-// weights, and where seed and call number are: in a generator's block (address, added to its base), or (null, number, seed).
+// weights, and the words of a Draw.
 struct AttentionDraw {
   uint64_t seed, call, threshold;
   double factor;

@@ -119,12 +119,7 @@ void DeviceCopies::operator()(void* to, void* const* from) const {
 }
 
 DeviceDraw::DeviceDraw(uint64_t seed, uint64_t call_number, int64_t n) : call(call_number), count(n) {
-  PhiloxKey k{static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32)};
-  for (int round = 0; round < 10; ++round) {
-    key[2 * round] = k[0];
-    key[2 * round + 1] = k[1];
-    k = {k[0] + 0x9e3779b9u, k[1] + 0xbb67ae85u};
-  }
+  philox_keys(seed, key);
 }
 Grid DeviceDraw::grid(int64_t bits, size_t element) const {
   const int64_t packs = bits == 64 ? 2 : std::max<int64_t>(4, 16 / static_cast<int64_t>(element));

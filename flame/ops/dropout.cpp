@@ -1,13 +1,30 @@
-// Dropout: a mask of one byte an element from the random kernel, then pointwise ops that join whatever island x is in.
+// Dropout: a pending value that joins whatever island x is in. No mask is kept: backward draws the same words again.
 #include "flame/ops/dropout.h"
 
+#include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/fuse/island.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/pointwise.h"
 #include "flame/ops/samples_internal.h"
 
 namespace flame {
+
+namespace {
+
+struct Kept {
+  Draw draw;
+  uint32_t last;  // the highest word that keeps an element
+  double scale;
+};
+Tensor drop(const Tensor& x, const Kept& k, Loc loc) {
+  const Tensor y(pend_dropout(x.value_ref(), k.draw, k.last, k.scale, loc));
+  const Rule rule = [k, loc](const CustomContext& c) { return std::vector<Tensor>{drop(c.grads[0], k, loc)}; };
+  return with_rule("dropout", {&x, 1}, {y}, {}, rule, loc)[0];
+}
+
+}  // namespace
 
 Tensor dropout(const Tensor& x, double p, bool training, Generator* generator, Loc loc) {
   const OpScope scope("dropout");
@@ -15,9 +32,10 @@ Tensor dropout(const Tensor& x, double p, bool training, Generator* generator, L
   check_defined("dropout", x, loc);
   if (!is_float(x.dtype())) fail<DTypeError>(loc, "dropout: expected a floating dtype, got {}", x.dtype());
   if (!training || p == 0) return x;
-  const Tensor keep = bernoulli(x.shape(), 1 - p, {.device = &x.device(), .generator = generator}, loc);
-  const double scale = p == 1 ? 1 : 1 / (1 - p);
-  return where(keep, mul(x, scale, loc), 0.0, loc);
+  const Draw draw(generator ? *generator : default_generator());
+  const auto kept = static_cast<uint64_t>((1 - p) * 0x1p32);  // words below it
+  if (kept == 0) return where(filled(contiguous_meta(DType::boolean, {}), x.device(), 0), x, 0.0, loc);
+  return drop(x, {draw, static_cast<uint32_t>(kept - 1), 1 / (1 - p)}, loc);
 }
 
 namespace {

@@ -1,11 +1,8 @@
-// Internal: many Philox blocks at once, as the scalar function of core/philox.h makes them one by one.
+// Internal: random bits in numbers, and normals made of them.
 #pragma once
-#include <cstdint>
+#include "flame/fuse/philox_words.h"
 
 namespace flame {
-
-// The words of blocks first .. first + blocks - 1, four a block in order; best instruction set of this CPU.
-void philox_words(uint64_t seed, uint64_t first, uint64_t call, int64_t blocks, uint32_t* words);
 
 // out[i] = shift + scale * inverse_normal::from_bits(bits[i]), the same bits as one by one.
 void normals_of(const uint32_t* bits, int64_t count, float shift, float scale, float* out);

@@ -1,7 +1,6 @@
 // Random numbers: the CPU's Philox blocks and its arithmetic, so the bits are the same. A thread makes as many blocks as fill
 // 16 bytes, or four of normals. FLAME_T: the dtype of what is drawn.
-#include "flame/core/philox.h"
-#include "flame/fuse/device.cuh"
+#include "flame/fuse/draw.cuh"
 #include "flame/ops/normal_internal.h"
 
 namespace flame {
@@ -17,18 +16,6 @@ struct Draw {
   uint32_t key[20];  // of Philox's rounds
 };
 
-// Block `low` of those that share the high word, as philox() makes it.
-inline PhiloxBlock block_of(const Draw& d, uint32_t low, uint32_t high) {
-  PhiloxBlock c{low, high, static_cast<uint32_t>(d.call), static_cast<uint32_t>(d.call >> 32)};
-#pragma unroll
-  for (int round = 0; round < 10; ++round) {
-    const uint64_t p0 = uint64_t{0xd2511f53u} * c[0], p1 = uint64_t{0xcd9e8d57u} * c[2];
-    c = {static_cast<uint32_t>(p1 >> 32) ^ c[1] ^ d.key[2 * round], static_cast<uint32_t>(p1),
-         static_cast<uint32_t>(p0 >> 32) ^ c[3] ^ d.key[2 * round + 1], static_cast<uint32_t>(p0)};
-  }
-  return c;
-}
-
 // out[i] = fn(word), `words` numbers a Philox block; a thread makes `each` packs of `blocks` blocks.
 template <int words, int blocks, int each, class F>
 void fill(const Draw& d, T* out, F fn) {
@@ -37,18 +24,22 @@ void fill(const Draw& d, T* out, F fn) {
   const uint32_t low = static_cast<uint32_t>(base), high = static_cast<uint32_t>(base >> 32);
   out += static_cast<int64_t>(base) * words;
   const int64_t rest = d.count - static_cast<int64_t>(base) * words;
-  const int left = rest < 256 * n * each ? static_cast<int>(rest) : 256 * n * each;  // of this block of threads
+  constexpr int most = 256 * n * each;  // of a block of threads
+  int left = (rest < most ? static_cast<int>(rest) : most) - static_cast<int>(threadIdx.x) * n;
+  uint32_t block = low + threadIdx.x * blocks;
+  const Start start = start_of(d, high);
+  out += threadIdx.x * n;
 #pragma unroll 1
-  for (int first = threadIdx.x * blocks; first * words < left; first += 256 * blocks) {
+  for (; left > 0; left -= 256 * n, block += 256 * blocks, out += 256 * n) {
     Pack<T, n> made;
 #pragma unroll
-    for (int b = 0; b < blocks; ++b) fn(block_of(d, low + first + b, high), made.v + words * b);
-    if (first * words + n <= left) {
-      *reinterpret_cast<Pack<T, n>*>(out + first * words) = made;
+    for (int b = 0; b < blocks; ++b) fn(block_of(d, start, block + b), made.v + words * b);
+    if (left >= n) {
+      *reinterpret_cast<Pack<T, n>*>(out) = made;
     } else {
 #pragma unroll
       for (int i = 0; i < n; ++i)
-        if (first * words + i < left) out[first * words + i] = made.v[i];
+        if (i < left) out[i] = made.v[i];
     }
   }
 }
@@ -85,9 +76,11 @@ inline Normal central(uint32_t bits) {
   constexpr Scaled scaled(inverse_normal::central32);
   const float p = static_cast<float>(bits * 2 + 1), q = static_cast<float>(bits * -2u - 1);  // times 2^33
   const float t = p * fmaf(p, -0x1p-33f, 1.0f);                                              // times 2^31
-  const uint32_t u = __float_as_uint(t) - (31u << 23) + (0x3f800000u - 0x3f3504f3u);
-  const float e = __uint_as_float((u >> 23) + 0x4b000000u) - (8388608.0f + 127.0f);
-  const float f = __uint_as_float((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
+  const uint32_t u = __float_as_uint(t) + (0x3f800000u - 0x3f3504f3u + 0x800000u);           // exponent: 159 + e
+  uint32_t inverse;                                 // of 2^(31 + e) in its exponent
+  asm("not.b32 %0, %1;" : "=r"(inverse) : "r"(u));  // the compiler would make it of t, by one instruction more
+  const float e = __uint_as_float((u >> 23) + 0x4b000000u) - (8388608.0f + 159.0f);
+  const float f = fmaf(t, __uint_as_float(inverse & 0x7f800000u), -1.0f);
   const float ff = f * f;
   float y = inverse_normal::polynomial(inverse_normal::log32, f) * f * ff;
   y = y + e * -2.12194440e-4f;
@@ -115,6 +108,7 @@ extern "C" __global__ void __launch_bounds__(256) rand_normal(const __grid_const
     fill64(d, out, [=](uint64_t w) { return shift + scale * inverse_normal::from_bits(w); });
   } else {
     constexpr int blocks = sizeof(T) == 2 ? 2 : 1;
+    const bool standard = shift == 0 && scale == 1;  // no normal is 0, so these two change nothing
     fill<4, blocks, 4>(d, out, [&](PhiloxBlock b, T* v) {
       Normal n[4];
 #pragma unroll
@@ -125,8 +119,13 @@ extern "C" __global__ void __launch_bounds__(256) rand_normal(const __grid_const
           if (n[i].w >= 5.0f) n[i].z = tail(n[i].w);
       }
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        v[i] = convert<T>(shift + scale * __uint_as_float(__float_as_uint(n[i].z) ^ (b[i] & 0x80000000u)));
+      for (int i = 0; i < 4; ++i) n[i].z = __uint_as_float(__float_as_uint(n[i].z) ^ (b[i] & 0x80000000u));
+      if (!standard) {
+#pragma unroll
+        for (int i = 0; i < 4; ++i) n[i].z = shift + scale * n[i].z;
+      }
+#pragma unroll
+      for (int i = 0; i < 4; ++i) v[i] = convert<T>(n[i].z);
     });
   }
 }

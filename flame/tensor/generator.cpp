@@ -5,6 +5,7 @@
 
 #include "flame/core/format.h"
 #include "flame/device/recorder.h"
+#include "flame/tensor/draw.h"
 #include "flame/tensor/segment.h"
 #include "flame/tensor/undo.h"
 
@@ -96,6 +97,20 @@ Generator::Call Generator::next_call() {
   SegmentScope::note({shared_, s.state, r, r->first_id, *s.calls});
   ++s.state.offset;
   return {&s.block, static_cast<int64_t>((*s.calls)++)};
+}
+
+Draw::Draw(Generator& g) : call_(g.next_call()), now_(*call_.block) {
+  now_.base += static_cast<uint64_t>(call_.delta);
+  if (const Recorder* r = Recorder::current()) recording_ = r->first_id;
+}
+std::array<Word, 3> Draw::words() const {
+  const Recorder* r = Recorder::current();
+  if (r && recording_ == r->first_id) return {word(static_cast<const void*>(call_.block)), word(call_.delta), Word{}};
+  return {word(static_cast<const void*>(nullptr)), Word{.u = now_.base}, Word{.u = now_.seed}};
+}
+DrawNumbers draw_numbers(const Word* words) {
+  const auto* block = static_cast<const Generator::Block*>(words[0].p);
+  return block ? DrawNumbers{block->seed, block->base + words[1].u} : DrawNumbers{words[2].u, words[1].u};
 }
 
 namespace {
