@@ -15,7 +15,7 @@ struct Head {
     Generator g(7);
     x = normal({rows, in}, 0, 1, {.dtype = t, .generator = &g});
     w = normal({classes, in}, 0, 0.5, {.dtype = t, .generator = &g});
-    target = where(arange(rows) % 7 == 3, -100, randint(0, classes, {rows}, {.generator = &g}));
+    target = where(eq(remainder(arange(rows), 7), 3), -100, randint(0, classes, {rows}, {.generator = &g}));
     x.requires_grad_();
     w.requires_grad_();
   }

@@ -10,6 +10,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/composed_internal.h"
 #include "flame/ops/create.h"
 #include "flame/ops/cross_entropy.h"
 #include "flame/ops/cross_entropy_internal.h"
