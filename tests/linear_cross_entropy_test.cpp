@@ -95,6 +95,53 @@ TEST(LinearCrossEntropy, OnlyWhatIsWanted) {
   EXPECT_TRUE(std::isnan(linear_cross_entropy(h.x, h.w, full({30}, -100, DType::i64)).item()));
 }
 
+// x is a function of the weight too, and hooks see each gradient once.
+TEST(LinearCrossEntropy, SecondDerivativesOfATiedWeight) {
+  const Head h(DType::f64, 12, 4, 5);
+  const Tensor w = h.w.detach().requires_grad_(), t = h.target;
+  int calls = 0;
+  w.register_hook([&](const Tensor& g) {
+    ++calls;
+    return g * 2;
+  });
+  const auto derivatives = [&](const auto& fn, bool whole) {
+    const Tensor x = tanh(matmul(h.x.detach(), w.t()).narrow(1, 0, 4));
+    const Tensor loss = fn(whole ? x : x.detach());
+    const Tensor first = grad({loss}, {w}, {.create_graph = true})[0];
+    return std::vector<Tensor>{first.detach(), grad({sum(square(first))}, {w})[0]};
+  };
+  for (const bool whole : {true, false}) {
+    const auto one = derivatives([&](const Tensor& x) { return linear_cross_entropy(x, w, t, {.rows = 5}); }, whole);
+    const int once = calls;
+    const auto two = derivatives([&](const Tensor& x) { return cross_entropy(linear(x, w), t); }, whole);
+    EXPECT_EQ(calls, 2 * once);
+    calls = 0;
+    for (size_t i = 0; i < 2; ++i) EXPECT_LT(error_of(one[i], two[i]).units, 64) << whole << i;
+  }
+}
+
+TEST(LinearCrossEntropy, InACheckpoint) {
+  const Head h(DType::f32);
+  for (const bool scope : {false, true}) {
+    const auto loss = [&](const Tensor& x) { return linear_cross_entropy(tanh(x), h.w, h.target, {.rows = 8}); };
+    const auto run = [&](bool checkpointed) {
+      const AutocastScope amp(scope ? std::optional(DType::bf16) : std::nullopt);
+      const Tensor y = checkpointed ? checkpoint(loss, h.x) : loss(h.x);
+      return grad({y}, {h.x, h.w});
+    };
+    const std::vector<Tensor> one = run(true), two = run(false);
+    for (size_t i = 0; i < 2; ++i) EXPECT_EQ(bytes(one[i]), bytes(two[i])) << scope << i;
+  }
+}
+
+TEST(LinearCrossEntropy, NoRowThatCounts) {
+  const Head h(DType::f32);
+  const AnomalyMode watched;
+  const Tensor loss = linear_cross_entropy(h.x, h.w, full({30}, -100, DType::i64));
+  EXPECT_TRUE(std::isnan(loss.item()));
+  for (const Tensor& g : grad({loss}, {h.x, h.w})) EXPECT_EQ(max(abs(g)).item(), 0);
+}
+
 TEST(LinearCrossEntropy, AutocastAndRecordedSteps) {
   const Parameter w(normal({20, 8}, 0, 1)), v(w.tensor().detach());
   optim::SGD a({w}, {.lr = 0.1}), b({v}, {.lr = 0.1});

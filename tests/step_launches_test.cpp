@@ -7,6 +7,7 @@
 #include "examples/models/dit.h"
 #include "examples/models/gpt2.h"
 #include "tests/support/compare.h"
+#include "tests/emulator/emulated_device.h"
 #include "tests/support/listing_device.h"
 
 namespace flame {
@@ -151,6 +152,31 @@ TEST(StepLaunches, SmallCastsJoinTheGroupThatTheySpreadOver) {
   const std::vector<Tensor> apart = run();
   set_fusion(true);
   for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
+}
+
+// Readers of one space over which a cast spreads along different axes, and rows that meet one.
+TEST(StepLaunches, SmallCastsSpreadAsTheirReaderAsks) {
+  Generator g(3);
+  const Tensor column = normal({5, 1}, 0, 1, {.dtype = DType::bf16, .generator = &g}),
+               a = normal({5, 5}, 0, 1, {.generator = &g}), b = normal({5, 5, 1}, 0, 1, {.generator = &g}),
+               w = normal({}, 0, 1, {.generator = &g}), x = normal({5, 4, 40}, 0, 1, {.generator = &g}),
+               low = normal({4}, 0, 1, {.dtype = DType::bf16, .generator = &g});
+  const auto run = [&](Device& d) {
+    const Tensor j = column.to(d).to(DType::f32), one = a.to(d) + j, other = b.to(d) + j;
+    const Tensor rows = a.to(d).sum(1, true) * (w.to(d) * 2), more = x.to(d).sum(-1) + low.to(d).to(DType::f32);
+    std::vector<Tensor> out;
+    for (const Tensor& t : {one, other, rows, more}) t.data();
+    for (const Tensor& t : {one, other, rows, more}) out.push_back(t.to(cpu()));
+    return out;
+  };
+  const std::vector<Tensor> fused = run(cpu());
+  set_fusion(false);
+  const std::vector<Tensor> apart = run(cpu());
+  set_fusion(true);
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
+  if (emulated::under_sanitizer) return;
+  const std::vector<Tensor> there = run(emulated::emulated_device());
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
 }
 
 }  // namespace

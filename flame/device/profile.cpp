@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <mutex>
+#include <new>
 
 namespace flame {
 
@@ -120,7 +121,9 @@ void profile_memory(const Device& d) {
   Current& c = current();
   std::lock_guard lock(c.mutex);
   if (!profiling()) return;
-  c.profile.memory.push_back({profile_clock(), &d, {s.tensors, s.recordings, s.workspace, s.staging}});
+  try {
+    c.profile.memory.push_back({profile_clock(), &d, {s.tensors, s.recordings, s.workspace, s.staging}});
+  } catch (const std::bad_alloc&) {}  // one sample less; tensors end here too, who cannot throw
 }
 
 bool start_profile(const ProfileListener& l) {

@@ -236,7 +236,8 @@ class Rows : protected Draws {
                   element_of(pass, "    ", p_.kept, end, steps_ ? "if (live && inside) " : "if (live) "));
       for (int i : reductions(pass)) out += across_warps(i, warps);
       for (int i = 0; i < nodes(); ++i)
-        if (node(i).row && level_[static_cast<size_t>(i)] == pass + 1) {
+        if (node(i).row &&
+            std::max(level_[static_cast<size_t>(i)], 1) == pass + 1) {  // one that needs no sum comes first
           if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
           else out += compute(i, "  ");
           if (const int o = node(i).output; o >= 0)

@@ -239,7 +239,7 @@ void Island::run(std::vector<Ref<Value>>& live_nodes, const Value* reader) {
     throw;
   }
   for (size_t i = live_nodes.size(); i-- > 0;) {
-    if (stay[i]) continue;
+    if (stay[i] && !live_nodes[i]->storage) continue;  // another group of these may have written it
     Value& v = *live_nodes[i];
     Expr* e = v.expr.load(std::memory_order_relaxed);
     v.expr.store(nullptr, std::memory_order_release);

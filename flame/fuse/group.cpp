@@ -30,7 +30,8 @@ constexpr const char* pointwise_names[] = {
 #define FLAME_POINTWISE(name, ...) #name,
 #include "flame/fuse/pointwise.def"
 #undef FLAME_POINTWISE
-    "copy", "iota"};
+    "copy", "iota", "dropout"};
+static_assert(std::size(pointwise_names) == static_cast<size_t>(Code::count));
 constexpr const char* reduce_names[] = {"sum", "prod", "max", "min", "any", "all"};
 
 struct Draft {
@@ -238,7 +239,11 @@ class Planner {
     const Draft& draft;
     Program p;
     IslandPlan::Group out;
-    std::vector<int> place, place_of_repeated;  // of nodes in p, or -1
+    std::vector<int> place;  // of nodes in p, or -1
+    struct Repeated {
+      int place = -1, reader = -1;
+    };
+    std::vector<Repeated> repeated;  // where a node stands once more in p, and for which other one
   };
   IslandPlan::Group build(int g);
   NodeDesc described(int i, bool as_row) const;
@@ -286,8 +291,9 @@ NodeDesc Planner::described(int i, bool as_row) const {
 
 // Node j once more, for the elements of node i that it spreads over.
 int Planner::repeat(Build& b, int j, int i) const {
-  int& known = b.place_of_repeated[static_cast<size_t>(j)];
-  if (known >= 0 && b.p.nodes[static_cast<size_t>(known)].row == row(i)) return known;
+  const Build::Repeated known = b.repeated[static_cast<size_t>(j)];
+  if (known.place >= 0 && row(known.reader) == row(i) && value(known.reader).shape == value(i).shape)
+    return known.place;  // it spreads alike
   const Expr& e = expr(j);
   NodeDesc n = described(j, row(i));
   for (int k = 0; k < e.inputs; ++k) {
@@ -305,7 +311,8 @@ int Planner::repeat(Build& b, int j, int i) const {
   }
   if (!read_[static_cast<size_t>(j)]) b.p.ops += is_op(n);
   b.p.nodes.push_back(n);
-  return known = static_cast<int>(b.p.nodes.size()) - 1;
+  b.repeated[static_cast<size_t>(j)] = {static_cast<int>(b.p.nodes.size()) - 1, i};
+  return b.repeated[static_cast<size_t>(j)].place;
 }
 
 // The program's leaf for a materialised value, or (cross >= 0) a node of an earlier group; `own`: its strides over the axes.
@@ -330,8 +337,7 @@ IslandPlan::Group Planner::build(int g) {
     d.order = memory_order(without_ones(v.shape, v.strides));
     d.kept = d.order.rank();
   }
-  const std::vector<int> nowhere(nodes_.size(), -1);
-  Build b{d, {}, {}, nowhere, nowhere};
+  Build b{d, {}, {}, std::vector<int>(nodes_.size(), -1), std::vector<Build::Repeated>(nodes_.size())};
   Program& p = b.p;
   IslandPlan::Group& out = b.out;
   p.mode = d.mode;

@@ -33,6 +33,9 @@ int64_t rows_at_a_time(int64_t rows, int64_t classes, int64_t asked) {
   return std::max<int64_t>(1, (rows + groups - 1) / groups);
 }
 
+// 0 where no row counts, so that no gradient becomes infinite; the loss is NaN then.
+Tensor inverse(const Tensor& count, Loc loc) { return where(count > 0, reciprocal(count, loc), 0.0, loc); }
+
 struct Pass {
   Tensor loss;    // summed over rows, in float32 or float64
   Tensor dx, dw;  // times `factor`, if it is defined and they are wanted
@@ -41,6 +44,9 @@ struct Pass {
 Pass each_group(const Tensor& x, const Tensor& weight, const Tensor& target, const LinearCrossEntropyOptions& o,
                 const Tensor& factor, bool want_dx, bool want_dw, Loc loc) {
   const NoGrad no_graph;
+  // What a group's own graph keeps goes through no hooks of the caller's: it is gone before this returns.
+  const SavedTensorHooksScope kept(
+      {[](const Tensor& t) { return std::any(t); }, [](const std::any& t) { return std::any_cast<const Tensor&>(t); }});
   const CrossEntropyOptions sums{
       .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
   const DType wide = compute_dtype_of(x.dtype());
@@ -84,21 +90,23 @@ Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& target, 
     const NoGrad no_graph;
     count = o.reduction == Reduction::mean ? sum(ne(target, o.ignore_index, loc).to(wide, loc), {}, false, loc)
                                            : ones({}, wide, x.device());
-    pass = each_group(x, weight, target, o, graph && !later ? reciprocal(count, loc) : Tensor(), x.requires_grad(),
+    pass = each_group(x, weight, target, o, graph && !later ? inverse(count, loc) : Tensor(), x.requires_grad(),
                       weight.requires_grad(), loc);
     loss = pass.loss / count;
   }
   if (!graph) return loss;
   const auto rule = [o, later, loc](const CustomContext& c) -> std::vector<Tensor> {
     const Tensor &x = c.saved[0], &weight = c.saved[1], &target = c.saved[2], &count = c.saved[3], &g = c.grads[0];
-    if (c.create_graph) {
+    if (c.create_graph) {  // only from the loss to the logits, whose node is this rule's alone
       const CrossEntropyOptions sums{
           .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
-      const Tensor y = wide_cross_entropy(op_name, linear(x, weight, {}, {}, loc), target, sums, loc) / count;
-      return grad({y}, {x, weight}, {.grad_outputs = {g}, .create_graph = true, .allow_unused = true});
+      const Tensor logits = linear(x, weight, {}, {}, loc);
+      const Tensor y = wide_cross_entropy(op_name, logits, target, sums, loc) * inverse(count, loc);
+      const Tensor slope = grad({y}, {logits}, {.grad_outputs = {g}, .create_graph = true})[0];
+      return {c.needs[0] ? matmul(slope, weight, loc) : Tensor(), c.needs[1] ? matmul(slope.t(loc), x, loc) : Tensor()};
     }
     if (later) {
-      const Pass again = each_group(x, weight, target, o, g / count, c.needs[0], c.needs[1], loc);
+      const Pass again = each_group(x, weight, target, o, g * inverse(count, loc), c.needs[0], c.needs[1], loc);
       return {again.dx, again.dw};
     }
     std::vector<Tensor> out(2);

@@ -162,7 +162,7 @@ std::string table_of(std::vector<ProfileRow> rows, const ProfileTableOptions& o)
   double all = 0;
   for (const ProfileRow& r : rows) all += r.seconds;
   const auto key = [&](const ProfileRow& r) {
-    const auto calls = static_cast<double>(r.calls);
+    const auto calls = static_cast<double>(std::max<uint64_t>(r.calls, 1));
     switch (o.sort) {
       case ProfileSort::total: return r.seconds;
       case ProfileSort::mean: return r.seconds / calls;
@@ -187,7 +187,7 @@ std::string table_of(std::vector<ProfileRow> rows, const ProfileTableOptions& o)
                   device_width, "calls", "total ms", "%", "mean us", "MB/call", "GB/s", "TFLOP/s", "floor");
   const auto number = [](double v, int digits) { return v > 0 ? fmt::format("{:.{}f}", v, digits) : std::string("-"); };
   for (const ProfileRow& r : rows) {
-    const auto calls = static_cast<double>(r.calls), bytes = static_cast<double>(r.bytes);
+    const auto calls = static_cast<double>(std::max<uint64_t>(r.calls, 1)), bytes = static_cast<double>(r.bytes);
     out += fmt::format("{:<{}.{}}  {:<{}}  {:>7}  {:>9.3f}  {:>5.1f}  {:>9.1f}  {:>9}  {:>7}  {:>7}  {:>6}\n", r.name,
                        width, width, r.device, device_width, r.calls, r.seconds * 1e3, 100 * r.seconds / all,
                        r.seconds / calls * 1e6, number(bytes / calls * 1e-6, 3), number(bytes / r.seconds * 1e-9, 1),

@@ -2,6 +2,7 @@
 #include "flame/train/profiler.h"
 
 #include <exception>
+#include <mutex>
 
 #include "flame/core/format.h"
 #include "flame/device/plugin.h"
@@ -45,6 +46,8 @@ struct Profiler::Impl {
 };
 
 Profiler::Profiler(ProfilerOptions options, Loc loc) : impl_(std::make_unique<Impl>()) {
+  static std::mutex one_begins;
+  std::lock_guard lock(one_begins);
   impl_->options = std::move(options);
   constexpr const char* busy = "Profiler: another one is at work; stop() it first";
   if (profiling()) fail<ValueError>(loc, "{}", busy);
@@ -86,7 +89,8 @@ void Profiler::write_trace(const std::string& path, Loc loc) const {
 
 const std::vector<ProfileRow>& Profiler::rows(Loc loc) {
   impl_->need_stopped("rows()", loc);
-  if (!std::exchange(impl_->has_rows, true)) impl_->rows = rows_of(impl_->profile);
+  if (!impl_->has_rows) impl_->rows = rows_of(impl_->profile);
+  impl_->has_rows = true;
   return impl_->rows;
 }
 

@@ -124,8 +124,8 @@ struct RecordedStep::Impl {
   // next call tries again.
   void keep(Signature& s, Recorder& recorder, const std::vector<ArgumentPlace>& places, const std::vector<Tensor>& mine,
             const std::vector<Tensor>& out) {
+    settle_launches();  // their error is the step's own
     try {
-      settle_launches();
       s.recording = std::make_unique<Recording>(recorder, *s.last, places, mine, out, options.lanes);
     } catch (const OutOfMemory& e) { return miss(s, e.what()); } catch (const std::bad_alloc&) {
       return miss(s, "no memory for the recording's list");

@@ -317,10 +317,11 @@ void Product::run(const Run& r) {
   std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
   if (!used_) meter.emplace(device_);
   if (aligned && !decided_ && !device_.capturing()) choose_among(p, r);
-  if (aligned && chosen_ >= candidates_.size()) return own_[chosen_ - candidates_.size()].plan->body(r);
-  must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
+  const bool own = aligned && chosen_ >= candidates_.size();
+  if (own) own_[chosen_ - candidates_.size()].plan->body(r);
+  else must(device_, "cublasLtMatmul", [&] { return go(p, aligned ? candidates_[chosen_] : unaligned_[0]); });
   used_ = true;
-  if (has_epilogue(desc_)) tuning_stats().epilogues += 1;
+  if (has_epilogue(desc_) && !own) tuning_stats().epilogues += 1;
 }
 
 }  // namespace

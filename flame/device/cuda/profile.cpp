@@ -6,6 +6,7 @@
 #include <mutex>
 #include <string>
 #include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "flame/core/format.h"
@@ -145,7 +146,10 @@ void leave_launch() {
   cupti().cuptiActivityPopExternalCorrelationId(external, &launch);
 }
 
+bool started = false;  // there is something to stop
+
 void stop() {
+  if (!std::exchange(started, false)) return;
   for (const CUpti_ActivityKind k : kinds) cupti().cuptiActivityDisable(k);
   cupti().cuptiActivityFlushAll(CUPTI_ACTIVITY_FLAG_FLUSH_FORCED);
 }
@@ -163,6 +167,7 @@ void start(ProfileListener& l) {
     records.to_host_clock = (before + profile_clock()) / 2 - static_cast<int64_t>(there);
   }
   check(c.cuptiActivityRegisterCallbacks(give_buffer, take_buffer), "cuptiActivityRegisterCallbacks");
+  started = true;
   try {
     for (const CUpti_ActivityKind k : kinds) check(c.cuptiActivityEnable(k), "cuptiActivityEnable");
   } catch (...) {
