@@ -315,12 +315,11 @@ TEST(CudaProducts, Tf32IsAChoice) {
 
 TEST(CudaProducts, ConvolutionsFollowTf32) {
   FLAME_NEEDS_GPU(d);
-  Generator g(4);
-  const auto inputs = [&](DType t, Device& to) {
-    Generator same = g;
+  const auto inputs = [](DType t, Device& to) {
+    Generator g(4);
     return std::vector<Tensor>{
-        randn({16, 28, 28, 64}, {.device = &cpu(), .generator = &same}).to(t).to(to).permute({0, 3, 1, 2}),
-        randn({64, 64, 3, 3}, {.device = &cpu(), .generator = &same}).to(t).to(to)};
+        randn({16, 28, 28, 64}, {.device = &cpu(), .generator = &g}).to(t).to(to).permute({0, 3, 1, 2}),
+        randn({64, 64, 3, 3}, {.device = &cpu(), .generator = &g}).to(t).to(to)};
   };
   // The result and both gradients, on the CPU.
   const auto all = [&](std::vector<Tensor> in) {
