@@ -1,5 +1,6 @@
 // Internal: standard normals from random bits by the inverse distribution function, in a fixed order of IEEE operations
-// (integer, +, *, / and square root; no libm, no contraction), so that every device makes the same bits.
+// (integer, +, *, /, square root, in float32 fused multiply-add; nothing else contracted), so that every device makes the
+// same bits.
 //
 // For a tail probability p the variable w = -log(4 p (1 - p)) makes the function almost a straight line (M. Giles,
 // "Approximating the erfinv function", GPU Computing Gems 2, 2011): z = q P(w) near the middle, z = Q(sqrt(w)) beyond.
@@ -40,23 +41,26 @@ inline constexpr double tail64[] = {
 inline constexpr float log32[] = {3.3333331174e-1f,  -2.4999993993e-1f, 2.0000714765e-1f,
                                   -1.6668057665e-1f, 1.4249322787e-1f,  -1.2420140846e-1f,
                                   1.1676998740e-1f,  -1.1514610310e-1f, 7.0376836292e-2f};
-template <class T, int n>
-constexpr T polynomial(const T (&c)[n], T x) {
-  T y = c[n - 1];
+template <int n>
+float polynomial(const float (&c)[n], float x) {
+  float y = c[n - 1];
+  for (int i = n - 2; i >= 0; --i) y = std::fma(y, x, c[i]);
+  return y;
+}
+template <int n>
+constexpr double polynomial(const double (&c)[n], double x) {
+  double y = c[n - 1];
   for (int i = n - 2; i >= 0; --i) y = y * x + c[i];
   return y;
 }
 
-// -log(t) for a normal t in (0, 1]: Cephes' logf, and fdlibm's log for float64.
+// -log(t) for a normal t in (0, 1]: by Cephes' polynomial, and fdlibm's log for float64.
+inline constexpr float log_of_2 = 0.693147181f;
 inline float minus_log(float t) {
   const uint32_t u = std::bit_cast<uint32_t>(t) + (0x3f800000u - 0x3f3504f3u);  // mantissa in [sqrt(1/2), sqrt(2))
   const float e = static_cast<float>(static_cast<int32_t>(u >> 23) - 127);
   const float f = std::bit_cast<float>((u & 0x7fffffu) + 0x3f3504f3u) - 1.0f;
-  const float ff = f * f;
-  float y = polynomial(log32, f) * f * ff;
-  y = y + e * -2.12194440e-4f;
-  y = y - 0.5f * ff;
-  return -(e * 0.693359375f + (f + y));
+  return -std::fma(e, log_of_2, std::fma(std::fma(polynomial(log32, f), f, -0.5f), f * f, f));
 }
 inline double minus_log(double t) {
   const uint64_t u = std::bit_cast<uint64_t>(t) + (0x3ff0000000000000u - 0x3fe6a09e667f3bcdu);

@@ -14,10 +14,26 @@ HWY_BEFORE_NAMESPACE();
 namespace flame::HWY_NAMESPACE {
 namespace hn = hwy::HWY_NAMESPACE;
 
+// a b + c with one rounding, also where there is no such instruction.
+template <class D, class V>
+HWY_INLINE V fused(D d, V a, V b, V c) {
+#if HWY_NATIVE_FMA
+  (void)d;
+  return hn::MulAdd(a, b, c);
+#else
+  constexpr size_t most = hn::MaxLanes(d);
+  HWY_ALIGN float x[most], y[most], z[most];
+  hn::Store(a, d, x);
+  hn::Store(b, d, y);
+  hn::Store(c, d, z);
+  for (size_t i = 0; i < hn::Lanes(d); ++i) z[i] = std::fma(x[i], y[i], z[i]);
+  return hn::Load(d, z);
+#endif
+}
 template <class D, class V, size_t n>
 HWY_INLINE V horner(D d, const float (&c)[n], V x) {
   V y = hn::Set(d, c[n - 1]);
-  for (size_t i = n - 1; i-- > 0;) y = hn::Add(hn::Mul(y, x), hn::Set(d, c[i]));
+  for (size_t i = n - 1; i-- > 0;) y = fused(d, y, x, hn::Set(d, c[i]));
   return y;
 }
 // The nearest float32, by two exact halves and one rounded sum.
@@ -36,11 +52,9 @@ HWY_INLINE V minus_log(D d, V t) {
   const auto u = hn::Add(hn::BitCast(du, t), hn::Set(du, 0x3f800000u - 0x3f3504f3u));
   const V e = hn::ConvertTo(d, hn::Sub(hn::BitCast(di, hn::ShiftRight<23>(u)), hn::Set(di, 127)));
   const auto mantissa = hn::Add(hn::And(u, hn::Set(du, 0x7fffffu)), hn::Set(du, 0x3f3504f3u));
-  const V f = hn::Sub(hn::BitCast(d, mantissa), hn::Set(d, 1.0f)), ff = hn::Mul(f, f);
-  V y = hn::Mul(hn::Mul(horner(d, inverse_normal::log32, f), f), ff);
-  y = hn::Add(y, hn::Mul(e, hn::Set(d, -2.12194440e-4f)));
-  y = hn::Sub(y, hn::Mul(hn::Set(d, 0.5f), ff));
-  return hn::Neg(hn::Add(hn::Mul(e, hn::Set(d, 0.693359375f)), hn::Add(f, y)));
+  const V f = hn::Sub(hn::BitCast(d, mantissa), hn::Set(d, 1.0f));
+  const V y = fused(d, horner(d, inverse_normal::log32, f), f, hn::Set(d, -0.5f));
+  return hn::Neg(fused(d, e, hn::Set(d, inverse_normal::log_of_2), fused(d, y, hn::Mul(f, f), f)));
 }
 
 void normals(const uint32_t* bits, int64_t count, float shift, float scale, float* out) {

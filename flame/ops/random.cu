@@ -60,8 +60,8 @@ void fill64(const Draw& d, T* out, F fn) {
   });
 }
 
-// inverse_normal::from_bits(uint32_t) with the same bits in fewer instructions: what is multiplied by a power of two or by a
-// short number is exact, so there a fused multiply-add rounds as two steps do.
+// inverse_normal::from_bits(uint32_t) with the same bits in fewer instructions: what is multiplied by a power of two is exact,
+// so there a fused multiply-add rounds as two steps do.
 struct Normal {
   float z, w;
 };
@@ -81,11 +81,8 @@ inline Normal central(uint32_t bits) {
   asm("not.b32 %0, %1;" : "=r"(inverse) : "r"(u));  // the compiler would make it of t, by one instruction more
   const float e = __uint_as_float((u >> 23) + 0x4b000000u) - (8388608.0f + 159.0f);
   const float f = fmaf(t, __uint_as_float(inverse & 0x7f800000u), -1.0f);
-  const float ff = f * f;
-  float y = inverse_normal::polynomial(inverse_normal::log32, f) * f * ff;
-  y = y + e * -2.12194440e-4f;
-  y = fmaf(-0.5f, ff, y);
-  const float w = -fmaf(e, 0.693359375f, f + y);
+  const float y = fmaf(inverse_normal::polynomial(inverse_normal::log32, f), f, -0.5f);
+  const float w = -fmaf(e, inverse_normal::log_of_2, fmaf(y, f * f, f));
   return {q * inverse_normal::polynomial(scaled.c, w - 2.5f), w};
 }
 // For w from 5 to 23, where this is the correctly rounded square root.
