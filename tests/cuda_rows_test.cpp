@@ -287,6 +287,44 @@ TEST(CudaRows, LongSumsHaveTheCpusBits) {
   for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(there[i], here[i]), "") << i;
 }
 
+// Sums down columns at the ends of chunks, parts and groups, with what else a launch may hold.
+TEST(CudaRows, ColumnSumsHaveTheCpusBits) {
+  FLAME_NEEDS_GPU(d);
+  const auto work = [](const Tensor& x) {
+    const Tensor y = x * x;
+    Tensors all{sum(x, Axes{1}), sum(y, Axes{1}), amax(x, Axes{1}), any(y > 4, Axes{1}), sum(x, Axes{0, 1}), y};
+    for (const Tensor& t : all) t.data();
+    return all;
+  };
+  for (const DType t : {DType::f32, DType::bf16, DType::f64, DType::i32})
+    for (const int64_t rows : {0, 1, 31, 32, 33, 64, 255, 256, 257, 8191, 8193, 16'400})
+      for (const int64_t columns : {8, 45, 64}) {
+        if (rows > 1000 && (t == DType::f64 || columns == 64)) continue;
+        if (rows == 0 && columns == 64) continue;
+        const Tensor x = (normal({rows > 1000 ? 2 : 3, std::max<int64_t>(rows, 1), columns}) * 8).to(t);
+        if (rows == 0) {
+          EXPECT_EQ(difference(sum(x.slice(1, 0, 0).to(d), Axes{1}), sum(x.slice(1, 0, 0), Axes{1})), "");
+          continue;
+        }
+        const Tensors here = work(x), there = work(x.to(d));
+        for (size_t i = 0; i < here.size(); ++i)
+          EXPECT_EQ(difference(there[i], here[i]), "")
+              << name_of(t) << " " << rows << "x" << columns << " result " << i;
+      }
+  // More sums than shared memory has room for at a time, and draws that warps share.
+  const Tensor x = normal({100, 96});
+  const auto many = [](const Tensor& v) {
+    Generator g(3);
+    const GeneratorScope scope(g);
+    Tensors all{sum(dropout(v, 0.3), 0)};
+    for (int i = 0; i < 20; ++i) all.push_back(sum(v * i, 0));
+    all[0].data();
+    return all;
+  };
+  const Tensors here = many(x), there = many(x.to(d));
+  for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(there[i], here[i]), "") << i;
+}
+
 std::vector<Shape> parameter_shapes() {
   return {Shape{3}, Shape{17, 5}, Shape{}, Shape{5000}, Shape{0, 2}, Shape{3, 4, 6}, Shape{300, 700}, Shape{129, 1}};
 }

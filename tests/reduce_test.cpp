@@ -164,6 +164,27 @@ TEST(Reduce, FusedEqualsUnfused) {
     }
 }
 
+// Down columns: chunks of 32 rows, parts of 8 chunks, groups of 32 parts, each in order.
+TEST(Reduce, ColumnsAreAddedInOrder) {
+  constexpr int64_t columns = 9;
+  for (const int64_t rows : {0, 1, 31, 32, 33, 255, 256, 257, 8193, 16'500}) {
+    Generator g(11);
+    const Tensor x = randn({rows, columns}, {.generator = &g});
+    const std::vector<float> v = x.to_vector<float>();
+    const std::function<float(int64_t, int64_t, int64_t, size_t)> in_order = [&](int64_t from, int64_t to, int64_t at,
+                                                                                 size_t level) {
+      constexpr int64_t steps[] = {8192, 256, 32, 1};
+      float s = 0;
+      for (int64_t i = from; i < to; i += steps[level])
+        s += level == 3 ? v[static_cast<size_t>(i * columns + at)]
+                        : in_order(i, std::min(i + steps[level], to), at, level + 1);
+      return s;
+    };
+    const std::vector<float> got = sum(x, 0).to_vector<float>();
+    for (int64_t c = 0; c < columns; ++c) EXPECT_EQ(got[static_cast<size_t>(c)], in_order(0, rows, c, 0)) << rows;
+  }
+}
+
 TEST(Reduce, DTypes) {
   const Tensor flags = sample({300}) > -0.9;
   EXPECT_EQ(sum(flags).dtype(), DType::i64);

@@ -19,8 +19,6 @@ namespace {
 
 constexpr int64_t l1_bytes = 24 << 10;  // for the blocks of one tile: half or more of any L1 cache in use
 constexpr int64_t wide_chunk = 1024;
-constexpr int64_t column_chunk = 256;
-constexpr int64_t column_block = 256;
 constexpr int64_t prefetched_bytes = int64_t{16} << 20;  // of all blocks in memory; less finds its own way from a cache
 constexpr int64_t streamed_bytes = int64_t{32} << 20;    // of an output that no cache would hold until it is read
 
@@ -102,7 +100,7 @@ class Compiler {
       c_.outer = product(p.dims, 0, p.kept);
       c_.reduced = product(p.dims, p.kept, p.kept + p.reduced);
       c_.inner = product(p.dims, p.kept + p.reduced, rank);
-      c_.chunk = column_chunk;
+      c_.chunk = column_part;
       c_.partials = (c_.reduced + c_.chunk - 1) / c_.chunk;
       c_.cols = std::min(c_.inner, column_block);
       c_.rows = c_.outer * c_.reduced;
@@ -381,9 +379,9 @@ class Compiler {
         fit->free_from = r.last + 1;
       }
     }
-    for (Step& s : c_.steps)  // accumulators of column mode
+    for (Step& s : c_.steps)  // accumulators of column mode: of a chunk, and of those before it
       if (s.kind == Step::Kind::accumulate)
-        c_.slots[static_cast<size_t>(s.b)].index = static_cast<int>(fresh(column_block * 8));
+        c_.slots[static_cast<size_t>(s.b)].index = static_cast<int>(fresh(2 * column_block * 8));
     c_.scratch = static_cast<size_t>(top);
   }
 };

@@ -33,7 +33,7 @@ class Draws : protected Elements {
            n.index_strides[rank_ - 1] == 1 &&
            std::all_of(n.index_strides.begin(), n.index_strides.begin() + rank_ - 1, of_four);
   }
-  // g<i>: which of the 32 elements from `first` on down a column a dropout keeps.
+  // g<i>: which of the 32 elements from `first` on down a column a dropout keeps. For whole warps.
   std::string drawn_in_columns(const std::string& indent) {
     std::string out;
     for (int i = 0; i < nodes(); ++i) {

@@ -90,6 +90,13 @@ std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::
   };
 }
 
+// `deep` threads of a block share each of `items`; blocks are small where few would be large.
+Grid column_grid(int64_t items, int64_t deep) {
+  constexpr int64_t enough = 264;  // blocks that keep a GPU busy
+  const int64_t most = cuda_threads / deep, width = blocks_for(items, most) < enough ? 32 : most;
+  return {.blocks = blocks_for(items, width), .threads = static_cast<int>(width * deep)};
+}
+
 }  // namespace
 
 Ref<Plan> prepare_cuda_program(Program p, Device& d) {
@@ -116,9 +123,10 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
   const bool wide = p.mode == Mode::wide;
   constexpr int64_t warps = cuda_threads / 32;
   const int64_t partials = items * s.partials, room = wide ? items * cuda_wide_partials(s) : partials;
-  const Grid first{.blocks = blocks_for(partials, wide ? warps : cuda_threads)};
+  const Grid first = wide ? Grid{.blocks = blocks_for(partials, warps)} : column_grid(partials, s.deep);
   const Grid second{.blocks = blocks_for(room - partials, warps), .y = count};
-  const Grid last{.blocks = joins ? items : blocks_for(items, wide ? warps : cuda_threads), .y = count};
+  Grid last = wide ? Grid{.blocks = joins ? items : blocks_for(items, warps)} : column_grid(items, s.finish_deep);
+  last.y = count;
   return make_ref<Plan>(
       name,
       [k, first, second, last, leaves](const Run& r) {

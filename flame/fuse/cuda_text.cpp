@@ -295,25 +295,44 @@ class Writer : Rows {
         computed(node(i).compute), i, join(node(i), "x", "y"));
   }
 
+  // The place of a thread among those that share columns: `deep` of them, the others side by side. None leaves early.
+  std::string columns_of(const std::string& deep, const std::string& all) {
+    return fmt::format(
+        "  const I deep = {}, all = {}, width = static_cast<I>(blockDim.x) / deep;\n"
+        "  const I side = static_cast<I>(threadIdx.x) % width, own_part = static_cast<I>(threadIdx.x) / width;\n"
+        "  const I at = static_cast<I>(blockIdx.x) * width + side;\n  const bool live = at < all;\n"
+        "  const I own = live ? at : all - 1;\n",
+        deep, all);
+  }
+  // What a thread leaves in shared memory for those that join: the k-th of a few values.
+  std::string left(size_t k, int i, const std::string& at) const {
+    return fmt::format("reinterpret_cast<{}*>(left + {})[{}]", computed(node(i).compute), k * cuda_threads * 8, at);
+  }
+  // A thread a chunk, side by side down the columns; those of a part meet in shared memory. Several parts are finished by
+  // a second kernel.
   std::string column_kernels() {
+    constexpr size_t room = 16;  // sums whose values are in shared memory at a time
     const int end = p_.kept + p_.reduced;
     const bool single = space_.partials == 1;
     const std::vector<int> all = reductions(0);
     if (!single) workspace();
-    const std::string reduced_n = number("reduced", space_.reduced), inner = number("inner", space_.inner);
-    const std::string partials = number("partials", space_.partials),
+    const std::string reduced_n = number("reduced", space_.reduced), inner = number("inner", space_.inner),
                       kept = number("kept", space_.outer * space_.inner);
+    number("partials", space_.partials);
     number("region", space_.outer * space_.inner * space_.partials);
-    const auto place = [&](const char* index) {
-      return fmt::format("  const I in = {0} % {1}, outer = {0} / {1};\n", index, inner) +
+    number("finish_deep", space_.finish_deep);
+    const auto place = [&] {
+      return fmt::format("  const I in = column % {0}, outer = column / {0};\n", inner) +
              coordinates("outer", 0, p_.kept, "  ") + coordinates("in", end, rank_, "  ");
     };
     std::string out = head("island");
+    out += fmt::format("  __shared__ alignas(8) char left[{}];\n", std::min(room, all.size()) * cuda_threads * 8);
+    out += columns_of(number("deep", space_.deep), "static_cast<I>(a.region)");
     out += fmt::format(
-        "  const I own = static_cast<I>(global_thread());\n  if (own >= static_cast<I>(a.region)) return;\n"
-        "  const I part = own / {0}, column = own % {0};\n",
-        kept);
-    out += place("column");
+        "  const I part = own / {0}, column = own % {0}, first = part * {1} + own_part * {2};\n"
+        "  const I to = !live ? first : {3} < first + {2} ? {3} : first + {2};\n",
+        kept, column_part, column_chunk, reduced_n);
+    out += place();
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       out += row_pointer('b', in_memory(p_.leaves[k].dtype), int(k),
                          leaf_offset(int(k), 0, p_.kept) + " + " + leaf_offset(int(k), end, rank_), "  ");
@@ -321,32 +340,49 @@ class Writer : Rows {
       if (!p_.outputs[o].row)
         out += row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
                            output_offset(int(o), 0, p_.kept) + " + " + output_offset(int(o), end, rank_), "  ");
-    out += accumulators(0, "  ");
-    out += fmt::format("  const I from = part * {0}, to = {1} < from + {0} ? {1} : from + {0};\n", cuda_column_chunk,
-                       reduced_n);
-    const std::string drawn = drawn_in_columns("    ");
-    if (!drawn.empty())
-      out += "  for (I first = from; first < to; first += 32) {\n" + drawn +
-             "    const I last = to < first + 32 ? to : first + 32;\n#pragma unroll 4\n"
-             "    for (I step = first; step < last; ++step) {\n";
-    else out += "#pragma unroll 4\n  for (I step = from; step < to; ++step) {\n";
-    out += coordinates("step", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") +
-           (drawn.empty() ? "  }\n" : "  }\n  }\n");
-    for (size_t k = 0; k < all.size(); ++k)
-      out += single ? store_reduced(all[k], 0, p_.kept, end, "  ")
-                    : fmt::format("  {} = z{};\n", partial(int(k), all[k], "own"), all[k]);
+    out += accumulators(0, "  ") + drawn_in_columns("  ");
+    out +=
+        fmt::format("#pragma unroll {}\n  for (I step = first; step < to; ++step) {{\n", p_.leaves.size() > 2 ? 4 : 8) +
+        coordinates("step", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") + "  }\n";
+    out += fmt::format("  const I chunks = ({} - part * {} + {}) / {};\n", reduced_n, column_part, column_chunk - 1,
+                       column_chunk);
+    for (size_t from = 0; from < all.size(); from += room) {
+      const size_t until = std::min(from + room, all.size());
+      if (from > 0) out += "  __syncthreads();\n";
+      for (size_t k = from; k < until; ++k)
+        out += fmt::format("  {} = z{};\n", left(k - from, all[k], "threadIdx.x"), all[k]);
+      out += "  __syncthreads();\n  if (own_part == 0 && live) {\n";
+      for (size_t k = from; k < until; ++k) {
+        const std::string z = fmt::format("z{}", all[k]);
+        out += fmt::format("#pragma unroll\n    for (I k = 1; k < {}; ++k)\n      if (k < chunks) {} = {};\n",
+                           column_chunks, z, join(node(all[k]), z, left(k - from, all[k], "k * width + side"))) +
+               (single ? store_reduced(all[k], 0, p_.kept, end, "    ")
+                       : fmt::format("    {} = {};\n", partial(int(k), all[k], "own"), z));
+      }
+      out += "  }\n";
+    }
     out += "}\n";
     if (single) return out;
-    out += head("finish") + "  const I column = static_cast<I>(global_thread());\n  if (column >= " + kept +
-           ") return;\n" + place("column");
+    out += head("finish") + fmt::format("  __shared__ alignas(8) char left[{}];\n", cuda_threads * 8) +
+           columns_of(number("finish_deep", 0), kept) + "  const I column = own, partials = " + number("partials", 0) +
+           ";\n" + place();
     for (size_t k = 0; k < all.size(); ++k) {
       const int i = all[k];
+      const std::string z = fmt::format("z{}", i);
       out += fmt::format(
-          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n#pragma unroll 8\n    for (I k = 1; k < {4}; ++k) z{2} = "
-          "{5};\n",
-          k, computed(node(i).compute), i, partial(int(k), i, "column"), partials,
-          join(node(i), fmt::format("z{}", i), partial(int(k), i, "k * static_cast<int64_t>(" + kept + ") + column")));
-      out += store_reduced(i, 0, p_.kept, end, "    ") + "  }\n";
+          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n"
+          "    for (I group = 0; group * {4} < partials; group += deep) {{\n"
+          "      const I first = (group + own_part) * {4};\n      {1} x[{4}];\n"
+          "#pragma unroll\n      for (I j = 0; j < {4}; ++j)\n        if (first + j < partials) x[j] = {5};\n"
+          "#pragma unroll\n      for (I j = 1; j < {4}; ++j)\n        if (first + j < partials) x[0] = {6};\n"
+          "      if (group > 0) __syncthreads();\n      if (first < partials) {7} = x[0];\n      __syncthreads();\n"
+          "      for (I j = 0; own_part == 0 && j < deep && (group + j) * {4} < partials; ++j) {{\n"
+          "        const {1} next = {8};\n        z{2} = group + j == 0 ? next : static_cast<{1}>({9});\n      }}\n"
+          "    }}\n    if (own_part == 0 && live) {{\n",
+          k, computed(node(i).compute), i, identity(node(i)), column_group,
+          partial(int(k), i, "(first + j) * static_cast<int64_t>(all) + column"), join(node(i), "x[0]", "x[j]"),
+          left(0, i, "threadIdx.x"), left(0, i, "j * width + side"), join(node(i), z, "next"));
+      out += store_reduced(i, 0, p_.kept, end, "      ") + "    }\n  }\n";
     }
     return out + "}\n";
   }
@@ -364,7 +400,12 @@ CudaSpace cuda_space(const Program& p) {
     s.outer = s.rows;
     s.reduced = product(p.dims, p.kept, p.kept + p.reduced);
     s.inner = product(p.dims, p.kept + p.reduced, rank);
-    s.partials = (s.reduced + cuda_column_chunk - 1) / cuda_column_chunk;
+    s.partials = (s.reduced + column_part - 1) / column_part;
+    const auto threads = [](int64_t n, int64_t each) {
+      return std::min<int64_t>(column_chunks, std::bit_ceil(static_cast<uint64_t>((n + each - 1) / each)));
+    };
+    s.deep = threads(s.reduced, column_chunk);
+    s.finish_deep = threads(s.partials, column_group);
   }
   return s;
 }

@@ -25,10 +25,11 @@ struct CudaSpace {
   int64_t rows = 1, cols = 1;                 // pointwise, row and wide modes
   int64_t outer = 1, reduced = 1, inner = 1;  // column mode
   int64_t partials = 1;                       // a row (wide) or a column
+  int64_t deep = 1, finish_deep = 1;          // column mode: threads that share a part, and the parts of a column
 };
 
 constexpr int cuda_threads = 256;
-constexpr int64_t cuda_wide_chunk = 1024, cuda_column_chunk = 256;  // the CPU's, so that sums have its order
+constexpr int64_t cuda_wide_chunk = 1024;  // the CPU's, so that sums have its order
 
 CudaSpace cuda_space(const Program& p);
 // Elements a thread for a pointwise group whose tensors are all dense in one order; 1 where they are not.

@@ -119,11 +119,17 @@ class Worker {
       step(c_.steps[static_cast<size_t>(i)], t);
     }
   }
-  void* accumulator(const Step& s) const { return at_[static_cast<size_t>(s.b)]; }
+  // What the `rows` rows of a part came to, for each column.
+  const char* column_result(const Step& s, int64_t rows) const {
+    char* acc = at(s.b);
+    if (rows <= column_chunk) return acc;
+    char* before = acc + column_block * 8;
+    s.fn(before, acc, nullptr, before, column_width);
+    return before;
+  }
   void* partial = nullptr;  // wide: where this tile's results go, one region a reduction
   int64_t partial_stride = 0;
-  bool column_first = false;
-  int64_t column_width = 0;
+  int64_t column_row = 0, column_width = 0;  // column: the tile's first row in its part; its columns
 
  private:
   const Compiled& c_;
@@ -254,8 +260,15 @@ class Worker {
     }
     char* acc = at(s.b);
     const char* x = at(s.a);
-    if (column_first) fill_identity(s.reduce, s.dtype, acc, column_width);
-    for (int64_t done = 0; done < t.n; done += column_width) s.fn(acc, x + done * size, nullptr, acc, column_width);
+    char* before = acc + column_block * 8;
+    for (int64_t done = 0, row = column_row; done < t.n; done += column_width, ++row) {
+      if (row % column_chunk == 0) {
+        if (row == column_chunk) std::memcpy(before, acc, static_cast<size_t>(column_width * size));
+        else if (row > 0) s.fn(before, acc, nullptr, before, column_width);
+        fill_identity(s.reduce, s.dtype, acc, column_width);
+      }
+      s.fn(acc, x + done * size, nullptr, acc, column_width);
+    }
   }
 
   void spread(const Step& s, const Tile& t) {
@@ -373,7 +386,7 @@ void run_column(const Compiled& c, const Run& run) {
                    w.column_width = std::min(c.cols, c.inner - block * c.cols);
                    for (int64_t r = from; r < to; r += c.tile_rows) {
                      const int64_t rows = std::min(c.tile_rows, to - r);
-                     w.column_first = r == from;
+                     w.column_row = r - from;
                      w.tile({(outer * c.reduced + r) * c.inner + block * c.cols, rows * w.column_width, 0, rows});
                    }
                    for (const Step& s : c.steps)
@@ -381,7 +394,7 @@ void run_column(const Compiled& c, const Run& run) {
                        const size_t size = size_of(s.dtype);
                        std::memcpy(partials + s.from * region +
                                        (part * kept + outer * c.inner + block * c.cols) * static_cast<int64_t>(size),
-                                   w.accumulator(s), static_cast<size_t>(w.column_width) * size);
+                                   w.column_result(s, to - from), static_cast<size_t>(w.column_width) * size);
                      }
                  }
                });
@@ -390,8 +403,12 @@ void run_column(const Compiled& c, const Run& run) {
     const DType t = register_dtype(n.compute);
     char* total = partials + static_cast<int64_t>(r) * region;
     const BlockFn combine = combine_kernel(n.reduce, t);
-    for (int64_t k = 1; k < c.partials; ++k)
-      combine(total, total + k * kept * static_cast<int64_t>(size_of(t)), nullptr, total, kept);
+    const auto part = [&](int64_t k) { return total + k * kept * static_cast<int64_t>(size_of(t)); };
+    for (int64_t first = 0; first < c.partials; first += column_group) {
+      const int64_t end = std::min(first + column_group, c.partials);
+      for (int64_t k = first + 1; k < end; ++k) combine(part(first), part(k), nullptr, part(first), kept);
+      if (first > 0) combine(total, part(first), nullptr, total, kept);
+    }
     store_rows(c, run, static_cast<int>(r), total, kept);
   }
 }

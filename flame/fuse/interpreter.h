@@ -9,6 +9,8 @@ namespace flame {
 constexpr DType register_dtype(DType t) { return t == DType::f16 || t == DType::bf16 ? DType::f32 : t; }
 inline bool is_16bit(DType t) { return t == DType::f16 || t == DType::bf16; }
 
+constexpr int64_t column_block = 256;  // columns side by side in column mode
+
 // Where a step finds a block: a register, or straight in a tensor's memory.
 struct BlockSlot {
   enum class Kind : uint8_t { reg, leaf, output } kind = Kind::reg;

@@ -15,6 +15,10 @@ enum class Mode : uint8_t {
 };
 constexpr int64_t widest_row = 4096;  // elements of a row in Mode::row
 
+// The order of sums down columns, the same on every device: the rows of a chunk one after the other, then likewise the
+// chunks of a part, the parts of a group, and the groups.
+constexpr int64_t column_chunk = 32, column_chunks = 8, column_part = column_chunk * column_chunks, column_group = 32;
+
 struct Src {
   enum class Kind : uint8_t { none, node, leaf, scalar } kind = Kind::none;
   int index = 0;
