@@ -18,6 +18,7 @@
 #include "flame/ops/matmul.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
+#include "flame/ops/product_sum_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 
@@ -26,9 +27,10 @@ namespace {
 
 constexpr const char* op_name = "linear_cross_entropy";
 
-int64_t rows_at_a_time(int64_t rows, int64_t classes, int64_t asked) {
-  constexpr int64_t most = int64_t{1} << 29;
-  const int64_t limit = asked > 0 ? asked : std::max<int64_t>(1, most / std::max<int64_t>(classes, 1));
+// `row`: bytes of its logits.
+int64_t rows_at_a_time(int64_t rows, int64_t row, int64_t asked) {
+  constexpr int64_t most = int64_t{1} << 30;
+  const int64_t limit = asked > 0 ? asked : std::max<int64_t>(1, most / row);
   const int64_t groups = std::max<int64_t>(1, (rows + limit - 1) / limit);
   return std::max<int64_t>(1, (rows + groups - 1) / groups);
 }
@@ -49,29 +51,25 @@ Pass each_group(const Tensor& x, const Tensor& weight, const Tensor& target, con
       {[](const Tensor& t) { return std::any(t); }, [](const std::any& t) { return std::any_cast<const Tensor&>(t); }});
   const CrossEntropyOptions sums{
       .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
-  const DType wide = compute_dtype_of(x.dtype());
-  const int64_t rows = x.size(0), each = rows_at_a_time(rows, weight.size(0), o.rows);
+  const int64_t rows = x.size(0), row = weight.size(0) * static_cast<int64_t>(size_of(x.dtype())),
+                each = rows_at_a_time(rows, row, o.rows);
   Pass all;
   std::vector<Tensor> dx;
   for (int64_t at = 0; at == 0 || at < rows; at += each) {
     const int64_t n = std::min(each, rows - at);
     const Tensor own = x.detach().narrow(0, at, n, loc), classes = target.narrow(0, at, n, loc);
-    Tensor logits = linear(own, weight.detach(), {}, {}, loc), loss, slope;
-    if (factor.defined()) {
-      const EnableGrad graph;
-      logits.requires_grad_();
-      loss = wide_cross_entropy(op_name, logits, classes, sums, loc);
-      slope = grad({loss}, {logits}, {.grad_outputs = {factor}})[0];
-      loss = loss.detach();
-    } else {
-      loss = wide_cross_entropy(op_name, logits, classes, sums, loc);
+    Tensor logits = linear(own, weight.detach(), {}, {}, loc);
+    const auto add_loss = [&](const Tensor& loss) { all.loss = all.loss.defined() ? all.loss + loss : loss; };
+    if (!factor.defined()) {
+      add_loss(wide_cross_entropy(op_name, logits, classes, sums, loc));
+      continue;
     }
-    all.loss = all.loss.defined() ? all.loss + loss : loss;
-    if (!factor.defined()) continue;
+    const auto [loss, slope] = cross_entropy_with_gradient(op_name, std::move(logits), classes, sums, factor, loc);
+    add_loss(loss);
     if (want_dx) dx.push_back(matmul(slope, weight.detach(), loc));
     if (!want_dw) continue;
-    const Tensor dw = matmul(slope.t(loc), own, loc);
-    all.dw = all.dw.defined() ? all.dw.to(wide) + dw.to(wide) : dw;
+    if (each >= rows) all.dw = matmul(slope.t(loc), own, loc);
+    else all.dw = add_product(std::move(all.dw), slope.t(loc), own, loc);
   }
   if (all.dw.defined()) all.dw = all.dw.to(weight.dtype());
   if (!dx.empty()) all.dx = dx.size() == 1 ? dx[0] : cat(dx, 0, loc);
