@@ -2,7 +2,12 @@
 #include <cmath>
 
 #include "flame/flame.h"
+#include "flame/ops/cross_entropy_internal.h"
+#include "flame/ops/product_sum_internal.h"
+#include "tests/emulator/emulated_device.h"
 #include "tests/support/compare.h"
+#include "tests/support/cuda_support.h"
+#include "tests/support/listing_device.h"
 
 namespace flame {
 namespace {
@@ -163,6 +168,84 @@ TEST(LinearCrossEntropy, AutocastAndRecordedSteps) {
     EXPECT_EQ(bytes(w.tensor()), bytes(v.tensor())) << i;
   }
   EXPECT_EQ(recorded.stats().replays, 4u) << recorded.stats().last_miss;
+}
+
+// Loss and gradient of one launch, whether it keeps the rows or reads them again, have the bits of two; the gradient lies where the
+// logits did, unless someone else holds them.
+void expect_both_as_apart(Device& d, DType t, int64_t classes, double smoothing) {
+  constexpr int64_t rows = 4;
+  Generator g(3);
+  const Tensor all = normal({rows + 1, classes}, 0, 3, {.generator = &g}).to(t), some = all.narrow(0, 1, rows),
+               target = Tensor::from(std::vector<int64_t>{classes - 1, -100, classes / 2, 0}, {rows}).to(d),
+               factor = full({}, 0.375, t == DType::f64 ? t : DType::f32, d);
+  factor.data();
+  const CrossEntropyOptions o{.label_smoothing = smoothing, .reduction = Reduction::sum};
+  for (const bool held : {false, true}) {
+    const std::string what = std::string(name_of(t)) + " " + std::to_string(classes) + (held ? " held" : "");
+    Tensor x = held ? all.to(d).narrow(0, 1, rows) : some.to(d);
+    Tensor y = (held ? x.detach() : some.to(d)).requires_grad_();
+    const Tensor loss = wide_cross_entropy("cross_entropy", y, target, o, Loc::current());
+    const Tensor slope = grad({loss}, {y}, {.grad_outputs = {factor}})[0];
+    x.data();
+    const Storage* before = x.value().buffer().storage;
+    const LossAndGradient both =
+        cross_entropy_with_gradient("cross_entropy", std::move(x), target, o, factor, Loc::current());
+    EXPECT_TRUE(same_bits(both.loss, loss)) << what;
+    EXPECT_TRUE(same_bits(both.gradient, slope)) << what;
+    EXPECT_EQ(both.gradient.value().buffer().storage == before, !held) << what;
+    if (held) { EXPECT_EQ(bytes(y), bytes(some)) << what; }
+  }
+}
+TEST(CudaLinearCrossEntropy, LossAndGradientInOneLaunch) {
+  FLAME_NEEDS_GPU(d);
+  for (const DType t : {DType::f32, DType::bf16, DType::f64})
+    for (const int64_t classes : {1, 5, 1000, 1031, 9001, 50257, 120003})
+      for (const double smoothing : {0.0, 0.1}) expect_both_as_apart(d, t, classes, smoothing);
+}
+TEST(EmulatedLinearCrossEntropy, LossAndGradientInOneLaunch) {
+  FLAME_NEEDS_EMULATOR(d);
+  expect_both_as_apart(d, DType::f32, 9001, 0.1);
+  expect_both_as_apart(d, DType::f64, 13001, 0);  // does not fit
+  if (!full()) return;
+  for (const int64_t classes : {5, 1031, 30001}) expect_both_as_apart(d, DType::f32, classes, 0);
+  expect_both_as_apart(d, DType::bf16, 9001, 0);
+}
+
+// Sums of products on a GPU are not rounded on the way to float32.
+TEST(CudaLinearCrossEntropy, ProductsAddUpInFloat32) {
+  FLAME_NEEDS_GPU(d);
+  Generator g(5);
+  const auto noise = [&](const Shape& s, DType t) { return normal(s, 0, 1, {.generator = &g}).to(t); };
+  for (const DType t : {DType::bf16, DType::f16, DType::f32, DType::f64})
+    for (const int64_t n : {64, 33}) {  // 33: an odd number of bytes between rows
+      Tensor sum, want;
+      for (int i = 0; i < 3; ++i) {
+        const Tensor a = noise({40, 70}, t), b = noise({40, n}, t);
+        sum = add_product(std::move(sum), a.to(d).t(), b.to(d), Loc::current());
+        const Tensor product = matmul(a.to(DType::f64).t(), b.to(DType::f64));
+        want = want.defined() ? want + product : product;
+      }
+      EXPECT_EQ(sum.dtype(), t == DType::f64 ? t : DType::f32);
+      EXPECT_LT(error_of(sum, want).units, 64) << name_of(t) << n;
+    }
+}
+
+// A group is two products each way, the loss, and what is added up by them; its logits become their gradient.
+TEST(LinearCrossEntropy, LaunchesOfAGroup) {
+  test::ListingDevice& d = test::listing_device();
+  const DeviceScope scope(d);
+  const Tensor target = Tensor::empty({1024}, DType::i64);
+  const auto launches = [&](int64_t groups) {
+    const Tensor x = Tensor::empty({1024, 64}, DType::bf16).requires_grad_();
+    const Tensor w = Tensor::empty({512, 64}, DType::bf16).requires_grad_();
+    d.take();
+    const Tensor loss = linear_cross_entropy(x, w, target, {.rows = 1024 / groups});
+    flush_pending();
+    size_t n = 0;
+    for (const auto& e : d.take()) n += !e.op.starts_with("class_range") && !e.op.starts_with("island");
+    return n;
+  };
+  EXPECT_EQ(launches(8) - launches(4), 4 * 4u);
 }
 
 }  // namespace

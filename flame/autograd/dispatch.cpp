@@ -154,9 +154,16 @@ Ref<Plan> plan_for(const Op& op, Device& d, std::span<const Meta> in, std::span<
   });
 }
 
-}  // namespace
+// Which output may take the memory of which input.
+struct Reuse {
+  size_t input, output;
+};
+// Whether all that holds `v` are its handle among the inputs and the one that has just been made ready.
+bool is_given_up(const Value& v, const Meta& as) {
+  return v.ref_count() == 2 && v.storage->ref_count() == 1 && !v.cell && v.offset == 0 && v.meta() == as;
+}
 
-std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
+std::vector<Tensor> run_op(const Ref<Op>& op, std::span<const Tensor> in, const Reuse* reuse, Loc loc) {
   const ProfileRange range(RangeKind::op, op->name(), loc);
   Device& d = common_device(*op, in, loc);
   const bool wants_graph = any_requires_grad(in);
@@ -174,7 +181,10 @@ std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in
   std::vector<Tensor> out;
   for (const Meta& m : out_metas) {
     Ref<Value> v = make_ref<Value>(d, m.dtype, m.shape, m.strides);
-    v->storage = make_ref<Storage>(d, static_cast<size_t>(numel(m.shape)) * size_of(m.dtype), loc);
+    const bool over = reuse && !wants_graph && out.size() == reuse->output && reuse->input < values.size() &&
+                      is_given_up(*values[reuse->input], m);
+    v->storage = over ? values[reuse->input]->storage
+                      : make_ref<Storage>(d, static_cast<size_t>(numel(m.shape)) * size_of(m.dtype), loc);
     writes.push_back(v->buffer());
     out.push_back(Tensor(std::move(v)));
   }
@@ -190,6 +200,15 @@ std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in
   return out;
 }
 
+}  // namespace
+
+std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
+  return run_op(op, in, nullptr, loc);
+}
+std::vector<Tensor> dispatch_over(const Ref<Op>& op, std::span<const Tensor> in, size_t input, size_t output, Loc loc) {
+  const Reuse reuse{input, output};
+  return run_op(op, in, &reuse, loc);
+}
 Tensor dispatch(const Ref<Op>& op, std::span<const Tensor> in, Loc loc) {
   return std::move(dispatch_multi(op, in, loc)[0]);
 }

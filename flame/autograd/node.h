@@ -143,6 +143,9 @@ Tensor filled(const Meta& m, Device& d, double value);
 
 // Runs `op` on `in`: infers, materialises, prepares or finds the plan, allocates, launches, and records the gradient.
 std::vector<Tensor> dispatch_multi(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
+// As dispatch_multi where no graph is built, for an op whose output `output` may lie where its input `input` does, with the same
+// metadata: it takes that memory if the caller's handle in `in` is the only one, and what is read through it is then the result.
+std::vector<Tensor> dispatch_over(const Ref<Op>& op, std::span<const Tensor> in, size_t input, size_t output, Loc loc);
 Tensor dispatch(const Ref<Op>& op, std::initializer_list<Tensor> in, Loc loc);
 Tensor dispatch(const Ref<Op>& op, std::span<const Tensor> in, Loc loc);
 

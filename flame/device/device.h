@@ -108,7 +108,8 @@ struct Launch {
 enum class Activation : uint8_t { none, relu, gelu, gelu_tanh };
 
 // c[..., m, n] = a[..., m, k] @ b[..., k, n] (+ bias[n]); batch strides may be 0; a and b may be transposed by strides.
-// Buffers: a, b, (bias), (kept) -> c, (kept), (sums). The last four fields are for devices that fuse(), and for matrices.
+// Buffers: a, b, (bias), (kept), (added) -> c, (kept), (sums). Of devices that fuse(): the last five fields, all but one of
+// them for matrices; and a c of float32 for operands of 16 bits, without any other of them.
 struct GemmDesc {
   Meta a, b, c;
   bool bias = false;
@@ -117,6 +118,7 @@ struct GemmDesc {
   bool keep = false;                         // and what its slope is taken at is written: see kept_meta
   Activation slope = Activation::none;       // c is multiplied by this activation's slope at what was kept
   bool sums = false;                         // the sums of a's rows, [m], are written
+  bool add = false;                          // the product is added to a tensor like c, which may be c
 };
 // What is kept of a contiguous [m, n]: for gelu_tanh the numbers that it was taken of, for relu a bit each, set where they
 // are positive, 8 in a byte from the lowest on, rows of a multiple of 16 bytes.

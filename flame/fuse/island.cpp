@@ -177,6 +177,13 @@ Ref<Value> before_widening(const Ref<Value>& x) {
   return exact && !from->pending() && from->shape == x->shape && from->strides == x->strides ? from : Ref<Value>();
 }
 
+bool is_pending_one(const Ref<Value>& x) {
+  if (!x->pending() || x->island != &Island::current() || !is_float(x->dtype)) return false;
+  std::lock_guard lock(*x->island);
+  const Expr* e = x->expr.load(std::memory_order_relaxed);
+  return e && !e->is_reduce && e->code == Code::iota && e->in[0].scalar.f == 1 && e->in[1].scalar.f == 0;
+}
+
 Ref<Value> pend_iota(const Shape& shape, DType t, int axis, Scalar start, Scalar step, Device& d) {
   Island& island = Island::current();
   std::lock_guard lock(island);

@@ -49,6 +49,9 @@ Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape);
 // What `x` is a pending cast of, in 16 bits and the same layout; null if it is something else. The cast stays pending.
 Ref<Value> before_widening(const Ref<Value>& x);
 
+// Whether `x` is pending and one everywhere, as the gradient that a backward pass begins with is.
+bool is_pending_one(const Ref<Value>& x);
+
 // `x` has been cast by an op, and whoever holds it has likely no more use for it, such as for a norm's result in float32 between
 // two ops: if it is pending, the next flush for another value leaves it so, that it may die unwritten.
 void note_passing(const Value& x);

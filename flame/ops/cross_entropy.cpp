@@ -245,6 +245,20 @@ Tensor wide_cross_entropy(const char* op, const Tensor& logits, const Tensor& ta
                     compute_dtype_of(logits.dtype()), loc);
 }
 
+LossAndGradient cross_entropy_with_gradient(const char* op, Tensor logits, const Tensor& target,
+                                            const CrossEntropyOptions& o, const Tensor& factor, Loc loc) {
+  const Classes c = check(op, logits, target, {}, o.ignore_index, loc);
+  if (class_rows_fit(logits, c.axis)) {
+    LossesAndGradient rows =
+        class_row_losses_and_gradient({o.ignore_index, o.label_smoothing}, std::move(logits), c.target, factor, loc);
+    return {sum(rows.losses), std::move(rows.gradient)};
+  }
+  const EnableGrad graph;
+  logits.requires_grad_();
+  const Tensor loss = class_loss(logits, c, o, compute_dtype_of(logits.dtype()), loc);
+  return {loss.detach(), grad({loss}, {logits}, {.grad_outputs = {factor}})[0]};
+}
+
 Tensor cross_entropy(const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o, Loc loc) {
   const DType result = autocast_result("cross_entropy", logits);
   const OpScope scope("cross_entropy");

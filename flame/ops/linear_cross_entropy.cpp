@@ -8,6 +8,7 @@
 #include "flame/autograd/node.h"
 #include "flame/autograd/op_scope.h"
 #include "flame/core/format.h"
+#include "flame/fuse/island.h"
 #include "flame/ops/cat.h"
 #include "flame/ops/check_internal.h"
 #include "flame/ops/composed_internal.h"
@@ -18,6 +19,7 @@
 #include "flame/ops/matmul.h"
 #include "flame/ops/normalize_internal.h"
 #include "flame/ops/pointwise.h"
+#include "flame/ops/product_sum_internal.h"
 #include "flame/ops/reduce.h"
 #include "flame/ops/samples_internal.h"
 
@@ -26,9 +28,10 @@ namespace {
 
 constexpr const char* op_name = "linear_cross_entropy";
 
-int64_t rows_at_a_time(int64_t rows, int64_t classes, int64_t asked) {
-  constexpr int64_t most = int64_t{1} << 29;
-  const int64_t limit = asked > 0 ? asked : std::max<int64_t>(1, most / std::max<int64_t>(classes, 1));
+// `row`: bytes of its logits.
+int64_t rows_at_a_time(int64_t rows, int64_t row, int64_t asked) {
+  constexpr int64_t most = int64_t{1} << 30;
+  const int64_t limit = asked > 0 ? asked : std::max<int64_t>(1, most / row);
   const int64_t groups = std::max<int64_t>(1, (rows + limit - 1) / limit);
   return std::max<int64_t>(1, (rows + groups - 1) / groups);
 }
@@ -40,49 +43,52 @@ struct Pass {
   Tensor loss;    // summed over rows, in float32 or float64
   Tensor dx, dw;  // times `factor`, if it is defined and they are wanted
 };
+struct Wanted {
+  bool dx;
+  std::optional<DType> dw;
+};
+int64_t rows_at_a_time(const Tensor& x, const Tensor& weight, const LinearCrossEntropyOptions& o) {
+  return rows_at_a_time(x.size(0), weight.size(0) * static_cast<int64_t>(size_of(x.dtype())), o.rows);
+}
 // x [rows, in], target [rows] of int64.
 Pass each_group(const Tensor& x, const Tensor& weight, const Tensor& target, const LinearCrossEntropyOptions& o,
-                const Tensor& factor, bool want_dx, bool want_dw, Loc loc) {
+                const Tensor& factor, const Wanted& wanted, Loc loc) {
   const NoGrad no_graph;
   // What a group's own graph keeps goes through no hooks of the caller's: it is gone before this returns.
   const SavedTensorHooksScope kept(
       {[](const Tensor& t) { return std::any(t); }, [](const std::any& t) { return std::any_cast<const Tensor&>(t); }});
   const CrossEntropyOptions sums{
       .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
-  const DType wide = compute_dtype_of(x.dtype());
-  const int64_t rows = x.size(0), each = rows_at_a_time(rows, weight.size(0), o.rows);
+  const int64_t rows = x.size(0), each = rows_at_a_time(x, weight, o);
   Pass all;
   std::vector<Tensor> dx;
   for (int64_t at = 0; at == 0 || at < rows; at += each) {
     const int64_t n = std::min(each, rows - at);
     const Tensor own = x.detach().narrow(0, at, n, loc), classes = target.narrow(0, at, n, loc);
-    Tensor logits = linear(own, weight.detach(), {}, {}, loc), loss, slope;
-    if (factor.defined()) {
-      const EnableGrad graph;
-      logits.requires_grad_();
-      loss = wide_cross_entropy(op_name, logits, classes, sums, loc);
-      slope = grad({loss}, {logits}, {.grad_outputs = {factor}})[0];
-      loss = loss.detach();
-    } else {
-      loss = wide_cross_entropy(op_name, logits, classes, sums, loc);
+    Tensor logits = linear(own, weight.detach(), {}, {}, loc);
+    const auto add_loss = [&](const Tensor& loss) { all.loss = all.loss.defined() ? all.loss + loss : loss; };
+    if (!factor.defined()) {
+      add_loss(wide_cross_entropy(op_name, logits, classes, sums, loc));
+      continue;
     }
-    all.loss = all.loss.defined() ? all.loss + loss : loss;
-    if (!factor.defined()) continue;
-    if (want_dx) dx.push_back(matmul(slope, weight.detach(), loc));
-    if (!want_dw) continue;
-    const Tensor dw = matmul(slope.t(loc), own, loc);
-    all.dw = all.dw.defined() ? all.dw.to(wide) + dw.to(wide) : dw;
+    const auto [loss, slope] = cross_entropy_with_gradient(op_name, std::move(logits), classes, sums, factor, loc);
+    add_loss(loss);
+    if (wanted.dx) dx.push_back(matmul(slope, weight.detach(), loc));
+    if (!wanted.dw) continue;
+    if (each >= rows) all.dw = matmul(slope.t(loc), own, loc);
+    else all.dw = add_product(std::move(all.dw), slope.t(loc), own, loc);
   }
-  if (all.dw.defined()) all.dw = all.dw.to(weight.dtype());
+  if (all.dw.defined()) all.dw = all.dw.to(*wanted.dw);
   if (!dx.empty()) all.dx = dx.size() == 1 ? dx[0] : cat(dx, 0, loc);
   return all;
 }
 
-// Of one dtype; x [rows, in], target [rows].
-Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& target, const LinearCrossEntropyOptions& o,
-                   Loc loc) {
+// x [rows, in] and weight of one dtype, target [rows]. `source`: what the weight is, or has been cast from if its gradient goes there
+// without being rounded to the weight's dtype.
+Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& source, const Tensor& target,
+                   const LinearCrossEntropyOptions& o, Loc loc) {
   const DType wide = compute_dtype_of(x.dtype());
-  const Tensor in[] = {x, weight};
+  const Tensor in[] = {x, source};
   const bool graph = any_requires_grad(in), later = x.dtype() == DType::f16;
   Pass pass;
   Tensor loss, count;
@@ -90,39 +96,42 @@ Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& target, 
     const NoGrad no_graph;
     count = o.reduction == Reduction::mean ? sum(ne(target, o.ignore_index, loc).to(wide, loc), {}, false, loc)
                                            : ones({}, wide, x.device());
-    pass = each_group(x, weight, target, o, graph && !later ? inverse(count, loc) : Tensor(), x.requires_grad(),
-                      weight.requires_grad(), loc);
+    const Wanted wanted{x.requires_grad(), source.requires_grad() ? std::optional(source.dtype()) : std::nullopt};
+    pass = each_group(x, weight, target, o, graph && !later ? inverse(count, loc) : Tensor(), wanted, loc);
     loss = pass.loss / count;
   }
   if (!graph) return loss;
   const auto rule = [o, later, loc](const CustomContext& c) -> std::vector<Tensor> {
-    const Tensor &x = c.saved[0], &weight = c.saved[1], &target = c.saved[2], &count = c.saved[3], &g = c.grads[0];
+    const Tensor &x = c.saved[0], &source = c.saved[1], &target = c.saved[2], &count = c.saved[3], &g = c.grads[0];
     if (c.create_graph) {  // only from the loss to the logits, whose node is this rule's alone
+      const Tensor weight = source.to(x.dtype(), loc);
       const CrossEntropyOptions sums{
           .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
       const Tensor logits = linear(x, weight, {}, {}, loc);
       const Tensor y = wide_cross_entropy(op_name, logits, target, sums, loc) * inverse(count, loc);
       const Tensor slope = grad({y}, {logits}, {.grad_outputs = {g}, .create_graph = true})[0];
-      return {c.needs[0] ? matmul(slope, weight, loc) : Tensor(), c.needs[1] ? matmul(slope.t(loc), x, loc) : Tensor()};
+      return {c.needs[0] ? matmul(slope, weight, loc) : Tensor(),
+              c.needs[1] ? matmul(slope.t(loc), x, loc).to(source.dtype(), loc) : Tensor()};
     }
     if (later) {
-      const Pass again = each_group(x, weight, target, o, g * inverse(count, loc), c.needs[0], c.needs[1], loc);
+      const Wanted wanted{c.needs[0], c.needs[1] ? std::optional(source.dtype()) : std::nullopt};
+      const Pass again = each_group(x, c.saved[6], target, o, g * inverse(count, loc), wanted, loc);
       return {again.dx, again.dw};
     }
     std::vector<Tensor> out(2);
+    const bool whole = is_pending_one(g.value_ref());
     for (size_t i = 0; i < 2; ++i)
-      if (const Tensor& d = c.saved[4 + i]; c.needs[i] && d.defined()) out[i] = (d.to(g.dtype()) * g).to(d.dtype());
+      if (const Tensor& d = c.saved[4 + i]; c.needs[i] && d.defined())
+        out[i] = whole ? d : (d.to(g.dtype()) * g).to(d.dtype());
     return out;
   };
-  return with_rule(op_name, in, {loss}, {x, weight, target, count, pass.dx, pass.dw}, rule, loc)[0];
+  const Tensor again = later ? weight.detach() : Tensor();
+  return with_rule(op_name, in, {loss}, {x, source, target, count, pass.dx, pass.dw, again}, rule, loc)[0];
 }
 
-}  // namespace
-
-Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& target,
-                            const LinearCrossEntropyOptions& o, Loc loc) {
-  if (const AutocastCall cast{"linear_cross_entropy", {&x, &weight}})
-    return linear_cross_entropy(cast(x, loc), cast(weight, loc), target, o, loc);
+// The op, `weight` being `source` cast by autocast or not at all.
+Tensor checked(const Tensor& x, const Tensor& weight, const Tensor& source, const Tensor& target,
+               const LinearCrossEntropyOptions& o, Loc loc) {
   const OpScope scope(op_name);
   check_inputs(op_name, {&x, &weight, &target}, {}, loc);
   check_floating(op_name, x, loc);
@@ -145,8 +154,19 @@ Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor&
   if (o.rows < 0) fail<ValueError>(loc, "{}: expected 0 or more rows at a time, got {}", op_name, o.rows);
   const DType t = promote(x.dtype(), weight.dtype());
   const int64_t rows = numel(outer);
-  return over_groups(x.to(t, loc).reshape({rows, x.shape().back()}, loc), weight.to(t, loc),
-                     target.to(DType::i64, loc).reshape({rows}, loc), o, loc);
+  const Tensor flat = x.to(t, loc).reshape({rows, x.shape().back()}, loc), w = weight.to(t, loc);
+  // One group's product is rounded as it is written, and several where they are not added up by their launches.
+  const bool sums = w.device().fuses() && source.dtype() == compute_dtype_of(t) && rows_at_a_time(flat, w, o) < rows;
+  return over_groups(flat, w, sums ? source : w, target.to(DType::i64, loc).reshape({rows}, loc), o, loc);
+}
+
+}  // namespace
+
+Tensor linear_cross_entropy(const Tensor& x, const Tensor& weight, const Tensor& target,
+                            const LinearCrossEntropyOptions& o, Loc loc) {
+  if (const AutocastCall cast{"linear_cross_entropy", {&x, &weight}})
+    return checked(cast(x, loc), cast(weight, loc), weight, target, o, loc);
+  return checked(x, weight, weight, target, o, loc);
 }
 
 namespace {

@@ -15,7 +15,8 @@ void check(const GemmDesc& d) {
   const auto bad = [&] {
     fail<ShapeError>(Loc::current(), "gemm: shapes {} and {} do not give {}", d.a.shape, d.b.shape, d.c.shape);
   };
-  if (d.a.dtype != d.c.dtype || d.b.dtype != d.c.dtype)
+  const bool widens = size_of(d.a.dtype) == 2 && is_float(d.a.dtype) && d.c.dtype == DType::f32 && !d.bias;
+  if ((d.a.dtype != d.c.dtype && !widens) || d.b.dtype != d.a.dtype)
     fail<DTypeError>(Loc::current(), "gemm: expected one dtype, got {}, {} and {}", d.a.dtype, d.b.dtype, d.c.dtype);
   if (d.c.dtype == DType::boolean) fail<DTypeError>(Loc::current(), "gemm: bool has no products");
   const int rank = d.c.shape.rank();
@@ -78,9 +79,17 @@ GemmProblem gemm_problem(const GemmDesc& d) {
   Shape batch = d.c.shape;
   batch.erase(rank - 1);
   batch.erase(rank - 2);
-  GemmProblem p{d.c.dtype, d.c.shape[rank - 2],   d.c.shape[rank - 1],   d.a.shape.back(),
-                batch,     matrix_of(d.a, batch), matrix_of(d.b, batch), matrix_of(d.c, batch),
-                d.bias};
+  GemmProblem p{d.a.dtype,
+                d.c.shape[rank - 2],
+                d.c.shape[rank - 1],
+                d.a.shape.back(),
+                batch,
+                matrix_of(d.a, batch),
+                matrix_of(d.b, batch),
+                matrix_of(d.c, batch),
+                d.bias,
+                d.add,
+                d.c.dtype};
   merge_batch_axes(p);
   fold_into_rows(p);
   return p;
@@ -100,6 +109,7 @@ GemmOffsets gemm_offsets(const GemmProblem& p, int64_t i) {
 
 Ref<Plan> cpu_gemm(const GemmDesc& d) {
   const GemmProblem p = gemm_problem(d);
+  if (p.add || p.c_dtype != p.dtype) fail<NotImplemented>(Loc::current(), "gemm: no sums of products on the CPU");
   if (numel(d.c.shape) == 0) return make_ref<Plan>("gemm", [](const Run&) {});
   if (p.multiplications() <= small_limit)
     if (Ref<Plan> plan = gemm_small(p)) return plan;

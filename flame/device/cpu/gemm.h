@@ -10,11 +10,12 @@ struct GemmProblem {
     Strides batch;  // one per axis of `batch` below, 0 where broadcast
     int64_t rs, cs;
   };
-  DType dtype;
+  DType dtype;  // of a and b
   int64_t m, n, k;
   Shape batch;  // axes that cannot be merged; empty for one product
   Matrix a, b, c;
-  bool bias;
+  bool bias, add;
+  DType c_dtype;
 
   int64_t batches() const { return numel(batch); }
   double multiplications() const {

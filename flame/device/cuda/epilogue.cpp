@@ -11,7 +11,9 @@ namespace flame::cuda {
 bool has_epilogue(const GemmDesc& g) {
   return g.activation != Activation::none || g.slope != Activation::none || g.sums;
 }
-GemmDesc without_epilogue(const GemmDesc& g) { return {.a = g.a, .b = g.b, .c = g.c, .bias = g.bias, .tf32 = g.tf32}; }
+GemmDesc without_epilogue(const GemmDesc& g) {
+  return {.a = g.a, .b = g.b, .c = g.c, .bias = g.bias, .tf32 = g.tf32, .add = g.add};
+}
 
 Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product) {
   const auto kernel = [&](const char* entry, Activation a) {

@@ -81,7 +81,7 @@ cublasLtEpilogue_t epilogue(const GemmDesc& g) {
   return g.bias ? of(g.activation, CUBLASLT_EPILOGUE_RELU_BIAS, CUBLASLT_EPILOGUE_GELU_BIAS)
                 : of(g.activation, CUBLASLT_EPILOGUE_RELU, CUBLASLT_EPILOGUE_GELU);
 }
-// "", or " bias", " gelu_tanh kept", " relu slope", " sums".
+// "", or " bias", " gelu_tanh kept", " relu slope", " sums", " to float32 added".
 std::string epilogue_text(const GemmDesc& g) {
   const auto name = [](Activation a) { return a == Activation::relu ? " relu" : " gelu_tanh"; };
   std::string out = g.bias ? " bias" : "";
@@ -89,6 +89,8 @@ std::string epilogue_text(const GemmDesc& g) {
   if (g.keep) out += " kept";
   if (g.slope != Activation::none) out += name(g.slope) + std::string(" slope");
   if (g.sums) out += " sums";
+  if (g.c.dtype != g.a.dtype) out += " to float32";
+  if (g.add) out += " added";
   return out;
 }
 
@@ -119,15 +121,15 @@ class Product {
          [&] { return f_.cublasLtMatrixLayoutSetAttribute(l, what, &v, sizeof v); });
   }
   bool keeps() const { return desc_.keep || desc_.slope != Activation::none; }
-  void lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m);
+  void lay(size_t i, DType t, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m);
   std::vector<cublasLtMatmulAlgo_t> heuristics(uint32_t alignment, size_t most) const;
   struct Pointers {
-    const void *a, *b;
+    const void *a, *b, *added;
     void* c;
   };
   cublasStatus_t go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const;
   std::vector<std::string> configs() const;
-  void choose_among(const Pointers& p, const Run& r);
+  void choose_among(Pointers p, const Run& r);
 
   CudaDevice& device_;
   Libraries::Blas& blas_;
@@ -183,9 +185,9 @@ Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmDesc& g, const 
     set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, blas.workspace);
   }
   if (p.batch.rank() > 1) pointers_ = gemm_batches_kernel(d, p.dtype);
-  lay(0, b_, p.k, p.n, p.b);
-  lay(1, a_, p.m, p.k, p.a);
-  lay(2, c_, p.m, p.n, p.c);
+  lay(0, p.dtype, b_, p.k, p.n, p.b);
+  lay(1, p.dtype, a_, p.m, p.k, p.a);
+  lay(2, p.c_dtype, c_, p.m, p.n, p.c);
   std::string batches;
   for (int i = 0; i < p.batch.rank(); ++i)
     batches += fmt::format(" x {} ({} {} {})", p.batch[i], p.a.batch[i], p.b.batch[i], p.c.batch[i]);
@@ -195,15 +197,14 @@ Product::Product(CudaDevice& d, Libraries::Blas& blas, const GemmDesc& g, const 
                       batches)};
 }
 
-void Product::lay(size_t i, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m) {
+void Product::lay(size_t i, DType t, const Operand& o, int64_t rows, int64_t cols, const GemmProblem::Matrix& m) {
   auto& l = layout_[i];
   must(device_, "cublasLtMatrixLayoutCreate", [&] {
-    return f_.cublasLtMatrixLayoutCreate(&l, data_type(problem_.dtype),
-                                         static_cast<uint64_t>(o.transposed ? rows : cols),
+    return f_.cublasLtMatrixLayoutCreate(&l, data_type(t), static_cast<uint64_t>(o.transposed ? rows : cols),
                                          static_cast<uint64_t>(o.transposed ? cols : rows), o.lead);
   });
   for (int axis = 0; axis < problem_.batch.rank(); ++axis)
-    steps_aligned_ = steps_aligned_ && m.batch[axis] * static_cast<int64_t>(size_of(problem_.dtype)) % 16 == 0;
+    steps_aligned_ = steps_aligned_ && m.batch[axis] * static_cast<int64_t>(size_of(t)) % 16 == 0;
   if (problem_.batch.rank() == 0) return;
   set(l, CUBLASLT_MATRIX_LAYOUT_BATCH_COUNT, static_cast<int32_t>(problem_.batches()));
   if (pointers_) set(l, CUBLASLT_MATRIX_LAYOUT_BATCH_MODE, uint32_t{CUBLASLT_BATCH_MODE_POINTER_ARRAY});
@@ -273,16 +274,26 @@ bool Product::prepare() {
 
 cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const {
   const bool wide = problem_.dtype == DType::f64;
-  const double one64 = 1, zero64 = 0;
-  const float one32 = 1, zero32 = 0;
+  const double one64 = 1, beta64 = problem_.add ? 1 : 0;
+  const float one32 = 1, beta32 = problem_.add ? 1 : 0;
   return f_.cublasLtMatmul(blas_.handle, op_, wide ? static_cast<const void*>(&one64) : &one32, p.b, layout_[0], p.a,
-                           layout_[1], wide ? static_cast<const void*>(&zero64) : &zero32, p.c, layout_[2], p.c,
+                           layout_[1], wide ? static_cast<const void*>(&beta64) : &beta32, p.added, layout_[2], p.c,
                            layout_[2], &a, blas_.scratch(), workspace_bytes,
                            reinterpret_cast<cudaStream_t>(device_.stream()));
 }
 
-// Every candidate writes all of its results, so the operands at hand serve.
-void Product::choose_among(const Pointers& p, const Run& r) {
+// Every candidate writes all of its results, so the operands at hand serve; what is added to may be the result, which then goes
+// elsewhere. Without room for that, the first candidate serves for now.
+void Product::choose_among(Pointers p, const Run& r) {
+  std::shared_ptr<void> elsewhere;
+  if (problem_.add) {
+    const size_t bytes = size_of(problem_.c_dtype) * static_cast<size_t>(problem_.m * c_.lead);
+    elsewhere = {device_.memory().allocate(bytes, MemoryKind::workspace), [this](void* at) {
+                   if (at) device_.memory().deallocate(at);
+                 }};
+    if (!elsewhere) return;
+    p.c = elsewhere.get();
+  }
   double best = -1;
   const auto time = [&](size_t i) {
     if (i >= candidates_.size())
@@ -296,23 +307,24 @@ void Product::choose_among(const Pointers& p, const Run& r) {
   decided_ = true;
 }
 
-// Buffers: a, b, (bias), (kept), c, (kept), (sums).
+// Buffers: a, b, (bias), (kept), (added), c, (kept), (sums).
 void Product::run(const Run& r) {
   std::lock_guard lock(mutex_);
   const bool slope = desc_.slope != Activation::none;
-  const int kept = problem_.bias ? 3 : 2, c = kept + (slope ? 1 : 0), last = c + (desc_.keep || desc_.sums ? 1 : 0);
+  const int kept = problem_.bias ? 3 : 2, c = kept + (slope || problem_.add ? 1 : 0),
+            last = c + (desc_.keep || desc_.sums ? 1 : 0);
   bool aligned = steps_aligned_;
   for (int i = 0; i <= last; ++i) aligned = aligned && reinterpret_cast<uintptr_t>(r.buffers[i]) % 16 == 0;
   if (!aligned && unaligned_.empty()) return apart_->body(r);
   if (problem_.bias) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[2]);
   if (desc_.sums) set(CUBLASLT_MATMUL_DESC_BIAS_POINTER, r.buffers[last]);
   if (keeps()) set(CUBLASLT_MATMUL_DESC_EPILOGUE_AUX_POINTER, r.buffers[slope ? kept : last]);
-  Pointers p{r.buffers[0], r.buffers[1], r.buffers[c]};
+  Pointers p{r.buffers[0], r.buffers[1], r.buffers[problem_.add ? c - 1 : c], r.buffers[c]};
   if (pointers_) {
     const int64_t count = problem_.batches();
     (*pointers_)({.blocks = blocks_for(count, 256)}, DeviceGemm(problem_), count, p.a, p.b, p.c, r.workspace);
     void** lists = static_cast<void**>(r.workspace);
-    p = {lists, lists + count, lists + 2 * count};
+    p = {lists, lists + count, lists + 2 * count, lists + 2 * count};
   }
   std::optional<CudaDevice::Meter> meter;  // the first run loads the library's kernels
   if (!used_) meter.emplace(device_);
@@ -357,10 +369,11 @@ void* Libraries::Blas::scratch() {
 }
 
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t) {
-  return d.kernel({"gemm batches",
-                   std::string(device_text("device/cuda/gemm.cu")),
-                   "batch_pointers",
-                   {std::string("-DFLAME_T=") + device_type(t), "--fmad=false"}});
+  return d.kernel(
+      {"gemm batches",
+       std::string(device_text("device/cuda/gemm.cu")),
+       "batch_pointers",
+       {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_OUT=") + device_type(t), "--fmad=false"}});
 }
 
 Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
@@ -370,6 +383,7 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (p.batch.rank() > DeviceGemm::most_axes || (p.bias && p.batch.rank() > 1)) return {};
   const auto c = operand(p.c, p.m, p.n);
   if (!operand(p.a, p.m, p.k) || !operand(p.b, p.k, p.n) || !c || c->transposed) return {};
+  if ((g.add || p.c_dtype != p.dtype) && (p.batch.rank() > 0 || has_epilogue(g))) return {};
   if (has_epilogue(g)) {
     if (p.batch.rank() > 0 || c->lead != p.n) return {};
     const bool gelu = g.activation == Activation::gelu_tanh || g.slope == Activation::gelu_tanh;
@@ -382,7 +396,8 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (!product->prepare()) return {};
   if (p.batch.rank() > 1) tuning_stats().pointer_batches += 1;
   if (has_epilogue(g)) tuning_stats().fused_products += 1;
-  const size_t buffers = 3 + (g.bias ? 1 : 0) + (g.slope != Activation::none ? 1 : 0) + (g.keep || g.sums ? 1 : 0);
+  const size_t buffers =
+      3 + (g.bias ? 1 : 0) + (g.slope != Activation::none ? 1 : 0) + (g.add ? 1 : 0) + (g.keep || g.sums ? 1 : 0);
   return make_ref<Plan>("gemm", d.in_order(buffers, 0, [product](const Run& r) { product->run(r); }),
                         product->workspace());
 }

@@ -1,10 +1,12 @@
 // c[batch, i, j] = sum over p of a[batch, i, p] * b[batch, p, j] (+ bias[j]) for any strides: a block makes 32 x 32 numbers from
-// tiles in shared memory, each thread four of them. FLAME_T: the dtype; 16-bit ones are summed in float32 and rounded once.
+// tiles in shared memory, each thread four of them. FLAME_T: the dtype; 16-bit ones are summed in float32 and rounded once, to
+// FLAME_OUT. `added` lies as c and may be c.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/scalar_math.h"
 
 namespace flame {
 using T = FLAME_T;
+using Out = FLAME_OUT;
 using namespace kernels;
 using C = computed<T>;
 
@@ -16,7 +18,7 @@ struct Problem {
 };
 
 extern "C" __global__ void __launch_bounds__(256)
-    gemm(const __grid_constant__ Problem p, int64_t first, const T* a, const T* b, const T* bias, T* c) {
+    gemm(const __grid_constant__ Problem p, int64_t first, const T* a, const T* b, const T* bias, const Out* added, Out* c) {
   __shared__ C as[32][33], bs[32][33];
   int64_t product = first + blockIdx.y;
   for (int64_t i = p.axes - 1; i >= 0; --i) {
@@ -25,6 +27,7 @@ extern "C" __global__ void __launch_bounds__(256)
     a += at * p.a[i];
     b += at * p.b[i];
     c += at * p.c[i];
+    if (added) added += at * p.c[i];
   }
   const int64_t across = (p.n + 31) / 32, row0 = blockIdx.x / across * 32, col0 = blockIdx.x % across * 32;
   const int x = threadIdx.x % 32, y = threadIdx.x / 32;
@@ -47,7 +50,10 @@ extern "C" __global__ void __launch_bounds__(256)
   if (j >= p.n) return;
   for (int r = 0; r < 4; ++r) {
     const int64_t i = row0 + y + 8 * r;
-    if (i < p.m) c[i * p.c_rs + j * p.c_cs] = convert<T>(bias ? plus(sum[r], C(widen(bias[j]))) : sum[r]);
+    if (i >= p.m) continue;
+    const int64_t at = i * p.c_rs + j * p.c_cs;
+    const C own = bias ? plus(sum[r], C(widen(bias[j]))) : sum[r];
+    c[at] = convert<Out>(added ? plus(C(widen(added[at])), own) : own);
   }
 }
 

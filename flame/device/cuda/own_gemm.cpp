@@ -37,14 +37,16 @@ Ref<Plan> own_gemm(Device& d, const GemmDesc& g) {
   const Ref<Kernel> k = d.kernel({"gemm",
                                   std::string(device_text("device/cuda/gemm.cu")),
                                   "gemm",
-                                  {std::string("-DFLAME_T=") + device_type(p.dtype), "--fmad=false"}});
+                                  {std::string("-DFLAME_T=") + device_type(p.dtype),
+                                   std::string("-DFLAME_OUT=") + device_type(p.c_dtype), "--fmad=false"}});
   constexpr int64_t tile = 32;
   const int64_t tiles = (p.m + tile - 1) / tile * ((p.n + tile - 1) / tile);
-  return make_ref<Plan>("gemm", [k, q, tiles, batches = p.batches(), bias = g.bias](const Run& r) {
+  return make_ref<Plan>("gemm", [k, q, tiles, batches = p.batches(), bias = g.bias, add = g.add](const Run& r) {
+    const int c = 2 + bias + add;
     // The grid's other axes end at 65,535.
     for (int64_t first = 0; first < batches; first += 65535)
       (*k)({.blocks = tiles, .y = std::min<int64_t>(batches - first, 65535)}, q, first, r.buffers[0], r.buffers[1],
-           bias ? r.buffers[2] : nullptr, r.buffers[bias ? 3 : 2]);
+           bias ? r.buffers[2] : nullptr, add ? r.buffers[c - 1] : nullptr, r.buffers[c]);
   });
 }
 
@@ -77,8 +79,8 @@ Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
   constexpr double most = 1 << 28;  // multiplications; well below, tensor cores wait for memory
   const GemmProblem p = gemm_problem(g);
   const bool gelu = g.activation == Activation::gelu_tanh || g.slope == Activation::gelu_tanh;
-  if (p.dtype != DType::f32 || !g.tf32 || gelu || p.batch.rank() > 0 || p.multiplications() > most || p.m == 0 ||
-      p.n == 0 || p.k == 0 || (p.c.cs != 1 && p.n > 1) || (p.c.rs != p.n && p.m > 1))
+  if (p.dtype != DType::f32 || !g.tf32 || g.add || gelu || p.batch.rank() > 0 || p.multiplications() > most ||
+      p.m == 0 || p.n == 0 || p.k == 0 || (p.c.cs != 1 && p.n > 1) || (p.c.rs != p.n && p.m > 1))
     return {};
   const auto a = Reading::of(p.a.rs, p.a.cs, p.m, p.k), b = Reading::of(p.b.cs, p.b.rs, p.n, p.k);
   if (!a || !b) return {};
