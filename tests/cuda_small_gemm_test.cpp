@@ -1,10 +1,11 @@
-// Small products on tensor cores by the own kernel: exact for numbers of few bits, in every layout, ragged, with all that
-// follows a product inside it. The plan is asked for by itself, whatever is faster.
+// Small products on tensor cores by the own kernels: exact for numbers of few bits, in every layout, ragged, with all that
+// follows a product inside it; the plan is asked for by itself, whatever is faster. And a linear layer's gradients in one launch.
 #include <flame/flame.h>
 #include <gtest/gtest.h>
 
 #include "flame/device/device_scope.h"
 #include "tests/support/compare.h"
+#include "flame/ops/linear_internal.h"
 #include "tests/support/cuda_support.h"
 
 namespace flame {
@@ -110,6 +111,77 @@ TEST(CudaSmallProducts, OnlyWhatMayBeRounded) {
   EXPECT_FALSE(takes(a, true, Activation::gelu_tanh));
   EXPECT_FALSE(takes(wide, true));
   EXPECT_FALSE(takes(batch, true));
+}
+
+TEST(CudaSmallProducts, FillTheGpu) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope on(d);
+  const Tensor a = drawn({320, 20}, 1, d), b = drawn({20, 318}, 2, d);  // 100 tiles of 32 x 32
+  const auto got = by_own_kernel({.tf32 = true, .sums = true}, a, b, {}, {}, d);
+  ASSERT_TRUE(got);
+  EXPECT_EQ(difference(got->c.to(cpu()), matmul(a.to(cpu()), b.to(cpu()))), "");
+  EXPECT_EQ(difference(got->sums.to(cpu()), sum(a.to(cpu()), {1})), "");
+}
+
+// With and without relu's slope, sums and the gradient to x.
+void expect_gradients(int64_t rows, int64_t in, int64_t out, Device& d, bool shifted = false) {
+  const auto laid_at = [&](const Tensor& x) {  // perhaps not at a multiple of 16 bytes
+    if (!shifted) return x;
+    return cat({zeros({1}, x.dtype(), d), x.flatten(0)}).narrow(0, 1, x.numel()).reshape(x.shape());
+  };
+  const Tensor g = laid_at(drawn({rows, out}, 1, d)), x = laid_at(drawn({rows, in}, 2, d)),
+               w = laid_at(drawn({out, in}, 3, d)), y = laid_at(relu(drawn({rows, out}, 4, d)));
+  const auto wide = [](const Tensor& t) { return t.to(cpu()).to(DType::f64); };
+  for (const bool passed : {false, true}) {
+    const Tensor before = passed ? where(wide(y) > 0, wide(g), 0.0) : wide(g);
+    for (const bool all : {true, false}) {
+      const LinearGradients got = one_launch_gradients(g, x, w, passed ? y : Tensor(), all, all, Loc::current());
+      const auto expect = [&](const char* what, const Tensor& have, const Tensor& want) {
+        EXPECT_EQ(difference(wide(have), want), "") << what << " of " << rows << " x " << in << " -> " << out;
+      };
+      expect("weight", got.weight, matmul(before.t(), wide(x)));
+      EXPECT_EQ(got.x.defined(), all);
+      EXPECT_EQ(got.bias.defined(), all);
+      if (!all) continue;
+      expect("x", got.x, matmul(before, wide(w)));
+      expect("bias", got.bias, sum(before, {0}));
+    }
+  }
+}
+
+// [rows, in, out]: whole tiles, ragged ones, rows that no 16-byte read fits, more than a turn, many warps, large tiles.
+TEST(CudaSmallProducts, GradientsOfALayerAreOneLaunch) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope on(d);
+  constexpr int64_t layers[][3] = {{64, 32, 16}, {33, 12, 20}, {5, 7, 3},     {1, 1, 1},
+                                   {200, 8, 12}, {520, 8, 4},  {40, 1600, 60}};
+  for (const auto& [rows, in, out] : layers) expect_gradients(rows, in, out, d);
+  expect_gradients(16, 8, 12, d, true);
+}
+
+TEST(CudaSmallProducts, GradientsAreOneLaunchWhereTheyMayBeRounded) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope on(d);
+  const auto before = matmul_precision();
+  const auto gradients = [&] {
+    Tensor x = drawn({2, 3, 8}, 1, d), w = drawn({4, 8}, 2, d), b = drawn({4}, 3, d);
+    for (Tensor* t : {&x, &w, &b}) t->requires_grad_();
+    backward(sum(linear(x, w, b) * drawn({2, 3, 4}, 4, d)));
+    return std::vector<Tensor>{x.grad(), w.grad(), b.grad()};
+  };
+  set_matmul_precision("highest");
+  const std::vector<Tensor> exact = gradients();
+  set_matmul_precision("high");
+  const std::vector<Tensor> rounded = gradients();
+  const Tensor g = drawn({6, 4}, 1, d), x = drawn({6, 8}, 2, d), w = drawn({4, 8}, 3, d);
+  EXPECT_TRUE(one_launch_fits(g, x, w));
+  EXPECT_FALSE(one_launch_fits(g, laid(x, true), w));
+  EXPECT_FALSE(one_launch_fits(g.to(DType::f64), x, w));
+  EXPECT_FALSE(one_launch_fits(drawn({2000, 4}, 1, d), drawn({2000, 8}, 1, d), w));
+  set_matmul_precision("highest");
+  EXPECT_FALSE(one_launch_fits(g, x, w));
+  set_matmul_precision(before);
+  for (size_t i = 0; i < exact.size(); ++i) EXPECT_TRUE(same_bits(exact[i], rounded[i])) << i;
 }
 
 // Chosen or not, what comes out is within TF32's rounding.

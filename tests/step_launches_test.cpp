@@ -6,6 +6,7 @@
 
 #include "examples/models/dit.h"
 #include "examples/models/gpt2.h"
+#include "examples/models/mlp.h"
 #include "tests/support/compare.h"
 #include "tests/emulator/emulated_device.h"
 #include "tests/support/listing_device.h"
@@ -177,6 +178,31 @@ TEST(StepLaunches, SmallCastsSpreadAsTheirReaderAsks) {
   if (emulated::under_sanitizer) return;
   const std::vector<Tensor> there = run(emulated::emulated_device());
   for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
+}
+
+// Where TF32 is allowed: a launch a layer each way, and what stands around them.
+TEST(StepLaunches, LayersOfASmallNetAreOneLaunchEachWay) {
+  ListingDevice& d = test::listing_device();
+  const DeviceScope scope(d);
+  const auto before = matmul_precision();
+  set_matmul_precision("high");
+  Mlp m;
+  optim::AdamW o(m.parameters(), {.lr = 1e-4});
+  const Tensor x = Tensor::empty({128, 1, 28, 28}), y = Tensor::empty({128}, DType::i64);
+  std::vector<ListingDevice::Entry> made;
+  for (int step = 0; step < 2; ++step) {
+    d.take();
+    backward(m.loss(x, y));
+    o.step();
+    made = d.take();
+  }
+  set_matmul_precision(before);
+  const auto count = [&](const char* op) {
+    return std::ranges::count_if(made, [&](const auto& e) { return e.op == op; });
+  };
+  EXPECT_EQ(count("gemm"), 3);
+  EXPECT_EQ(count("linear_backward"), 3);
+  EXPECT_EQ(made.size(), 13u);
 }
 
 }  // namespace

@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/linear_internal.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/pointwise_internal.h"
 #include "flame/ops/reduce.h"
@@ -114,6 +115,15 @@ class Linear final : public Product {
   }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
+    const bool passes = activation_ == Activation::none || activation_ == Activation::relu;
+    if (passes && v.needs(1) && !v.create_graph() && one_launch_fits(v.grad(0), v.input(0), v.input(1))) {
+      const bool relu = activation_ == Activation::relu;
+      const LinearGradients d = one_launch_gradients(v.grad(0), v.input(0), v.input(1), relu ? v.output(0) : Tensor(),
+                                                     v.needs(0), bias_ && v.needs(2), loc);
+      if (d.bias.defined()) v.give(2, d.bias);
+      if (d.x.defined()) v.give(0, d.x);
+      return v.give(1, d.weight);
+    }
     const Tensor g = before_activation(v);
     const auto [weight, bias] = gradients(g, v.needs(1) ? v.input(0) : Tensor(), v.needs(1), bias_ && v.needs(2),
                                           activation_ != Activation::none, loc);

@@ -262,7 +262,7 @@ bool Product::prepare() {
   if (through || unaligned_.empty()) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
   if (through) own_.push_back({"apart: a product, and a kernel behind it", apart_});
   if (timed)
-    if (Ref<Plan> small = small_gemm(device_, desc_)) own_.push_back({"own: tiles of 32 x 32", std::move(small)});
+    if (Ref<Plan> small = small_gemm(device_, desc_)) own_.push_back({"own: small tiles", std::move(small)});
   decided_ = candidates_.size() + own_.size() < 2;
   if (!decided_)
     if (const auto known = find_choice(key_, configs())) {
