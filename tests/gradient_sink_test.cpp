@@ -168,6 +168,26 @@ TEST(GradientSink, RecordedStepsAreEagerOnes) {
   EXPECT_EQ(run(true), run(false));
 }
 
+// A table that is read by index and multiplied with: the product's gradient is there when the rows' is added up.
+void expect_tied_tables(Device& d, bool few) {
+  const Tensor index = Tensor::from(std::vector<int64_t>{3, 0, 3, 9, 3, 0}, {6}).to(d);
+  const Fn tied = [&](const Tensors& i) { return linear(tanh(embedding(i[0], index)) * 0.5, i[0]); };
+  for (const DType t : {DType::f32, DType::bf16, DType::f64})
+    for (const int64_t width : {128, 6}) {  // added in the sums' launch, or by one behind it
+      if (few && (t != DType::f32 || width == 6)) continue;
+      const Tensors in{noise({11, width}, 1, t).to(d)};
+      EXPECT_EQ(gradients(tied, in), unfused(tied, in)) << name_of(t) << " " << width;
+    }
+}
+TEST(CudaGradientSink, TiedTables) {
+  FLAME_NEEDS_GPU(d);
+  expect_tied_tables(d, false);
+}
+TEST(EmulatedGradientSink, TiedTables) {
+  FLAME_NEEDS_EMULATOR(d);
+  expect_tied_tables(d, !full());
+}
+
 // Every form of the kernel, its sums bit for bit the engine's. `few`: short rows, and few of them, of float32.
 void expect_the_engines_bits(Device& d, bool few) {
   const auto expect_equal = [&](const std::string& what, const Fn& fn, const Tensors& in) {

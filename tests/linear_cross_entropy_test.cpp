@@ -1,6 +1,8 @@
 // The last layer and its loss in one against the two ops: bits of one group, sums of several, memory, dtypes, second derivatives.
+#include <algorithm>
 #include <cmath>
 
+#include "flame/autograd/node.h"
 #include "flame/flame.h"
 #include "flame/ops/cross_entropy_internal.h"
 #include "flame/ops/product_sum_internal.h"
@@ -246,6 +248,23 @@ TEST(LinearCrossEntropy, LaunchesOfAGroup) {
     return n;
   };
   EXPECT_EQ(launches(8) - launches(4), 4 * 4u);
+
+  // The table's gradient: a sum of products in float32, to which the rows that were read by index are added. No pass over it besides.
+  const Parameter table(Tensor::empty({600, 64}));
+  for (int step = 0; step < 2; ++step) {
+    table.zero_grad();
+    d.take();
+    const Tensor loss = autocast(DType::bf16, [&] {
+      return linear_cross_entropy(embedding(table, target) * 0.5, table, target, {.rows = 256});
+    });
+    backward(loss);
+    flush_pending();
+  }
+  std::vector<std::string> over_the_table;
+  for (const auto& e : d.take())
+    if (std::ranges::count(e.writes, size_t{600} * 64 * 4)) over_the_table.push_back(e.op);
+  EXPECT_EQ(over_the_table, (std::vector<std::string>{"gemm", "gemm", "gemm", "gemm", "embedding"}));
+  EXPECT_EQ(held_grad(table).dtype(), DType::f32);
 }
 
 }  // namespace

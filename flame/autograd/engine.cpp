@@ -149,14 +149,14 @@ class Engine final : GradientSink {
     sum = sum.defined() ? add(whole(*e.node(), sum), whole(*e.node(), g), e.node()->where) : g;
   }
   // What arrived is added first, as in `push`. An input that stands twice gets two parts, whose order would change.
-  Tensor take_arrived(const Node& n, size_t input, const Tensor& like) override {
+  Tensor take_arrived(const Node& n, size_t input, const Device& d, DType t, const Shape& shape) override {
     const GradEdge& e = n.next[input];
     if (context_.create_graph || anomaly || !e) return {};
     const uint32_t slot = known_slot(*e.node());
     if (slot == nowhere) return {};
     Tensor& g = entries_[slot].grads[e.index()];
-    if (!g.defined() || g.value().pending() || &g.device() != &like.device() || g.dtype() != like.dtype() ||
-        g.shape() != like.shape() || !is_contiguous(g.shape(), g.strides()))
+    if (!g.defined() || g.value().pending() || &g.device() != &d || g.dtype() != t || g.shape() != shape ||
+        !is_contiguous(g.shape(), g.strides()))
       return {};
     if (std::count_if(n.next.begin(), n.next.end(),
                       [&](const GradEdge& o) { return o.node() == e.node() && o.index() == e.index(); }) > 1)

@@ -108,8 +108,8 @@ class GradientSink {
  public:
   // Takes the gradient that others have given this input so far. The node then gives its own added to that (arrived + own,
   // each rounded as an op of its own), which nobody can tell from the sum that the pass would make. Undefined if there is
-  // none, it is not materialised, or not a contiguous tensor of `like`'s device, dtype and shape.
-  virtual Tensor take_arrived(const Node& n, size_t input, const Tensor& like) = 0;
+  // none, it is not materialised, or not a contiguous tensor of this device, dtype and shape.
+  virtual Tensor take_arrived(const Node& n, size_t input, const Device& d, DType t, const Shape& shape) = 0;
 
  protected:
   ~GradientSink() = default;
@@ -159,7 +159,9 @@ struct CustomContext {
   bool create_graph;
   GradientSink& sink;
   const Node& node;
-  Tensor take_arrived(size_t input, const Tensor& like) const { return sink.take_arrived(node, input, like); }
+  Tensor take_arrived(size_t input, const Device& d, DType t, const Shape& shape) const {
+    return sink.take_arrived(node, input, d, t, shape);
+  }
 };
 using Rule = std::function<std::vector<Tensor>(const CustomContext&)>;  // one gradient per input, undefined = none
 std::vector<Tensor> with_rule(const char* name, std::span<const Tensor> in, std::vector<Tensor> out,

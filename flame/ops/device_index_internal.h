@@ -61,12 +61,13 @@ class DeviceGet {
 };
 
 // big = base, and at the index = or combined with small, in the order of the entries. Bad ones are left out. 16-bit numbers
-// are combined in float32 and rounded once.
+// are combined in float32 and rounded once. behind: big = base + what becomes of zeros, each rounded by itself; all are dense.
 enum class Combine : uint8_t { assign, add, prod, amax, amin };
 struct DeviceBase {
   Shape shape;
   Strides to, from;
   bool zeros;  // instead of a tensor
+  bool behind = false;
   bool same() const { return zeros || from == to; }
 };
 class DevicePut {
@@ -78,6 +79,7 @@ class DevicePut {
   void operator()(const void* small, const void* const* index, const void* base, void* big, void* workspace) const;
 
  private:
+  void put(const void* small, const void* const* index, const void* from, void* big, void* workspace) const;
   enum class Way : uint8_t { nothing, rows, assign, last, sort };
   Device& device_;
   DeviceWalk walk_, wide_;  // in elements; in units of 16 bytes, if it goes that way
@@ -88,7 +90,7 @@ class DevicePut {
   DeviceBase base_;
   std::optional<DeviceCopy> copy_;
   std::optional<DeviceRadix> radix_;
-  Ref<Kernel> first_, second_, third_;
+  Ref<Kernel> first_, second_, third_, behind_;
   size_t workspace_ = 0;
 
   void choose(bool distinct);

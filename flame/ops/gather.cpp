@@ -33,11 +33,10 @@ void gather_rows(const IndexWalk& w, const T* x, const int64_t* index, T* out) {
                });
 }
 
-// (x, index) -> elements of x. An index equal to `padding` gives no gradient.
+// (x, index) -> elements of x.
 class Gather final : public Op {
  public:
-  Gather(const char* name, int axis, std::optional<int64_t> padding = {})
-      : name_(name), axis_(axis), padding_(padding) {}
+  Gather(const char* name, int axis) : name_(name), axis_(axis) {}
   const char* name() const override { return name_; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     return {contiguous_meta(in[0].dtype(), in[1].shape())};
@@ -60,16 +59,12 @@ class Gather final : public Op {
   }
   bool saves_input(int i) const override { return i == 1; }
   void vjp(Vjp& v) const override {
-    const Tensor index = v.input(1);
-    Tensor g = v.grad(0);
-    if (padding_) g = where(eq(index, *padding_, v.call_site()), 0.0, g, v.call_site());
-    v.give(0, scatter_zeros(name_, v.input_meta(0).shape, axis_, index, g, v.call_site()));
+    v.give(0, scatter_zeros(name_, v.input_meta(0).shape, axis_, v.input(1), v.grad(0), v.call_site()));
   }
 
  private:
   const char* name_;
   int axis_;
-  std::optional<int64_t> padding_;
 };
 
 }  // namespace
@@ -129,7 +124,21 @@ Tensor embedding(const Tensor& weight, const Tensor& index, const EmbeddingOptio
       checked_index("embedding", index, loc).reshape({index.numel(), 1}, loc).expand({index.numel(), width}, loc);
   Shape out = index.shape();
   out.push_back(width);
-  return dispatch_checked(make_ref<Gather>("embedding", 0, padding), {weight, wide}, loc).reshape(out, loc);
+  const Tensor rows_read =
+      dispatch_checked(make_ref<Gather>("embedding", 0), {weight.detach(), wide.detach()}, loc).reshape(out, loc);
+  // A row `padding` gets no gradient. On a GPU the launch that adds up rows adds what the table has got elsewhere.
+  const auto rule = [padding, &d = weight.device(), table = weight.shape(), loc](const CustomContext& c) {
+    const Tensor& index = c.saved[0];
+    Tensor g = c.grads[0].reshape(index.shape(), loc);
+    if (padding) g = where(eq(index, *padding, loc), 0.0, g, loc);
+    if (d.kind() == Device::Kind::cuda && !c.create_graph) {
+      materialize(g.value());  // first, as the table's other gradient may be part of its island
+      if (const Tensor arrived = c.take_arrived(0, d, g.dtype(), table); arrived.defined())
+        return std::vector{scatter_behind("embedding", arrived, 0, index, g, loc)};
+    }
+    return std::vector{scatter_zeros("embedding", table, 0, index, g, loc)};
+  };
+  return with_rule("embedding", {&weight, 1}, {rows_read}, {wide.detach()}, rule, loc)[0];
 }
 
 namespace {

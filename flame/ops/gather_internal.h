@@ -80,5 +80,7 @@ inline Tensor with_axis(const Tensor& x, Loc loc) { return x.rank() == 0 ? x.res
 
 // Zeros of `shape`, plus src at index: the gradient of gather. 16-bit sums are kept in float32.
 Tensor scatter_zeros(const char* op, const Shape& shape, int axis, const Tensor& index, const Tensor& src, Loc loc);
+// base plus that, each rounded by itself; of one dtype, on a GPU, without a graph.
+Tensor scatter_behind(const char* op, const Tensor& base, int axis, const Tensor& index, const Tensor& src, Loc loc);
 
 }  // namespace flame

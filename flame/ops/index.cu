@@ -3,7 +3,12 @@
 #include "flame/ops/index_walk.cuh"
 
 namespace flame {
-#if defined(FLAME_GET)
+#if defined(FLAME_BEHIND)
+extern "C" __global__ void __launch_bounds__(256) index_behind(int64_t n, const T* from, T* out) {
+  const int64_t i = global_thread();
+  if (i < n) out[i] = convert<T>(plus(widen(from[i]), widen(out[i])));
+}
+#elif defined(FLAME_GET)
 // A thread reads several elements, so that their indices, and then they, are on the way together.
 constexpr int own = 4;  // as in index_device.cpp
 #if FLAME_FLAT == 2

@@ -225,7 +225,10 @@ DevicePut::DevicePut(Device& d, const DeviceWalk& w, Combine combine, DType t, c
     : device_(d), walk_(w), wide_(in_units(w, size_of(t))), rows_(rows), dtype_(t), combine_(combine), base_(base) {
   choose(distinct);
   const bool whole = (way_ == Way::rows && rows_.covers) || (way_ == Way::sort && wide_.entries > 0 && wide_.covers);
-  if (!base.zeros && !(whole && base.same())) copy_.emplace(d, base.shape, base.to, base.from, size_of(t));
+  if (base.behind)
+    behind_ = device_kernel(d, walks, "index_behind", t,
+                            options_of(w, {"-DFLAME_COMBINE=add", "-DFLAME_KEY=uint32_t", "-DFLAME_BEHIND"}));
+  else if (!base.zeros && !(whole && base.same())) copy_.emplace(d, base.shape, base.to, base.from, size_of(t));
 }
 void DevicePut::choose(bool distinct) {
   const DeviceWalk& w = walk_;
@@ -275,6 +278,7 @@ Ref<Kernel> DevicePut::sorting_kernel(const char* entry, bool wide) const {
   if (wide) {
     options.push_back("-DFLAME_PACK=" + std::to_string(16 / size_of(dtype_)));
     options.push_back("-DFLAME_UNITS=" + std::to_string(units_of(wide_, size_of(dtype_))));
+    if (base_.behind) options.emplace_back("-DFLAME_BEHIND");
   }
   if (entry == std::string_view("index_keys") && radix_->few()) options.emplace_back("-DFLAME_FEW");
   if (combine_ == Combine::assign) return moving_kernel(device_, walks, entry, size_of(dtype_), options);
@@ -282,22 +286,26 @@ Ref<Kernel> DevicePut::sorting_kernel(const char* entry, bool wide) const {
 }
 bool DevicePut::reads_base(const void* small, const void* base) const {
   if (!base_.same()) return false;
-  if (way_ == Way::rows) return rows_.covers;
+  if (way_ == Way::rows) return rows_.covers && !base_.behind;
   return way_ == Way::sort && wide_.entries > 0 && wide_.covers && aligned(small) && (base_.zeros || aligned(base));
 }
 void DevicePut::begin(const void* base, void* big) const {
   const size_t element = size_of(dtype_);
-  if (base_.zeros) device_.fill_bytes(big, 0, static_cast<size_t>(numel(base_.shape)) * element);
+  if (base_.zeros || base_.behind) device_.fill_bytes(big, 0, static_cast<size_t>(numel(base_.shape)) * element);
   else if (copy_) (*copy_)(big, base);
   else DeviceCopy(device_, base_.shape, base_.to, base_.from, element)(big, base);
 }
 void DevicePut::operator()(const void* small, const void* const* index, const void* base, void* big,
                            void* workspace) const {
-  const void* from = base_.zeros ? nullptr : base;
-  if (!reads_base(small, base)) {
-    begin(base, big);
-    from = big;
+  const bool reads = reads_base(small, base);
+  if (!reads) begin(base, big);
+  put(small, index, !reads ? big : base_.zeros ? nullptr : base, big, workspace);
+  if (base_.behind && !reads) {
+    const int64_t n = numel(base_.shape);
+    (*behind_)(threads_for(n), n, base, big);
   }
+}
+void DevicePut::put(const void* small, const void* const* index, const void* from, void* big, void* workspace) const {
   if (way_ == Way::nothing) return;
   if (way_ == Way::rows) return rows_.launch(*first_, index[0], small, from, big);
   DeviceWalk w = walk_;
@@ -316,7 +324,7 @@ void DevicePut::put_sorted(const DeviceWalk& w, const void* small, const void* f
     (*first_)({.blocks = radix_->blocks()}, w, rows.keys, rows.places, radix_->counts(workspace), radix_->passes());
   else (*first_)(threads_for(w.entries), w, rows.keys, rows.places);
   const DeviceRadix::Rows sorted = radix_->sort_counted(workspace);
-  const bool wide = wide_.entries > 0 && aligned(small);
+  const bool wide = wide_.entries > 0 && aligned(small) && !(base_.behind && from == big);
   const DeviceWalk& by = wide ? wide_ : w;
   Ref<Kernel> sums = second_, combine = third_;
   if (!wide && wide_.entries > 0) {  // a view that begins within 16 bytes

@@ -1,5 +1,6 @@
 // Sums into slices of 256 bytes and more, from sorted keys as in index.cu. Elements are units of 16 bytes here, one to four a lane
 // of a warp (FLAME_UNITS) with FLAME_PACK numbers each, so that rows are read together and every place is written once.
+// FLAME_BEHIND: `from` is added to the sums, rounded by themselves, instead of beginning them.
 #include "flame/ops/index_walk.cuh"
 
 namespace flame {
@@ -107,20 +108,43 @@ I first_not(I low, I n, Below below) {
 struct Writer {
   const Walk& w;
   const Part& part;
-  const uint4* from;  // what entries are combined with, or null for zeros
+  const uint4* from;  // what entries are combined with, or null for zeros; or what is added to that of zeros
   uint4* out;
   I place;
   int64_t to = 0;
   bool met = false;  // an entry
   Sums e[units];
+#ifdef FLAME_BEHIND
+  uint4 behind[units];
+#endif
 
   void start() {
     to = 0;
     each(place, w.place_rank, w.place_size, [&](int j, int64_t k) { to += k * w.place_step[j]; });
     met = false;
 #pragma unroll
+#ifdef FLAME_BEHIND
+    for (int j = 0; j < units; ++j) {
+      begin(e[j], uint4{});
+      if (j < part.own) behind[j] = from[to + part.big(j)];
+    }
+#else
     for (int j = 0; j < units; ++j) begin(e[j], from && j < part.own ? from[to + part.big(j)] : uint4{});
+#endif
   }
+#ifdef FLAME_BEHIND
+  void finish() {
+#pragma unroll
+    for (int j = 0; j < units; ++j) {
+      if (j >= part.own) continue;
+      P p = std::bit_cast<P>(behind[j]);
+#pragma unroll
+      for (int q = 0; q < pack; ++q) p.v[q] = convert<T>(plus(widen(p.v[q]), widen(convert<T>(e[j].v[q]))));
+      out[to + part.big(j)] = std::bit_cast<uint4>(p);
+    }
+    ++place;
+  }
+#else
   void finish() {
     const bool rounds = met || from;
 #pragma unroll
@@ -134,6 +158,7 @@ struct Writer {
     }
     ++place;
   }
+#endif
   void go_to(I next) {
 #pragma unroll 1
     while (place < next) {

@@ -211,7 +211,7 @@ RowNormGradients row_norm_backward(const RowNorm& n, const CustomContext& c, con
       note_flush_reason("row_norm_backward");
       materialize(t.value());
     }
-  const Tensor arrived = c.take_arrived(0, x);
+  const Tensor arrived = c.take_arrived(0, x.device(), x.dtype(), x.shape());
   if (arrived.defined()) in.push_back(arrived);
   std::vector<Tensor> out =
       dispatch_multi(make_ref<RowNormBackward>(n, weight.defined(), arrived.defined(), eps), in, loc);

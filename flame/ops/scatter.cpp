@@ -80,13 +80,17 @@ void scatter_rows(const IndexWalk& w, const T* src, const int64_t* index, T* out
 // (index, src, x) -> x with src at index; without x: zeros instead.
 class Scatter final : public Op {
  public:
-  Scatter(const char* name, ScatterMode mode, const Shape& shape, int axis, bool onto_zeros = false)
-      : name_(name), mode_(mode), shape_(shape), axis_(axis), onto_zeros_(onto_zeros) {}
+  Scatter(const char* name, ScatterMode mode, const Shape& shape, int axis, bool onto_zeros = false,
+          bool behind = false)
+      : name_(name), mode_(mode), shape_(shape), axis_(axis), onto_zeros_(onto_zeros), behind_(behind) {}
+  Layout layout(int input, const Meta&) const override {
+    return behind_ && input == 2 ? Layout::contiguous : Layout::any;
+  }
   const char* name() const override { return name_; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     return {contiguous_meta(in[1].dtype(), shape_)};
   }
-  void key(Key& k) const override { k << mode_ << shape_ << axis_ << onto_zeros_; }
+  void key(Key& k) const override { k << mode_ << shape_ << axis_ << onto_zeros_ << behind_; }
   Ref<Plan> prepare_cpu(std::span<const Meta> in, std::span<const Meta> out) const override {
     if (mode_ == ScatterMode::assign)
       return visit_size(size_of(out[0].dtype), [&](auto t) { return plan<Assign, decltype(t)>(in, out); });
@@ -110,8 +114,8 @@ class Scatter final : public Op {
       fail<NotImplemented>(Loc::current(), "{}: no kernel for {} on {}", name_, t, d.name());
     constexpr Combine how[] = {Combine::assign, Combine::add, Combine::prod, Combine::amax, Combine::amin};
     const DevicePut put(d, DeviceWalk::along(name_, axis_, in[1], in[0], out[0]), how[static_cast<int>(mode_)], t,
-                        {shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, onto_zeros_}, false,
-                        DeviceRows::along(name_, axis_, in[1], in[0], out[0]));
+                        {shape_, out[0].strides, onto_zeros_ ? out[0].strides : in[2].strides, onto_zeros_, behind_},
+                        false, DeviceRows::along(name_, axis_, in[1], in[0], out[0]));
     return make_ref<Plan>(
         name_,
         [put, onto_zeros = onto_zeros_](const Run& r) {
@@ -136,7 +140,7 @@ class Scatter final : public Op {
   ScatterMode mode_;
   Shape shape_;
   int axis_;
-  bool onto_zeros_;
+  bool onto_zeros_, behind_;
 
   template <class Combine, class T>
   Ref<Plan> plan(std::span<const Meta> in, std::span<const Meta> out) const {
@@ -199,6 +203,10 @@ Tensor combined(const char* op, ScatterMode mode, const Arguments& a, Loc loc) {
 
 }  // namespace
 
+Tensor scatter_behind(const char* op, const Tensor& base, int axis, const Tensor& index, const Tensor& src, Loc loc) {
+  const Ref<Op> sum = make_ref<Scatter>(op, ScatterMode::sum, base.shape(), axis, false, true);
+  return dispatch_checked(sum, {index.detach(), src.detach(), base.detach()}, loc);
+}
 Tensor scatter_zeros(const char* op, const Shape& shape, int axis, const Tensor& index, const Tensor& src, Loc loc) {
   return dispatch_checked(make_ref<Scatter>(op, ScatterMode::sum, shape, axis, true), {index, widened(src, loc)}, loc)
       .to(src.dtype(), loc);
