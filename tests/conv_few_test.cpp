@@ -47,6 +47,13 @@ std::vector<Tensor> results(const Case& c, DType t, Device& d, int64_t shift) {
   return out;
 }
 
+void expect_exact(const Case& c, int64_t shift, Device& d) {
+  const std::vector<Tensor> want = results(c, DType::f64, cpu(), shift), got = results(c, DType::f32, d, shift);
+  for (size_t i = 0; i < want.size(); ++i)
+    EXPECT_EQ(difference(got[i], want[i]), "")
+        << "result " << i << " of filters " << c.w[0] << ", shifted by " << shift;
+}
+
 TEST(CudaFewChannels, AreExact) {
   FLAME_NEEDS_GPU(d);
   const Case cases[] = {
@@ -55,14 +62,22 @@ TEST(CudaFewChannels, AreExact) {
       {{3, 2, 18, 9}, {128, 2, 2, 3}, {.padding = 2, .dilation = {1, 3}, .activation = Activation::relu}, false, false},
   };
   for (const Case& c : cases)
-    for (const int64_t shift : {0, 3}) {
-      const std::vector<Tensor> want = results(c, DType::f64, cpu(), shift), got = results(c, DType::f32, d, shift);
-      for (size_t i = 0; i < want.size(); ++i)
-        EXPECT_EQ(difference(got[i], want[i]), "") << (i == 0   ? "y"
-                                                       : i == 1 ? "filter"
-                                                                : "bias")
-                                                   << " of case " << &c - cases << ", " << shift;
-    }
+    for (const int64_t shift : {0, 3}) expect_exact(c, shift, d);
+}
+
+// On tensor cores, which hold such numbers: several tiles and shares, ragged ones, one tap, filters either way.
+TEST(CudaFewChannels, GradientsToFiltersOfMoreChannels) {
+  FLAME_NEEDS_GPU(d);
+  const auto before = matmul_precision();
+  set_matmul_precision("high");
+  const Case cases[] = {
+      {{3, 16, 21, 22}, {68, 16, 3, 3}, {.padding = 1}, false, false},
+      {{12, 12, 23, 19}, {20, 12, 2, 4}, {.stride = {2, 1}, .padding = {0, 3}, .dilation = {1, 2}}, true, true},
+      {{50, 64, 6, 5}, {64, 64, 1, 1}, {}, false, false},
+  };
+  for (const Case& c : cases)
+    for (const int64_t shift : {0, 3}) expect_exact(c, shift, d);
+  set_matmul_precision(before);
 }
 
 // What the device alone does not fuse, asked of the plans themselves: relu behind y, and dy through its slope.

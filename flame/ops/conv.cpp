@@ -189,7 +189,8 @@ class ConvBackwardWeight final : public Conv {
   Layout layout(int, const Meta&) const override { return Layout::channels_last; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const ConvDesc c = described(Pass::backward_weight, in[0], out[0], in[1]);
-    return few_channels(d, c) ? few_channels_backward(d, c) : d.conv(c);
+    if (few_channels(d, c)) return few_channels_backward(d, c);
+    return small_weight_gradient_fits(d, c) ? small_weight_gradient(d, c) : d.conv(c);
   }
   int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(out[0], in[1]); }
   void vjp(Vjp& v) const override {

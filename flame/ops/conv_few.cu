@@ -3,51 +3,31 @@
 // where y is not 0 or less, if FLAME_RELU: a part of each number a block, which `join` adds in order, and the sums of dy with FLAME_BIAS.
 // FLAME_C: channels of x; FLAME_R, FLAME_S: the window; FLAME_LANES: a quarter of y's channels; FLAME_ALIGNED: dy and y start at
 // multiples of 16 bytes.
-#include "flame/fuse/device.cuh"
+#include "flame/ops/conv_place.cuh"
 
 namespace flame {
 constexpr int channels = FLAME_C, rows = FLAME_R, columns = FLAME_S, inner = channels * rows * columns, lanes = FLAME_LANES;
 constexpr int threads = 256, walkers = threads / lanes, outer = 4 * lanes, each = inner + 1;
 
-struct Few {
-  int32_t h, w, out_h, out_w, places, per_block;  // places of y in all
-  int32_t stride[2], padding[2], dilation[2];
-  int32_t xs[4], ws[4];  // strides: n, c, h, w; o, c, h, w
-};
-
-// A place of y and how far `by` places lead.
-struct Place {
-  int32_t n, i, j;
-  Place(const Few& p, int32_t at) : n(at / (p.out_h * p.out_w)), i(at / p.out_w % p.out_h), j(at % p.out_w) {}
-  void move(const Few& p, const Place& by) {
-    j += by.j;
-    i += by.i;
-    n += by.n;
-    if (j >= p.out_w) j -= p.out_w, ++i;
-    if (i >= p.out_h) i -= p.out_h, ++n;
-  }
-  // Its window, zeros beyond x.
-  void window(const Few& p, const float* x, float (&v)[inner]) const {
-    const int32_t top = i * p.stride[0] - p.padding[0], left = j * p.stride[1] - p.padding[1];
-    x += static_cast<int64_t>(n) * p.xs[0];
+// The window of a place, zeros beyond x.
+inline void window(const Places& p, const Place& at, const float* x, float (&v)[inner]) {
+  x += static_cast<int64_t>(at.n) * p.xs[0];
 #pragma unroll
-    for (int r = 0; r < rows; ++r) {
-      const int32_t row = top + r * p.dilation[0];
-      const bool in_row = static_cast<uint32_t>(row) < static_cast<uint32_t>(p.h);
+  for (int r = 0; r < rows; ++r) {
+    const int32_t row = at.row(p, r);
+    const bool in_row = static_cast<uint32_t>(row) < static_cast<uint32_t>(p.h);
 #pragma unroll
-      for (int s = 0; s < columns; ++s) {
-        const int32_t column = left + s * p.dilation[1];
-        const bool inside = in_row && static_cast<uint32_t>(column) < static_cast<uint32_t>(p.w);
+    for (int s = 0; s < columns; ++s) {
+      const int32_t column = at.column(p, s);
+      const bool inside = in_row && static_cast<uint32_t>(column) < static_cast<uint32_t>(p.w);
 #pragma unroll
-        for (int c = 0; c < channels; ++c)
-          v[(r * columns + s) * channels + c] =
-              inside ? __ldg(x + row * p.xs[2] + column * p.xs[3] + c * p.xs[1]) : 0.0f;
-      }
+      for (int c = 0; c < channels; ++c)
+        v[(r * columns + s) * channels + c] = inside ? __ldg(x + row * p.xs[2] + column * p.xs[3] + c * p.xs[1]) : 0.0f;
     }
   }
-};
+}
 // Where number k of filter o lies.
-inline int32_t filter_at(const Few& p, int32_t o, int32_t k) {
+inline int32_t filter_at(const Places& p, int32_t o, int32_t k) {
   return o * p.ws[0] + k % channels * p.ws[1] + k / channels / columns * p.ws[2] + k / channels % columns * p.ws[3];
 }
 
@@ -57,7 +37,7 @@ inline float4 four(const float* x) {
 }
 
 extern "C" __global__ void __launch_bounds__(threads)
-    forward(const __grid_constant__ Few p, const float* x, const float* w, const float* bias, float* y) {
+    forward(const __grid_constant__ Places p, const float* x, const float* w, const float* bias, float* y) {
   const int first = static_cast<int>(threadIdx.x) % lanes * 4, walker = static_cast<int>(threadIdx.x) / lanes;
   float filters[inner][4], added[4] = {};
 #pragma unroll
@@ -73,7 +53,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 #pragma unroll 2
   for (int32_t at = begin + walker; at < end; at += walkers, place.move(p, by)) {
     float v[inner], sum[4] = {};
-    place.window(p, x, v);
+    window(p, place, x, v);
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
 #pragma unroll
@@ -87,7 +67,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 
 // parts: [numbers of dw and sums][blocks].
 extern "C" __global__ void __launch_bounds__(threads)
-    backward_weight(const __grid_constant__ Few p, const float* x, const float* dy, const float* y, float* parts) {
+    backward_weight(const __grid_constant__ Places p, const float* x, const float* dy, const float* y, float* parts) {
   __shared__ float all[outer * each];
   const int first = static_cast<int>(threadIdx.x) % lanes * 4, walker = static_cast<int>(threadIdx.x) / lanes;
   const int32_t begin = static_cast<int32_t>(blockIdx.x) * p.per_block;
@@ -112,7 +92,7 @@ extern "C" __global__ void __launch_bounds__(threads)
       own[3] = out.w <= 0 ? 0 : own[3];
     }
     fetch(at + walkers);
-    place.window(p, x, v);
+    window(p, place, x, v);
 #pragma unroll
     for (int q = 0; q < 4; ++q) {
 #pragma unroll
@@ -144,7 +124,7 @@ extern "C" __global__ void __launch_bounds__(threads)
 
 // A warp a number.
 extern "C" __global__ void __launch_bounds__(threads)
-    join(const __grid_constant__ Few p, const float* parts, int32_t blocks, float* dw, float* sums) {
+    join(const __grid_constant__ Places p, const float* parts, int32_t blocks, float* dw, float* sums) {
   const int32_t number = static_cast<int32_t>(global_thread() / 32), lane = static_cast<int32_t>(threadIdx.x) % 32;
   if (number >= outer * each) return;
   float sum = 0;

@@ -116,13 +116,13 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
 
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     backward(const __grid_constant__ Loss l, const T* x, const int64_t* target, const C* tops, const C* log_sums,
-             const C* factors, T* dx) {
+             const C* factors, int64_t step, T* dx) {
   const int64_t row = own_row();
   if (row >= l.rows) return;
   x += row * l.classes;
   dx += row * l.classes;
   const int64_t t = target[row];
-  const C top = tops[row], log_sum = log_sums[row], factor = factors[row];
+  const C top = tops[row], log_sum = log_sums[row], factor = factors[row * step];
   [[maybe_unused]] const C kept = static_cast<C>(l.kept), share = static_cast<C>(l.share);
   [[maybe_unused]] const C n = static_cast<C>(l.classes);
   const bool counts = t != l.ignored;
