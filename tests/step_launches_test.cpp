@@ -202,7 +202,31 @@ TEST(StepLaunches, LayersOfASmallNetAreOneLaunchEachWay) {
   };
   EXPECT_EQ(count("gemm"), 3);
   EXPECT_EQ(count("linear_backward"), 3);
-  EXPECT_EQ(made.size(), 13u);
+  EXPECT_EQ(made.size(), 11u);
+}
+
+// A number that nothing is read for, beside sums of all: one launch, and the bits of two.
+TEST(StepLaunches, NumbersJoinTheSumsThatTheyMeet) {
+  Generator g(4);
+  const Tensor x = normal({5, 7}, 0, 1, {.generator = &g});
+  const auto run = [&](Device& d) {
+    const Tensor there = x.to(d), total = sum(there * 2), one = full({}, 3, DType::f32, d), share = one / total;
+    const Tensor rows = sum(there, 1), places = arange(0, 5, 1, DType::f32, d), moved = rows + places;
+    std::vector<Tensor> out{total, one, share, share * total, rows, places, moved, there - moved.unsqueeze(1)};
+    for (const Tensor& t : out) t.data();
+    for (Tensor& t : out) t = t.to(cpu());
+    return out;
+  };
+  const Stats before = stats();
+  const std::vector<Tensor> fused = run(cpu());
+  EXPECT_EQ(stats().launches - before.launches, 2u);  // sums of all, and of rows
+  set_fusion(false);
+  const std::vector<Tensor> apart = run(cpu());
+  set_fusion(true);
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
+  if (emulated::under_sanitizer) return;
+  const std::vector<Tensor> there = run(emulated::emulated_device());
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
 }
 
 }  // namespace

@@ -261,6 +261,7 @@ class Compiler {
       const bool constant = repeats(n.index_strides) && n.output < 0;
       dst = constant ? reg(to, false, -1, -1) : destination(i);
       Step& s = emit(constant ? c_.once : c_.steps, Step::Kind::iota, dst);
+      s.row = n.row && !constant;
       s.dtype = n.out;
       s.from = start;
       s.from2 = step;

@@ -164,7 +164,10 @@ class Planner {
   bool joins_as_row(int g, int i) const {
     const Draft& d = drafts_[static_cast<size_t>(g)];
     if (!d.mask || d.mode != Mode::row || strip(value(i).shape) != row_shape(d)) return false;
-    bool connected = false;
+    // What numbers alone make goes beside a reduction that someone waits for.
+    const auto stays = [&](int n) { return row(n) && wanted_[static_cast<size_t>(n)]; };
+    bool connected = std::ranges::any_of(d.nodes, stays);
+    for (int k = 0; k < expr(i).inputs; ++k) connected = connected && !expr(i).in[k].value;
     for (int k = 0; k < expr(i).inputs; ++k) {
       const int j = node_of(i, k);
       if (j < 0 || group(j) != g || repeated(i, k)) continue;
@@ -369,7 +372,7 @@ IslandPlan::Group Planner::build(int g) {
     if (e.code == Code::iota && !e.is_reduce) {
       Strides along = Dims::filled(value(i).shape.rank(), 0);
       along[e.axis] = 1;
-      n.index_strides = loop_strides(d, without_ones(value(i).shape, along), false);
+      n.index_strides = loop_strides(d, without_ones(value(i).shape, along), as_row);
     }
     if (e.draw) {
       const Shape& shape = value(i).shape;

@@ -166,7 +166,7 @@ class Worker {
       case Step::Kind::dropout: dropout(s, s.row ? t.row0 : t.start, n); break;
       case Step::Kind::round: round_block(s.dtype, reinterpret_cast<float*>(at(s.dst)), n); break;
       case Step::Kind::load: load(s, s.row ? t.row0 : t.start, n); break;
-      case Step::Kind::iota: iota(s, t.start, n); break;
+      case Step::Kind::iota: iota(s, s.row ? t.row0 : t.start, n); break;
       case Step::Kind::splat: splat(at(s.dst), s.dtype, run_.scalars[s.from], n); break;
       case Step::Kind::reduce: reduce(s, t); break;
       case Step::Kind::accumulate: accumulate(s, t); break;
@@ -209,7 +209,7 @@ class Worker {
       using T = decltype(x);
       if constexpr (std::is_arithmetic_v<T>) {
         T* out = reinterpret_cast<T*>(at(s.dst));
-        for_runs(c_.p.dims.begin(), d.index_strides.begin(), c_.p.dims.rank(), start, n,
+        for_runs(c_.p.dims.begin(), d.index_strides.begin(), s.row ? c_.p.kept : c_.p.dims.rank(), start, n,
                  [&](int64_t offset, int64_t stride, int64_t count, int64_t done) {
                    for (int64_t i = 0; i < count; ++i) {
                      const int64_t k = offset + i * stride;

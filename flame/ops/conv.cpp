@@ -8,6 +8,7 @@
 #include "flame/core/format.h"
 #include "flame/ops/activation.h"
 #include "flame/ops/check_internal.h"
+#include "flame/ops/conv_few_internal.h"
 #include "flame/ops/matmul.h"
 #include "flame/ops/pointwise.h"
 
@@ -58,10 +59,9 @@ class Conv : public Op {
   static int64_t products(const Meta& w, const Meta& y) {
     return w.shape[0] == 0 ? 0 : 2 * numel(y.shape) * (numel(w.shape) / w.shape[0]);
   }
-  Ref<Plan> plan(Device& d, Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
-                 Activation activation = Activation::none) const {
-    return d.conv(
-        {pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation, tf32()});
+  ConvDesc described(Pass pass, const Meta& x, const Meta& w, const Meta& y, bool bias = false,
+                     Activation activation = Activation::none) const {
+    return {pass, x, w, y, a_.stride, a_.padding, a_.padding_after, a_.dilation, a_.groups, bias, activation, tf32()};
   }
   const ConvAttributes a_;
 
@@ -93,7 +93,8 @@ class ConvForward final : public Conv {
     return i == 0 ? Layout::channels_last : i == 1 ? filter_layout(m) : Layout::contiguous;
   }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(d, Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
+    const ConvDesc c = described(Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
+    return few_channels(d, c) ? few_channels_forward(d, c) : d.conv(c);
   }
   int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(in[1], out[0]); }
   void key(Key& k) const override {
@@ -104,6 +105,7 @@ class ConvForward final : public Conv {
   bool saves_output(int) const override { return activation_ == Activation::relu; }
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
+    if (!v.needs(0) && v.needs(1) && !v.create_graph() && few_channels_rule(v)) return;
     const Tensor g = activation_ == Activation::relu ? where(v.output(0) <= 0, 0, v.grad(0)) : v.grad(0);
     // First: it joins the island that makes g.
     if (bias_ && v.needs(2)) v.give(2, g.sum(but_channels(a_.axes()), false, loc));
@@ -112,10 +114,47 @@ class ConvForward final : public Conv {
   }
 
  private:
+  bool few_channels_rule(Vjp& v) const;
+
   Shape y_;
   bool bias_;
   Activation activation_;
 };
+
+// (x, dy, (y)) -> (dw, sums of dy), of few channels; with y, dy counts where relu's slope at y is not 0.
+class ConvBackwardFew final : public Conv {
+ public:
+  ConvBackwardFew(const ConvAttributes& a, const Meta& w) : Conv("conv2d_backward_few", a), w_(w) {}
+  std::vector<Meta> infer(std::span<const Tensor>, Loc) const override {
+    return {w_, contiguous_meta(w_.dtype, {w_.shape[0]})};
+  }
+  Layout layout(int, const Meta&) const override { return Layout::channels_last; }
+  bool differentiable() const override { return false; }  // the rule of a convolution has another way for that
+  bool fits(const Tensor& x, const Shape& y) const {
+    return few_channels(
+        x.device(), described(Pass::backward_weight, activation(x.dtype(), x.shape()), w_, activation(x.dtype(), y)));
+  }
+  Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
+    return few_channels_backward(d, described(Pass::backward_weight, in[0], out[0], in[1], true,
+                                              in.size() == 3 ? Activation::relu : Activation::none));
+  }
+  int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(out[0], in[1]); }
+
+ private:
+  const Meta w_;
+};
+bool ConvForward::few_channels_rule(Vjp& v) const {
+  const Meta& w = v.input_meta(1);
+  const Ref<ConvBackwardFew> op = make_ref<ConvBackwardFew>(
+      a_, filter_is_channels_last(w) ? activation(w.dtype, w.shape) : contiguous_meta(w.dtype, w.shape));
+  if (!op->fits(v.input(0), y_)) return false;
+  std::vector<Tensor> in{v.input(0), v.grad(0)};
+  if (activation_ == Activation::relu) in.push_back(v.output(0));
+  const std::vector<Tensor> out = dispatch_multi(op, in, v.call_site());
+  if (bias_ && v.needs(2)) v.give(2, out[1]);
+  v.give(1, out[0]);
+  return true;
+}
 
 // (dy, w) -> dx
 class ConvBackwardData final : public Conv {
@@ -124,7 +163,7 @@ class ConvBackwardData final : public Conv {
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), x_)}; }
   Layout layout(int i, const Meta& m) const override { return i == 0 ? Layout::channels_last : filter_layout(m); }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(d, Pass::backward_data, out[0], in[1], in[0]);
+    return d.conv(described(Pass::backward_data, out[0], in[1], in[0]));
   }
   int64_t flops(std::span<const Meta> in, std::span<const Meta>) const override { return products(in[1], in[0]); }
   void vjp(Vjp& v) const override {
@@ -149,7 +188,9 @@ class ConvBackwardWeight final : public Conv {
   }
   Layout layout(int, const Meta&) const override { return Layout::channels_last; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return plan(d, Pass::backward_weight, in[0], out[0], in[1]);
+    const ConvDesc c = described(Pass::backward_weight, in[0], out[0], in[1]);
+    if (few_channels(d, c)) return few_channels_backward(d, c);
+    return small_weight_gradient_fits(d, c) ? small_weight_gradient(d, c) : d.conv(c);
   }
   int64_t flops(std::span<const Meta> in, std::span<const Meta> out) const override { return products(out[0], in[1]); }
   void vjp(Vjp& v) const override {

@@ -148,10 +148,10 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
 
 extern "C" __global__ void __launch_bounds__(threads* block_rows)
     backward(const __grid_constant__ Loss l, const T* x, const int64_t* target, const C* tops, const C* log_sums,
-             const C* factors, T* dx) {
+             const C* factors, int64_t step, T* dx) {
   const int64_t row = own_row();
   if (row >= l.rows) return;
-  write_gradient(l, x + row * l.classes, dx + row * l.classes, target[row], tops[row], log_sums[row], factors[row]);
+  write_gradient(l, x + row * l.classes, dx + row * l.classes, target[row], tops[row], log_sums[row], factors[row * step]);
 }
 
 #else

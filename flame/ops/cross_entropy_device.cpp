@@ -66,13 +66,15 @@ class ClassGradient final : public ClassRowOp {
  public:
   using ClassRowOp::ClassRowOp;
   const char* name() const override { return "cross_entropy_rows_backward"; }
+  Layout layout(int input, const Meta&) const override { return input == 4 ? Layout::any : Layout::contiguous; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
     return {contiguous_meta(in[0].dtype(), in[0].shape())};
   }
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
-    return make_ref<Plan>(name(), [l = launch_of(d, "backward", in[0])](const Run& r) {
+    const int64_t step = in[4].shape.rank() == 0 ? 0 : in[4].strides[0];
+    return make_ref<Plan>(name(), [l = launch_of(d, "backward", in[0]), step](const Run& r) {
       void* const* b = r.buffers;
-      (*l.kernel)(l.grid, l.loss, b[0], b[1], b[2], b[3], b[4], b[5]);
+      (*l.kernel)(l.grid, l.loss, b[0], b[1], b[2], b[3], b[4], step, b[5]);
     });
   }
 };
