@@ -50,13 +50,7 @@ inline bool passed(uint32_t at, uint32_t parity) {
   return done != 0;
 }
 inline void await(uint32_t at, uint32_t parity) {
-#ifdef FLAME_BOUNDED
-  const long long start = clock64();
-  while (!passed(at, parity))
-    if (clock64() - start > 3000000000ll) __trap();
-#else
   while (!passed(at, parity)) {}
-#endif
 }
 inline void cluster_barrier() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
@@ -187,28 +181,12 @@ inline float inverse(float x) {
 // gelu_tanh is x / (1 + 2^z), z = -2 sqrt(2 / pi) (x + 0.044715 x^3) / ln 2.
 constexpr float steep = -2.302208198f, cubic = 0.044715f;
 inline float power(float x, float square) { return two_to(x * fmaf(square, steep * cubic, steep)); }
-#ifdef FLAME_PAIRS
-inline uint32_t gelu(uint32_t p) {
-  p = from_below(p);
-  const float x = low_of(p), y = high_of(p), dx = 1 + power(x, x * x), dy = 1 + power(y, y * y), both = inverse(dx * dy);
-  return pair_of(x * (dy * both), y * (dx * both));
-}
-inline uint32_t times_slope(uint32_t v, uint32_t p) {
-  constexpr float slope = 1.59576912160573071176f;
-  const float x = low_of(p), y = high_of(p), x2 = x * x, y2 = y * y, ex = power(x, x2), ey = power(y, y2), dx = 1 + ex, dy = 1 + ey,
-              both = inverse(dx * dy), sx = dy * both, sy = dx * both;
-  const float gx = fmaf(x * fmaf(x2, 3 * cubic * slope, slope), ex * sx * sx, sx),
-              gy = fmaf(y * fmaf(y2, 3 * cubic * slope, slope), ey * sy * sy, sy);
-  return pair_of(low_of(v) * gx, high_of(v) * gy);
-}
-#else
 inline float gelu1(float x) { return x * inverse(1 + power(x, x * x)); }
 inline uint32_t gelu(uint32_t p) { return pair_of(gelu1(low_of(p)), gelu1(high_of(p))); }
 inline float gelu_slope(float x);
 inline uint32_t times_slope(uint32_t v, uint32_t p) {
   return pair_of(low_of(v) * gelu_slope(low_of(p)), high_of(v) * gelu_slope(high_of(p)));
 }
-#endif
 // Of x in [-7, 7], beyond which it is 0 or 1 to 2^-44.
 inline float gelu_slope(float x) {
   constexpr float slope = 1.59576912160573071176f;
@@ -229,11 +207,10 @@ inline Eight read8(uint32_t at) {
 }
 // Zeros, or nothing, if not `there`; without a branch, so that rows' numbers are computed side by side.
 inline Eight read8_once(const T* p, bool there) {
-  Eight r;
+  Eight r = {};
   asm volatile(
-      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\nmov.b32 %0, 0;\nmov.b32 %1, 0;\nmov.b32 %2, 0;\nmov.b32 %3, 0;\n"
-      "@p ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
-      : "=r"(r.of[0]), "=r"(r.of[1]), "=r"(r.of[2]), "=r"(r.of[3])
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p ld.global.nc.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];\n}"
+      : "+r"(r.of[0]), "+r"(r.of[1]), "+r"(r.of[2]), "+r"(r.of[3])
       : "l"(p), "r"(static_cast<int>(there)));
   return r;
 }
@@ -337,9 +314,6 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
     const uint32_t place = static_cast<uint32_t>(lane / 16) ^ static_cast<uint32_t>(lane % 8);
     Ring r;
     Sums s;
-#ifdef FLAME_ORDER
-    if (half == 1) asm volatile("bar.arrive 2, 256;" ::: "memory");
-#endif
     uint32_t turn = 0;
     for (int number = first; number < count; number += step, turn ^= 1) {
       tiles.at(number, block, m0, n0);
@@ -349,17 +323,11 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
         const uint64_t x = matrix_at(base + r.stage * a_bytes + half * half_rows * 128, 16, 1024),
                        y = FLAME_B ? matrix_at(b_base + r.stage * b_bytes, 16, 1024)
                                    : matrix_at(b_base + r.stage * b_bytes, chunk * 128, 1024);
-#ifdef FLAME_ORDER
-        asm volatile("bar.sync %0, 256;" ::"r"(2 + half) : "memory");
-#endif
         asm volatile("wgmma.fence.sync.aligned;" ::: "memory");
 #pragma unroll
         for (int q = 0; q < chunk / 16; ++q)  // 16 numbers along k further: 32 bytes, or 16 rows
           multiply_wide(s, x + 2 * q, y + (FLAME_B ? 2 : 128) * q, i + q > 0);
         asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
-#ifdef FLAME_ORDER
-        asm volatile("bar.arrive %0, 256;" ::"r"(3 - half) : "memory");
-#endif
         asm volatile("wgmma.wait_group.sync.aligned 1;" ::: "memory");
         if (before >= 0 && lane < cluster) arrive_at(emptied + 8 * before, lane);
         before = r.stage;
