@@ -1,5 +1,6 @@
 # Writes a C++ file that holds device code as text, and what such text may include. Run as a script with -D
-# SOURCE=<project> OUTPUT=<file> KERNELS=<paths below flame/, with commas> HEADERS=<likewise>.
+# SOURCE=<project> OUTPUT=<file> KERNELS=<paths below flame/, with commas> HEADERS=<likewise>; without HEADERS the file is the
+# CUDA plugin's, with its own texts.
 cmake_policy(VERSION 3.25)
 string(REPLACE "," ";" KERNELS "${KERNELS}")
 string(REPLACE "," ";" HEADERS "${HEADERS}")
@@ -15,6 +16,18 @@ macro(table name prefix files)
 endmacro()
 table(kernels "" KERNELS)
 string(APPEND out "};\n")
+if(NOT HEADERS)
+  string(APPEND out "}  // namespace\n
+std::string_view cuda::own_text(std::string_view path) {
+  for (const DeviceHeader& k : kernels)
+    if (path == k.name) return k.text;
+  fail<NotImplemented>(Loc::current(), \"cuda: no text named '{}'\", path);
+}
+}  // namespace flame\n")
+  string(PREPEND out "#include \"flame/device/cuda/libraries.h\"\n")
+  file(WRITE "${OUTPUT}" "${out}")
+  return()
+endif()
 table(headers "flame/" HEADERS)
 # What host headers include of the standard library; flame/fuse/device.cuh has the little that is used.
 foreach(name array bit cmath cstdint limits numbers type_traits utility)

@@ -130,8 +130,9 @@ TEST(Emulated, ErrorsOfTheCompilerAreReadable) {
 // The kernel that turns filters around a convolution of cuDNN, by the tiles that device/cuda/conv.cpp gives it.
 TEST(Emulated, TurnsFilters) {
   FLAME_NEEDS_EMULATOR(d);
-  const Ref<Kernel> k =
-      d.kernel({"swap_last", std::string(device_text("device/cuda/filter.cu")), "swap_last", {"-DFLAME_T=float"}});
+  auto* text = plugin_function<const char*(const char*)>("flame_cuda_text");
+  if (!text) GTEST_SKIP() << "the plugin has the text";
+  const Ref<Kernel> k = d.kernel({"swap_last", text("device/cuda/filter.cu"), "swap_last", {"-DFLAME_T=float"}});
   struct Case {
     int64_t outer, a, b;
     int32_t ta, tb;
@@ -142,6 +143,36 @@ TEST(Emulated, TurnsFilters) {
     (*k)({.blocks = c.outer * ((c.a + c.ta - 1) / c.ta) * ((c.b + c.tb - 1) / c.tb)}, there.data(), got.data(), c.a,
          c.b, c.ta, c.tb);
     EXPECT_EQ(difference(got.to(cpu()), x.transpose(1, 2).contiguous()), "") << c.a << " x " << c.b;
+  }
+}
+
+// The sums of columns beside a product, by the bands that device/cuda/epilogue.cpp gives them; whole numbers, so that they are exact.
+TEST(Emulated, SumsOfColumns) {
+  FLAME_NEEDS_EMULATOR(d);
+  auto* text = plugin_function<const char*(const char*)>("flame_cuda_text");
+  if (!text) GTEST_SKIP() << "the plugin has the text";
+  constexpr int64_t band = 128;
+  for (const auto& [t, spelled] : {std::pair(DType::bf16, "bhalf"), std::pair(DType::f32, "float")}) {
+    const std::string type = std::string("-DFLAME_T=") + spelled,
+                      wide = t == DType::bf16 ? "-DFLAME_IN_DOUBLE=0" : "-DFLAME_IN_DOUBLE=1";
+    const auto kernel = [&](const char* entry) {
+      KernelDesc k{.name = entry, .text = text("device/cuda/epilogue.cu"), .entry = entry};
+      k.options = {"-DFLAME_RELU=0"};
+      k.options.push_back(type);
+      k.options.push_back(wide);
+      return d.kernel(k);
+    };
+    const Ref<Kernel> parts_of = kernel("column_parts"), join = kernel("join_parts");
+    for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{300, 264}, {5, 19}, {1, 1}}) {
+      const Tensor x = round(randn({rows, columns}, {.dtype = DType::f32}) * 2).to(t), there = x.to(d),
+                   sums = zeros({columns}, t, d);
+      const int64_t bands = (rows + band - 1) / band;
+      const Tensor parts = zeros({bands, columns}, t == DType::bf16 ? DType::f32 : DType::f64, d);
+      (*parts_of)({.blocks = bands * ((columns + 255) / 256)}, there.data(), parts.data(), rows, columns, columns, band,
+                  columns % 8 == 0);
+      (*join)({.blocks = (columns + 31) / 32}, parts.data(), sums.data(), bands, columns);
+      EXPECT_EQ(difference(sums.to(cpu()), x.to(DType::f64).sum({0}).to(t)), "") << rows << " x " << columns;
+    }
   }
 }
 

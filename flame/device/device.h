@@ -117,7 +117,7 @@ struct GemmDesc {
   Activation activation = Activation::none;  // relu or gelu_tanh of the sum with the bias
   bool keep = false;                         // and what its slope is taken at is written: see kept_meta
   Activation slope = Activation::none;       // c is multiplied by this activation's slope at what was kept
-  bool sums = false;                         // the sums of a's rows, [m], are written
+  bool sums = false;                         // sums of a's rows, [m], are written; with a slope, of c's columns, [n]
   bool add = false;                          // the product is added to a tensor like c, which may be c
 };
 // What is kept of a contiguous [m, n]: for gelu_tanh the numbers that it was taken of, for relu a bit each, set where they

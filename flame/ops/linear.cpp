@@ -147,26 +147,31 @@ class Linear final : public Product {
   const bool keeps_;
 };
 
-// (g [rows, out], weight2 [out, hidden], what was kept of the activation) -> the gradient to what it was taken of.
+// (g [rows, out], weight2 [out, hidden], what was kept of the activation) -> the gradient to what it was taken of, and the sums
+// of its columns if they are wanted.
 class HiddenGradient final : public Product {
  public:
-  explicit HiddenGradient(Activation a) : activation_(a) {}
+  HiddenGradient(Activation a, bool sums) : activation_(a), sums_(sums) {}
   const char* name() const override { return "feed_forward_backward"; }
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override {
-    return {contiguous_meta(in[0].dtype(), {in[0].shape()[0], in[1].shape()[1]})};
+    const int64_t hidden = in[1].shape()[1];
+    std::vector<Meta> out{contiguous_meta(in[0].dtype(), {in[0].shape()[0], hidden})};
+    if (sums_) out.push_back(contiguous_meta(in[0].dtype(), {hidden}));
+    return out;
   }
   Layout layout(int input, const Meta&) const override { return input == 2 ? Layout::contiguous : Layout::any; }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
-    return d.gemm({.a = in[0], .b = in[1], .c = out[0], .tf32 = tf32(), .slope = activation_});
+    return d.gemm({.a = in[0], .b = in[1], .c = out[0], .tf32 = tf32(), .slope = activation_, .sums = sums_});
   }
   void key(Key& k) const override {
     Product::key(k);
-    k << activation_;
+    k << activation_ << sums_;
   }
   bool differentiable() const override { return false; }  // the rule of feed_forward has another way for that
 
  private:
   const Activation activation_;
+  const bool sums_;
 };
 
 // Of one layer: checks, and the dtype that all are promoted to.
@@ -208,21 +213,26 @@ Tensor fused_feed_forward(const Tensor& x, const Tensor& w1, const Tensor& b1, c
   const auto rule = [=](const CustomContext& c) {
     const Tensor &weight1 = c.saved[1], &weight2 = c.saved[2], bias = biased1 ? c.saved[5] : Tensor();
     const Tensor g = c.grads[0].reshape({rows[0], weight2.shape()[0]}, loc), flat = c.saved[0].reshape(rows, loc);
-    Tensor between = c.saved[3], before;
+    Tensor between = c.saved[3], before, sums;
     if (c.create_graph) {  // again, in ops that have gradients
       const Tensor sum = linear(flat, weight1, bias, {}, loc);
       between = activate(sum, a, loc);
       const Tensor towards = matmul(g, weight2, loc);
       before = a == Activation::relu ? where(between <= 0, 0, towards) : towards * gelu_tanh_slope(sum);
     } else {
-      before = dispatch(make_ref<HiddenGradient>(a), {g, weight2, c.saved[4]}, loc);
+      // Products of 16 bits have the sums of what they write at hand, small ones those of what they read.
+      const bool summed = biased1 && c.needs[3] && a == Activation::gelu_tanh && size_of(g.dtype()) == 2;
+      const std::vector<Tensor> both =
+          dispatch_multi(make_ref<HiddenGradient>(a, summed), std::array{g, weight2, c.saved[4]}, loc);
+      before = both[0];
+      if (summed) sums = both[1];
     }
     const auto [dw2, db2] = gradients(g, between, c.needs[2], biased2 && c.needs.back(), false, loc);
-    const auto [dw1, db1] = gradients(before, flat, c.needs[1], biased1 && c.needs[3], false, loc);
+    const auto [dw1, db1] = gradients(before, flat, c.needs[1], biased1 && c.needs[3] && !sums.defined(), false, loc);
     Tensor dx;
     if (c.needs[0]) dx = matmul(before, weight1, loc).reshape(c.saved[0].shape(), loc);
     std::vector<Tensor> out{dx, dw1, dw2};
-    if (biased1) out.push_back(db1);
+    if (biased1) out.push_back(sums.defined() ? sums : db1);
     if (biased2) out.push_back(db2);
     return out;
   };

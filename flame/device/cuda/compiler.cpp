@@ -210,8 +210,11 @@ std::string compile(const std::string& name, std::string_view text, const std::v
     texts.push_back(h.text.data());
   }
   const std::string source(text), target = fmt::format("--gpu-architecture=sm_{}", arch);
-  for (const char* f : {target.c_str(), "--std=c++20", "--device-as-default-execution-space", "--no-source-include"})
+  for (const char* f : {"--std=c++20", "--device-as-default-execution-space", "--no-source-include"})
     flags.push_back(f);
+  constexpr std::string_view own = "--gpu-architecture=";  // of a text for one kind of GPU alone
+  if (std::none_of(options.begin(), options.end(), [&](const std::string& o) { return o.starts_with(own); }))
+    flags.push_back(target.c_str());
   for (const std::string& o : options) flags.push_back(o.c_str());
   nvrtcProgram p;
   check(n.nvrtcCreateProgram(&p, source.c_str(), (name + ".cu").c_str(), static_cast<int>(names.size()), texts.data(),

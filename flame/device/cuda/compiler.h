@@ -8,7 +8,8 @@
 
 namespace flame::cuda {
 
-// The cubin of `text` for compute capability `arch` (90 for 9.0). ValueError with the compiler's log if it does not compile.
+// The cubin of `text` for compute capability `arch` (90 for 9.0), unless an option names an architecture. ValueError with the
+// compiler's log if it does not compile.
 std::string compile(const std::string& name, std::string_view text, const std::vector<std::string>& options, int arch);
 
 // As above, from the cache's folder if it is there: $FLAME_CACHE, else ~/.cache/flame. A damaged entry is made anew.

@@ -60,7 +60,7 @@ struct Helpers {
         turns(channels > 1 && taps > 1 && !is_channels_last(c.w.shape, c.w.strides)) {
     if (turns)
       swap = d.kernel({"conv filter",
-                       std::string(device_text("device/cuda/filter.cu")),
+                       std::string(own_text("device/cuda/filter.cu")),
                        "swap_last",
                        {std::string("-DFLAME_T=") + device_type(c.x.dtype)}});
   }

@@ -59,6 +59,7 @@ class CudaDevice final : public Device {
   CUcontext context() const { return context_; }
   int arch() const { return arch_; }
   int shared_of_block() const { return shared_of_block_; }  // bytes of shared memory, at most
+  int processors() const { return processors_; }
   const std::string& gpu_name() const { return gpu_name_; }
   bool capturing() const;
   // For graphs: one is captured at a time, on a stream of its own; they are launched behind what the device was given.
@@ -159,7 +160,7 @@ class CudaDevice final : public Device {
   CUdevice handle_ = 0;
   CUcontext context_ = nullptr;
   CUstream stream_ = nullptr, copy_stream_ = nullptr, capture_stream_ = nullptr;
-  int arch_ = 0, shared_of_block_ = 0;
+  int arch_ = 0, shared_of_block_ = 0, processors_ = 0;
   std::string gpu_name_;
   size_t free_at_start_ = 0;
   bool sync_ = false;  // FLAME_SYNC=1: wait after every launch, so that an error shows at its op

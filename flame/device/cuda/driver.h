@@ -64,7 +64,8 @@ namespace flame::cuda {
   F(cuFuncGetParamInfo)                \
   F(cuFuncGetAttribute)                \
   F(cuFuncSetAttribute)                \
-  F(cuLaunchKernel)
+  F(cuLaunchKernel)                    \
+  F(cuTensorMapEncodeTiled)
 
 struct Driver {
 #define FLAME_DECLARE(name) decltype(&::name) name;

@@ -115,4 +115,53 @@ extern "C" __global__ void __launch_bounds__(256)
   sums[row] = convert<T>(static_cast<C>(sum));
 }
 
+// The sums of a's columns in two passes. The first: of bands of rows; a block has 256 columns of one band, whose rows its eight
+// warps take in turn.
+#if FLAME_IN_DOUBLE
+using S = double;
+#else
+using S = float;
+#endif
+extern "C" __global__ void __launch_bounds__(256)
+    column_parts(const T* a, S* parts, int64_t rows, int64_t columns, int64_t row_step, int64_t band, bool packed) {
+  __shared__ S of[8][256];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int64_t across = (columns + 255) / 256, first = blockIdx.x % across * 256 + 8 * lane, top = blockIdx.x / across * band,
+                end = top + band < rows ? top + band : rows;
+  S sums[8] = {};
+  if (first < columns) {
+#pragma unroll 8
+    for (int64_t row = top + warp; row < end; row += 8) {
+      const Eight p = read(a + row * row_step, first, columns, packed);
+#pragma unroll
+      for (int i = 0; i < 8; ++i) sums[i] += static_cast<S>(widen(p.of[i]));
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < 8; ++i) of[warp][i * 32 + lane] = sums[i];
+  __syncthreads();
+  const int64_t column = blockIdx.x % across * 256 + threadIdx.x;
+  if (column >= columns) return;
+  const int at = threadIdx.x % 8 * 32 + threadIdx.x / 8;
+  S sum = of[0][at];
+  for (int i = 1; i < 8; ++i) sum += of[i][at];
+  parts[blockIdx.x / across * columns + column] = sum;
+}
+// The second: of `count` bands; a block has 32 columns, eight threads a column, whose parts are added in order.
+extern "C" __global__ void __launch_bounds__(256) join_parts(const S* parts, T* sums, int64_t count, int64_t columns) {
+  __shared__ double of[8][32];
+  const int x = threadIdx.x % 32, y = threadIdx.x / 32;
+  const int64_t column = static_cast<int64_t>(blockIdx.x) * 32 + x;
+  double sum = 0;
+  if (column < columns) {
+#pragma unroll 8
+    for (int64_t i = y; i < count; i += 8) sum += static_cast<double>(parts[i * columns + column]);
+  }
+  of[y][x] = sum;
+  __syncthreads();
+  if (y != 0 || column >= columns) return;
+  for (int i = 1; i < 8; ++i) sum += of[i][x];
+  sums[column] = convert<T>(static_cast<C>(sum));
+}
+
 }  // namespace flame

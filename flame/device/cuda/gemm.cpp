@@ -72,8 +72,8 @@ cublasLtEpilogue_t epilogue(const GemmDesc& g) {
   const auto of = [](Activation a, cublasLtEpilogue_t relu, cublasLtEpilogue_t gelu) {
     return a == Activation::relu ? relu : gelu;
   };
-  if (g.sums) return CUBLASLT_EPILOGUE_BGRADB;
   if (g.slope != Activation::none) return of(g.slope, CUBLASLT_EPILOGUE_DRELU, CUBLASLT_EPILOGUE_DGELU);
+  if (g.sums) return CUBLASLT_EPILOGUE_BGRADB;
   if (g.activation == Activation::none) return g.bias ? CUBLASLT_EPILOGUE_BIAS : CUBLASLT_EPILOGUE_DEFAULT;
   if (g.keep)
     return g.bias ? of(g.activation, CUBLASLT_EPILOGUE_RELU_AUX_BIAS, CUBLASLT_EPILOGUE_GELU_AUX_BIAS)
@@ -106,7 +106,7 @@ class Product {
     if (op_) f_.cublasLtMatmulDescDestroy(op_);
   }
   bool prepare();  // false: the library has no algorithm
-  size_t workspace() const { return pointers_ ? 3 * sizeof(void*) * static_cast<size_t>(problem_.batches()) : 0; }
+  size_t workspace() const;
   void run(const Run& r);
 
  private:
@@ -146,7 +146,7 @@ class Product {
   std::vector<cublasLtMatmulAlgo_t> candidates_;  // for operands at multiples of 16 bytes
   Ref<Plan> apart_;                               // the product, and a kernel for its epilogue
   struct Own {
-    const char* text;
+    std::string text;
     Ref<Plan> plan;
   };
   std::vector<Own> own_;  // further candidates
@@ -251,18 +251,25 @@ std::vector<std::string> Product::configs() const {
   return out;
 }
 
-// An activation or a slope by a kernel of ours is a candidate too, since some epilogues take longer than the pass they save,
-// and for small products a whole one.
+// What an epilogue does by kernels of ours is a candidate too, since some take longer than the pass they save, and so are whole
+// products: small ones, and on Hopper those of 16 bits with gelu_tanh.
 bool Product::prepare() {
-  unaligned_ = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
-  if (unaligned_.empty() && !has_epilogue(desc_)) return false;
-  candidates_ = heuristics(16, deterministic() ? 1 : most_candidates);
-  if (candidates_.empty()) return false;
-  const bool timed = !deterministic(), through = timed && has_epilogue(desc_) && !desc_.sums;
+  const bool timed = !deterministic(), summed_slope = desc_.sums && desc_.slope != Activation::none;
+  if (!summed_slope) {  // which cuBLASLt takes three times as long for as for its parts
+    unaligned_ = heuristics(static_cast<uint32_t>(size_of(problem_.dtype)), 1);
+    if (unaligned_.empty() && !has_epilogue(desc_)) return false;
+    candidates_ = heuristics(16, deterministic() ? 1 : most_candidates);
+    if (candidates_.empty()) return false;
+  }
+  const bool through = summed_slope || (timed && has_epilogue(desc_));
   if (through || unaligned_.empty()) apart_ = unfused_gemm(device_, desc_, device_.gemm(without_epilogue(desc_)));
   if (through) own_.push_back({"apart: a product, and a kernel behind it", apart_});
-  if (timed)
+  if (timed) {
     if (Ref<Plan> small = small_gemm(device_, desc_)) own_.push_back({"own: small tiles", std::move(small)});
+    for (const int columns : wide_gemm_columns)
+      if (Ref<Plan> wide = wide_gemm(device_, desc_, columns))
+        own_.push_back({fmt::format("own: tiles of 128 x {}", columns), std::move(wide)});
+  }
   decided_ = candidates_.size() + own_.size() < 2;
   if (!decided_)
     if (const auto known = find_choice(key_, configs())) {
@@ -270,6 +277,15 @@ bool Product::prepare() {
       decided_ = true;
     }
   return true;
+}
+
+// Of pointers, or of what is done by kernels of ours, as long as that may run.
+size_t Product::workspace() const {
+  size_t most = pointers_ ? 3 * sizeof(void*) * static_cast<size_t>(problem_.batches()) : 0;
+  if (apart_ && (!decided_ || unaligned_.empty())) most = std::max(most, apart_->workspace);
+  for (size_t i = 0; i < own_.size(); ++i)
+    if (!decided_ || chosen_ == candidates_.size() + i) most = std::max(most, own_[i].plan->workspace);
+  return most;
 }
 
 cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) const {
@@ -371,7 +387,7 @@ void* Libraries::Blas::scratch() {
 Ref<Kernel> gemm_batches_kernel(Device& d, DType t) {
   return d.kernel(
       {"gemm batches",
-       std::string(device_text("device/cuda/gemm.cu")),
+       std::string(own_text("device/cuda/gemm.cu")),
        "batch_pointers",
        {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_OUT=") + device_type(t), "--fmad=false"}});
 }

@@ -2,6 +2,7 @@
 #pragma once
 #include <memory>
 #include <mutex>
+#include <string_view>
 
 #include "flame/device/device.h"
 
@@ -25,13 +26,19 @@ class Libraries {
   std::unique_ptr<Dnn> dnn_;
 };
 
+// A text that the plugin carries, by its path below flame/.
+std::string_view own_text(std::string_view path);
 // The own kernels, for what the libraries refuse; on any device that takes kernels.
 Ref<Plan> own_gemm(Device& d, const GemmDesc& g);
 // float32 that may be rounded to TF32, of few multiplications, with what a device fuses inside; for buffers at multiples of 16
 // bytes. Null for anything else.
 Ref<Plan> small_gemm(Device& d, const GemmDesc& g);
+// 16-bit products with gelu_tanh or its slope, on Hopper, in tiles of so many columns; likewise.
+inline constexpr int wide_gemm_columns[] = {256, 192};
+Ref<Plan> wide_gemm(CudaDevice& d, const GemmDesc& g, int columns);
 Ref<Plan> own_conv(Device& d, const ConvDesc& c);
-// A product with what a device fuses done by kernels of ours, behind `product`, the plan of the description without it.
+// A product with what a device fuses done by kernels of ours, behind `product`, the plan of the description without what is done
+// last: sums if there are any.
 bool has_epilogue(const GemmDesc& g);
 GemmDesc without_epilogue(const GemmDesc& g);
 Ref<Plan> unfused_gemm(Device& d, const GemmDesc& g, const Ref<Plan>& product);

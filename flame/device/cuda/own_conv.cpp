@@ -42,7 +42,7 @@ Problem problem(const ConvDesc& d) {
 
 ConvFinish::ConvFinish(Device& d, DType t, bool bias, Activation a)
     : kernel_(d.kernel({"conv finish",
-                        std::string(device_text("device/cuda/filter.cu")),
+                        std::string(own_text("device/cuda/filter.cu")),
                         "finish",
                         {std::string("-DFLAME_T=") + device_type(t), std::string("-DFLAME_BIAS=") + (bias ? "1" : "0"),
                          std::string("-DFLAME_RELU=") + (a == Activation::relu ? "1" : "0"), "--fmad=false"}})) {}
@@ -60,7 +60,7 @@ Ref<Plan> own_conv(Device& d, const ConvDesc& c) {
   const std::string name = std::string("conv ") + entries[static_cast<int>(c.pass)];
   if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
   const Ref<Kernel> k = d.kernel({name,
-                                  std::string(device_text("device/cuda/conv.cu")),
+                                  std::string(own_text("device/cuda/conv.cu")),
                                   entries[static_cast<int>(c.pass)],
                                   {std::string("-DFLAME_T=") + device_type(c.x.dtype), "--fmad=false"}});
   const Problem p = problem(c);

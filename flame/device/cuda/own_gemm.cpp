@@ -35,7 +35,7 @@ Ref<Plan> own_gemm(Device& d, const GemmDesc& g) {
   if (numel(g.c.shape) == 0) return make_ref<Plan>("gemm", [](const Run&) {});
   const DeviceGemm q(p);
   const Ref<Kernel> k = d.kernel({"gemm",
-                                  std::string(device_text("device/cuda/gemm.cu")),
+                                  std::string(own_text("device/cuda/gemm.cu")),
                                   "gemm",
                                   {std::string("-DFLAME_T=") + device_type(p.dtype),
                                    std::string("-DFLAME_OUT=") + device_type(p.c_dtype), "--fmad=false"}});
@@ -106,7 +106,7 @@ Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
   const auto option = [](const char* name, int value) { return fmt::format("-DFLAME_{}={}", name, value); };
   const Ref<Kernel> kernel =
       d.kernel({"gemm_small",
-                std::string(device_text("device/cuda/gemm_small.cu")),
+                std::string(own_text("device/cuda/gemm_small.cu")),
                 "gemm_small",
                 {option("A", a->along_k), option("A_PACK", a->pack), option("B", b->along_k), option("B_PACK", b->pack),
                  option("BIAS", g.bias), option("RELU", relu), option("SUMS", g.sums), option("TILE", tiles.tile),

@@ -78,6 +78,17 @@ struct flame_cuda_state {
   *out = {d.driver_used(), d.busy(), d.uploading()};
 }
 
+// A text that the plugin carries; it lasts.
+[[gnu::visibility("default")]] const char* flame_cuda_text(const char* path) { return cuda::own_text(path).data(); }
+
+// The plan of a product on Hopper by the own kernel, or null; the caller has a count of it.
+[[gnu::visibility("default")]] Plan* flame_cuda_wide_gemm(Device* d, const GemmDesc* g, int columns) {
+  auto* gpu = dynamic_cast<cuda::CudaDevice*>(d);
+  const Ref<Plan> p = gpu ? cuda::wide_gemm(*gpu, *g, columns) : Ref<Plan>();
+  if (p) p->retain();
+  return p.get();
+}
+
 // The plan of a small product by the own kernel, or null; the caller has a count of it.
 [[gnu::visibility("default")]] Plan* flame_cuda_small_gemm(Device* d, const GemmDesc* g) {
   const Ref<Plan> p = cuda::small_gemm(*d, *g);
