@@ -325,6 +325,81 @@ TEST(CudaRows, ColumnSumsHaveTheCpusBits) {
   for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(there[i], here[i]), "") << i;
 }
 
+// Sums down columns share the launch of rows' sums, with the bits of op by op and of the CPU, whichever comes first.
+TEST(CudaRows, ColumnsAreSummedBesideRows) {
+  FLAME_NEEDS_GPU(d);
+  struct Case {
+    Shape shape;
+    DType dtype;
+    bool columns_first, fuses;
+  };
+  const Case cases[] = {{{96, 200, 40}, DType::f32, true, true},     {{96, 200, 40}, DType::bf16, false, true},
+                        {{2, 12'353, 33}, DType::f32, true, true},   {{1, 24'400, 64}, DType::bf16, true, true},
+                        {{50, 2, 192, 12}, DType::f64, false, true}, {{96, 256, 16}, DType::i32, true, true},
+                        {{90, 256, 16}, DType::f32, true, false},    {{200, 130, 16}, DType::f32, false, false}};
+  for (const Case& c : cases) {
+    const int summed = c.shape.rank() - 2;
+    Shape wide = c.shape;
+    wide[summed + 1] += 3;
+    const auto made = [&](const Shape& s, uint64_t seed) { return (normal(s, DType::f32, seed) * 8).to(c.dtype); };
+    Shape thin = Dims::filled(c.shape.rank(), 1);
+    thin[0] = c.shape[0];
+    thin[summed + 1] = c.shape[summed + 1];
+    const Tensors in{made(c.shape, 2), made(c.shape, 3), made(wide, 4), made(thin, 5)};
+    const auto work = [&](const Tensors& i) {
+      const Tensor &dy = i[0], &x = i[1], y = i[2].slice(-1, 1, c.shape[summed + 1] + 1);
+      const Tensor weighted = dy * i[3];
+      Tensors columns;
+      const auto sums = [&] { columns = {sum(dy * x, summed), sum(dy, summed), amax(y, summed)}; };
+      if (c.columns_first) sums();
+      const Tensor a = sum(weighted, Axes{-1}, true), b = sum(weighted * x, Axes{-1}, true);
+      const Tensor dx = weighted - (a + x * b);
+      const Tensor z = dx * y;
+      if (!c.columns_first) sums();
+      Tensors all{dx, a * 2, sum(z, summed) * 3, columns[0], columns[1], columns[2]};
+      return all;
+    };
+    const auto run = [&](const Tensors& i) {
+      const uint64_t before = stats().launches;
+      const Tensors all = work(i);
+      for (const Tensor& t : all) t.data();
+      return std::pair(all, stats().launches - before);
+    };
+    Tensors there;
+    for (const Tensor& x : in) there.push_back(x.to(d));
+    const auto [fused, launches] = run(there);
+    EXPECT_EQ(launches == 1, c.fuses) << to_string(c.shape) << " " << name_of(c.dtype) << ": " << launches;
+    set_fusion(false);
+    const Tensors alone = run(there).first;
+    set_fusion(true);
+    const Tensors here = run(in).first;
+    for (size_t i = 0; i < fused.size(); ++i) {
+      EXPECT_EQ(difference(fused[i], alone[i]), "") << to_string(c.shape) << " " << name_of(c.dtype) << " result " << i;
+      EXPECT_EQ(difference(fused[i], here[i]), "") << to_string(c.shape) << " " << name_of(c.dtype) << " result " << i;
+    }
+  }
+}
+
+// Casts, numbers and lost axes behind a sum are part of its launch.
+TEST(CudaRows, WhatFollowsALongSumIsStoredWithIt) {
+  FLAME_NEEDS_GPU(d);
+  const auto work = [](const Tensor& x) {
+    return Tensors{mean(x, 0).to(DType::bf16), sum(x * 2, 0), amax(x, 0, true)};
+  };
+  const auto whole = [](const Tensor& x) { return Tensors{mean(x), (sum(x) * 0.5).to(DType::f16), amax(x) - 1}; };
+  for (const int64_t rows : {200, 5000})
+    for (const auto& fn : {+work, +whole}) {
+      const Tensor x = normal({rows, 40}), y = x.to(d);
+      y.data();
+      const uint64_t before = stats().launches;
+      const Tensors there = fn(y);
+      for (const Tensor& t : there) t.data();
+      EXPECT_EQ(stats().launches - before, 1u) << rows;
+      const Tensors here = fn(x);
+      for (size_t i = 0; i < here.size(); ++i) EXPECT_EQ(difference(there[i], here[i]), "") << rows << " result " << i;
+    }
+}
+
 std::vector<Shape> parameter_shapes() {
   return {Shape{3}, Shape{17, 5}, Shape{}, Shape{5000}, Shape{0, 2}, Shape{3, 4, 6}, Shape{300, 700}, Shape{129, 1}};
 }

@@ -108,22 +108,25 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
     if (n == 0) return make_ref<Plan>(name, [](const Run&) {});
     return make_ref<Plan>(name, pointwise_body(std::move(p), d, name, n));
   }
-  const int64_t items = p.mode == Mode::column ? s.outer * s.inner : s.rows;
+  const int64_t items = p.mode == Mode::column || p.summed > 0 ? s.outer * s.inner : s.rows;
   if (items == 0) return make_ref<Plan>(name, [](const Run&) {});
   const bool block_rows = cuda_block_rows(p, s);
-  const bool finishes = (p.mode == Mode::wide && !block_rows) || (p.mode == Mode::column && s.partials > 1);
+  const bool columns = p.mode == Mode::column || p.summed > 0;
+  const bool finishes = (p.mode == Mode::wide && !block_rows) || (columns && s.partials > 1);
   int64_t count = 0;
-  for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce;
+  for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce && (p.summed == 0 || n.column);
   const bool joins = p.mode == Mode::wide && s.partials > cuda_wide_chunk;
   const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes, joins);
-  if (p.mode == Mode::row || block_rows) {
+  if ((p.mode == Mode::row && p.summed == 0) || block_rows) {
     const Grid grid{.blocks = block_rows ? s.rows : blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
     return make_ref<Plan>(name, [k, grid, leaves](const Run& r) { run(k->island, grid, k->arguments(r, leaves)); });
   }
   const bool wide = p.mode == Mode::wide;
   constexpr int64_t warps = cuda_threads / 32;
   const int64_t partials = items * s.partials, room = wide ? items * cuda_wide_partials(s) : partials;
-  const Grid first = wide ? Grid{.blocks = blocks_for(partials, warps)} : column_grid(partials, s.deep);
+  const Grid first = wide           ? Grid{.blocks = blocks_for(partials, warps)}
+                     : p.summed > 0 ? Grid{.blocks = s.outer * s.partials}
+                                    : column_grid(partials, s.deep);
   const Grid second{.blocks = blocks_for(room - partials, warps), .y = count};
   Grid last = wide ? Grid{.blocks = joins ? items : blocks_for(items, warps)} : column_grid(items, s.finish_deep);
   last.y = count;

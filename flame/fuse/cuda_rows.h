@@ -50,13 +50,27 @@ class Rows : protected Draws {
   std::vector<int> reductions(int pass) const {
     std::vector<int> out;
     for (int i = 0; i < nodes(); ++i)
-      if (node(i).kind == Kind::reduce && level_[static_cast<size_t>(i)] == pass + 1) out.push_back(i);
+      if (node(i).kind == Kind::reduce && !node(i).column && level_[static_cast<size_t>(i)] == pass + 1)
+        out.push_back(i);
+    return out;
+  }
+  // The sums down columns of what a pass makes; of all passes: -1.
+  std::vector<int> column_sums(int pass) const {
+    std::vector<int> out;
+    for (int i = 0; i < nodes(); ++i)
+      if (node(i).column && node(i).kind == Kind::reduce && (pass < 0 || level_[static_cast<size_t>(i)] == pass))
+        out.push_back(i);
+    return out;
+  }
+  std::vector<int> sums_in(int pass) const {
+    std::vector<int> out = reductions(pass);
+    for (int i : column_sums(pass)) out.push_back(i);
     return out;
   }
   // The nodes whose elements a pass makes: inputs of its reductions, and outputs.
   std::vector<int> made_in(int pass) const {
     std::vector<int> out;
-    for (int i : reductions(pass))
+    for (int i : sums_in(pass))
       if (node(i).in[0].kind == Src::Kind::node) out.push_back(node(i).in[0].index);
     for (int i = 0; i < nodes(); ++i)
       if (!node(i).row && node(i).output >= 0 && level_[static_cast<size_t>(i)] == pass) out.push_back(i);
@@ -70,7 +84,7 @@ class Rows : protected Draws {
       else if (kept(i) && first_[at] < pass) n.kept[at] = true;
     }
     if (std::find(n.kept.begin(), n.kept.end(), true) != n.kept.end()) prune(n, pass);
-    for (int i : reductions(pass))
+    for (int i : sums_in(pass))
       if (node(i).in[0].kind == Src::Kind::leaf) n.leaves[static_cast<size_t>(node(i).in[0].index)] = true;
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) n.leaves[k] = false;
@@ -96,6 +110,11 @@ class Rows : protected Draws {
       out += steps_ ? fmt::format("{0}{1} = inside ? static_cast<{3}>({2}) : {1};\n", indent, z, next,
                                   computed(node(i).compute))
                     : fmt::format("{}{} = {};\n", indent, z, next);
+    }
+    for (int i : column_sums(pass)) {
+      const std::string s = fmt::format("s{}[j]", i);
+      out += fmt::format("{0}{1} = inside ? static_cast<{3}>({2}) : {1};\n", indent, s,
+                         join(node(i), s, source(node(i), 0)), computed(node(i).compute));
     }
     for (int i = 0; i < nodes(); ++i)
       if (const int o = node(i).output; o >= 0 && !node(i).row && level_[static_cast<size_t>(i)] == pass)
@@ -169,11 +188,13 @@ class Rows : protected Draws {
         last[i] = pass;
       }
     }
-    if (cost * steps > most_unrolled) return;
+    if (cost * steps > most_unrolled && p_.summed == 0) return;
     steps_ = steps;
     int room = registers;
+    const auto need_of = [&](DType t) { return steps * (size_of(t) == 8 ? 2 : 1); };
+    for (int i : column_sums(-1)) room -= need_of(node(i).compute) / 2;
     const auto take = [&](DType t) {
-      const int need = steps * (size_of(t) == 8 ? 2 : 1);
+      const int need = need_of(t);
       if (need > room) return false;
       room -= need;
       return true;
@@ -216,7 +237,7 @@ class Rows : protected Draws {
   }
 
   std::string row_kernel() {
-    const int warps = cuda_row_warps(space_), rows_a_block = cuda_threads / 32 / warps, end = p_.kept + p_.reduced;
+    const int warps = cuda_row_warps(space_), rows_a_block = cuda_threads / 32 / warps;
     const std::string rows = number("rows", space_.rows), cols = number("cols", space_.cols);
     plan_registers(space_.cols, warps);
     std::string out = head("island");
@@ -226,8 +247,13 @@ class Rows : protected Draws {
         "  const bool live = own < rows;\n  const I row = live ? own : rows - 1;\n"
         "  const I from = part * 1024 + lane, to = cols < (part + 1) * 1024 ? cols : (part + 1) * 1024;\n",
         warps, rows_a_block, rows, cols);
-    out += coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
-           drawn_in_rows(steps_, "  ");
+    return out + row_body(warps) + "}\n";
+  }
+  // What `warps` warps do with row `row`.
+  std::string row_body(int warps) {
+    const int end = p_.kept + p_.reduced;
+    std::string out = coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
+                      drawn_in_rows(steps_, "  ");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
     for (int pass = 0; pass < passes_; ++pass) {
@@ -236,7 +262,7 @@ class Rows : protected Draws {
                   element_of(pass, "    ", p_.kept, end, steps_ ? "if (live && inside) " : "if (live) "));
       for (int i : reductions(pass)) out += across_warps(i, warps);
       for (int i = 0; i < nodes(); ++i)
-        if (node(i).row &&
+        if (node(i).row && !node(i).column &&
             std::max(level_[static_cast<size_t>(i)], 1) == pass + 1) {  // one that needs no sum comes first
           if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
           else out += compute(i, "  ");
@@ -247,7 +273,7 @@ class Rows : protected Draws {
                                              : written(i));
         }
     }
-    return out + "}\n";
+    return out;
   }
   // z<i> of a row's warps joined, as the CPU joins blocks of 1,024; every thread gets the result.
   std::string across_warps(int i, int warps) {

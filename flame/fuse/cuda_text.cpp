@@ -1,7 +1,7 @@
 // Writes CUDA text for islands: pointwise groups, sums of long rows and of columns. Sums are added up in the CPU's order.
 #include "flame/fuse/cuda_text.h"
 
-#include "flame/fuse/cuda_rows.h"
+#include "flame/fuse/cuda_columns.h"
 
 namespace flame {
 namespace {
@@ -16,9 +16,9 @@ bool along_rows(const Dims& dims, const LeafDesc& l, int64_t width) {
 }
 bool crosses(const LeafDesc& l, int axis) { return l.strides[axis] == 1 && std::abs(l.strides.back()) > 1; }
 
-class Writer : Rows {
+class Writer : Columns {
  public:
-  Writer(const Program& p, int width) : Rows(p, width) {}
+  Writer(const Program& p, int width) : Columns(p, width) {}
 
   CudaKernelText run() {
     wide_index_ = needs_wide_index();
@@ -31,6 +31,7 @@ class Writer : Rows {
     std::string kernels;
     if (p_.mode == Mode::column) kernels = column_kernels();
     else if (p_.mode == Mode::wide) kernels = wide_kernels();
+    else if (p_.summed > 0) kernels = summed_row_kernels();
     else if (p_.has_reduce) kernels = row_kernel();
     else if (const int axis = cuda_tile_axis(p_); axis >= 0) kernels = tile_kernel(axis);
     else kernels = width_ > 1 ? vector_kernel() : element_kernel();
@@ -154,22 +155,7 @@ class Writer : Rows {
            walk(last, across, "left", axis, down, "top", direct + nodes_text + stores) + "}\n";
   }
 
-  // ---- wide and column modes: partials, then their joining
-  std::string partial(int k, int i, const std::string& at) {
-    return fmt::format("reinterpret_cast<{}*>(a.w + {} * static_cast<int64_t>(a.region) * 8)[{}]",
-                       computed(node(i).compute), k, at);
-  }
-  void workspace() { field("char* w", {CudaField::Kind::workspace}); }
-  std::string store_reduced(int i, int from, int to, int after, const std::string& indent) {
-    const int o = node(i).output;
-    if (o < 0) return {};
-    std::string at = output_offset(o, from, to);
-    if (after < rank_) at += " + " + output_offset(o, after, rank_);
-    return reduced(i, fmt::format("z{}", i), indent) +
-           fmt::format("{}a.q{}[{}] = {};\n", indent, o, at,
-                       stored(p_.outputs[static_cast<size_t>(o)].dtype, fmt::format("v{}", i)));
-  }
-
+  // ---- wide mode
   // A block a row: its warps take the chunks in turn and leave what each comes to in shared memory.
   std::string block_row_kernel() {
     const int end = p_.kept + p_.reduced;
@@ -294,98 +280,6 @@ class Writer : Rows {
         "  __syncthreads();\n  return part[0];\n}}\n",
         computed(node(i).compute), i, join(node(i), "x", "y"));
   }
-
-  // The place of a thread among those that share columns: `deep` of them, the others side by side. None leaves early.
-  std::string columns_of(const std::string& deep, const std::string& all) {
-    return fmt::format(
-        "  const I deep = {}, all = {}, width = static_cast<I>(blockDim.x) / deep;\n"
-        "  const I side = static_cast<I>(threadIdx.x) % width, own_part = static_cast<I>(threadIdx.x) / width;\n"
-        "  const I at = static_cast<I>(blockIdx.x) * width + side;\n  const bool live = at < all;\n"
-        "  const I own = live ? at : all - 1;\n",
-        deep, all);
-  }
-  // What a thread leaves in shared memory for those that join: the k-th of a few values.
-  std::string left(size_t k, int i, const std::string& at) const {
-    return fmt::format("reinterpret_cast<{}*>(left + {})[{}]", computed(node(i).compute), k * cuda_threads * 8, at);
-  }
-  // A thread a chunk, side by side down the columns; those of a part meet in shared memory. Several parts are finished by
-  // a second kernel.
-  std::string column_kernels() {
-    constexpr size_t room = 16;  // sums whose values are in shared memory at a time
-    const int end = p_.kept + p_.reduced;
-    const bool single = space_.partials == 1;
-    const std::vector<int> all = reductions(0);
-    if (!single) workspace();
-    const std::string reduced_n = number("reduced", space_.reduced), inner = number("inner", space_.inner),
-                      kept = number("kept", space_.outer * space_.inner);
-    number("partials", space_.partials);
-    number("region", space_.outer * space_.inner * space_.partials);
-    number("finish_deep", space_.finish_deep);
-    const auto place = [&] {
-      return fmt::format("  const I in = column % {0}, outer = column / {0};\n", inner) +
-             coordinates("outer", 0, p_.kept, "  ") + coordinates("in", end, rank_, "  ");
-    };
-    std::string out = head("island");
-    out += fmt::format("  __shared__ alignas(8) char left[{}];\n", std::min(room, all.size()) * cuda_threads * 8);
-    out += columns_of(number("deep", space_.deep), "static_cast<I>(a.region)");
-    out += fmt::format(
-        "  const I part = own / {0}, column = own % {0}, first = part * {1} + own_part * {2};\n"
-        "  const I to = !live ? first : {3} < first + {2} ? {3} : first + {2};\n",
-        kept, column_part, column_chunk, reduced_n);
-    out += place();
-    for (size_t k = 0; k < p_.leaves.size(); ++k)
-      out += row_pointer('b', in_memory(p_.leaves[k].dtype), int(k),
-                         leaf_offset(int(k), 0, p_.kept) + " + " + leaf_offset(int(k), end, rank_), "  ");
-    for (size_t o = 0; o < p_.outputs.size(); ++o)
-      if (!p_.outputs[o].row)
-        out += row_pointer('e', in_memory(p_.outputs[o].dtype), int(o),
-                           output_offset(int(o), 0, p_.kept) + " + " + output_offset(int(o), end, rank_), "  ");
-    out += accumulators(0, "  ") + drawn_in_columns("  ");
-    out +=
-        fmt::format("#pragma unroll {}\n  for (I step = first; step < to; ++step) {{\n", p_.leaves.size() > 2 ? 4 : 8) +
-        coordinates("step", p_.kept, end, "    ") + element_of(0, "    ", p_.kept, end, "") + "  }\n";
-    out += fmt::format("  const I chunks = ({} - part * {} + {}) / {};\n", reduced_n, column_part, column_chunk - 1,
-                       column_chunk);
-    for (size_t from = 0; from < all.size(); from += room) {
-      const size_t until = std::min(from + room, all.size());
-      if (from > 0) out += "  __syncthreads();\n";
-      for (size_t k = from; k < until; ++k)
-        out += fmt::format("  {} = z{};\n", left(k - from, all[k], "threadIdx.x"), all[k]);
-      out += "  __syncthreads();\n  if (own_part == 0 && live) {\n";
-      for (size_t k = from; k < until; ++k) {
-        const std::string z = fmt::format("z{}", all[k]);
-        out += fmt::format("#pragma unroll\n    for (I k = 1; k < {}; ++k)\n      if (k < chunks) {} = {};\n",
-                           column_chunks, z, join(node(all[k]), z, left(k - from, all[k], "k * width + side"))) +
-               (single ? store_reduced(all[k], 0, p_.kept, end, "    ")
-                       : fmt::format("    {} = {};\n", partial(int(k), all[k], "own"), z));
-      }
-      out += "  }\n";
-    }
-    out += "}\n";
-    if (single) return out;
-    out += head("finish") + fmt::format("  __shared__ alignas(8) char left[{}];\n", cuda_threads * 8) +
-           columns_of(number("finish_deep", 0), kept) + "  const I column = own, partials = " + number("partials", 0) +
-           ";\n" + place();
-    for (size_t k = 0; k < all.size(); ++k) {
-      const int i = all[k];
-      const std::string z = fmt::format("z{}", i);
-      out += fmt::format(
-          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n"
-          "    for (I group = 0; group * {4} < partials; group += deep) {{\n"
-          "      const I first = (group + own_part) * {4};\n      {1} x[{4}];\n"
-          "#pragma unroll\n      for (I j = 0; j < {4}; ++j)\n        if (first + j < partials) x[j] = {5};\n"
-          "#pragma unroll\n      for (I j = 1; j < {4}; ++j)\n        if (first + j < partials) x[0] = {6};\n"
-          "      if (group > 0) __syncthreads();\n      if (first < partials) {7} = x[0];\n      __syncthreads();\n"
-          "      for (I j = 0; own_part == 0 && j < deep && (group + j) * {4} < partials; ++j) {{\n"
-          "        const {1} next = {8};\n        z{2} = group + j == 0 ? next : static_cast<{1}>({9});\n      }}\n"
-          "    }}\n    if (own_part == 0 && live) {{\n",
-          k, computed(node(i).compute), i, identity(node(i)), column_group,
-          partial(int(k), i, "(first + j) * static_cast<int64_t>(all) + column"), join(node(i), "x[0]", "x[j]"),
-          left(0, i, "threadIdx.x"), left(0, i, "j * width + side"), join(node(i), z, "next"));
-      out += store_reduced(i, 0, p_.kept, end, "      ") + "    }\n  }\n";
-    }
-    return out + "}\n";
-  }
 };
 
 }  // namespace
@@ -396,15 +290,22 @@ CudaSpace cuda_space(const Program& p) {
   s.rows = product(p.dims, 0, p.kept);
   s.cols = product(p.dims, p.kept, rank);
   if (p.mode == Mode::wide) s.partials = (s.cols + cuda_wide_chunk - 1) / cuda_wide_chunk;
+  const auto threads = [](int64_t n, int64_t each) {
+    return std::min<int64_t>(column_chunks, std::bit_ceil(static_cast<uint64_t>((n + each - 1) / each)));
+  };
   if (p.mode == Mode::column) {
     s.outer = s.rows;
     s.reduced = product(p.dims, p.kept, p.kept + p.reduced);
     s.inner = product(p.dims, p.kept + p.reduced, rank);
     s.partials = (s.reduced + column_part - 1) / column_part;
-    const auto threads = [](int64_t n, int64_t each) {
-      return std::min<int64_t>(column_chunks, std::bit_ceil(static_cast<uint64_t>((n + each - 1) / each)));
-    };
     s.deep = threads(s.reduced, column_chunk);
+    s.finish_deep = threads(s.partials, column_group);
+  }
+  if (p.summed > 0) {
+    s.outer = product(p.dims, 0, p.kept - p.summed);
+    s.reduced = product(p.dims, p.kept - p.summed, p.kept);
+    s.inner = s.cols;
+    s.partials = (s.reduced + column_part - 1) / column_part;
     s.finish_deep = threads(s.partials, column_group);
   }
   return s;

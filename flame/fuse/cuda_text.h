@@ -23,7 +23,7 @@ struct CudaKernelText {
 // How a group is spread over threads; sizes, so no part of the text.
 struct CudaSpace {
   int64_t rows = 1, cols = 1;                 // pointwise, row and wide modes
-  int64_t outer = 1, reduced = 1, inner = 1;  // column mode
+  int64_t outer = 1, reduced = 1, inner = 1;  // column mode, and rows whose columns are summed
   int64_t partials = 1;                       // a row (wide) or a column
   int64_t deep = 1, finish_deep = 1;          // column mode: threads that share a part, and the parts of a column
 };

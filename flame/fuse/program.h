@@ -13,7 +13,8 @@ enum class Mode : uint8_t {
   wide,    // long rows: chunks are reduced to partials, nothing follows
   column,  // the fastest axis is kept: accumulators run down the reduced axes, nothing follows
 };
-constexpr int64_t widest_row = 4096;  // elements of a row in Mode::row
+constexpr int64_t widest_row = 4096;         // elements of a row in Mode::row
+constexpr int64_t widest_summed_row = 1024;  // where columns are summed as well
 
 // The order of sums down columns, the same on every device: the rows of a chunk one after the other, then likewise the
 // chunks of a part, the parts of a group, and the groups.
@@ -33,7 +34,8 @@ struct NodeDesc {
   Code code{};
   Reduce reduce{};
   DType compute{}, out{};
-  bool row = false;  // one value a row: a reduction or what is computed from it
+  bool row = false;     // one value a row: a reduction or what is computed from it
+  bool column = false;  // a reduction down the summed dims of a row group, or what follows it; `row` is set as well
   Src in[3];
   Strides index_strides;  // iota: 1 along the axis counted, 0 elsewhere; dropout: of the element's number in C order
   int draw = -1;          // dropout: the first of draw_words scalars
@@ -50,6 +52,7 @@ struct Program {
   Dims dims;        // loop dims
   int kept = 0;     // row, wide: dims [0, kept) are kept; column: the outer kept ones
   int reduced = 0;  // dims [kept, kept + reduced) are reduced; column: the rest is inner
+  int summed = 0;   // row: dims [kept - summed, kept) are those that columns are summed along; nothing follows the sums
   bool has_reduce = false;
   std::vector<LeafDesc> leaves;
   std::vector<NodeDesc> nodes;  // inputs come before their readers
