@@ -196,6 +196,23 @@ TEST(Gemm, BatchesThatShareAMatrixBecomeRows) {
   EXPECT_EQ(p.b.batch, (Strides{0, 24}));
 }
 
+TEST(Gemm, NothingFollowsASumOfProductsOrAWiderResult) {
+  const auto refused = [](GemmDesc g, bool adds) {
+    g.a = g.b = contiguous_meta(adds ? DType::f32 : DType::bf16, {8, 8});
+    g.c = contiguous_meta(DType::f32, {8, 8});
+    g.add = adds;
+    EXPECT_THROW(gemm_problem(g), ValueError);
+  };
+  for (const bool adds : {true, false}) {
+    refused({.activation = Activation::relu}, adds);
+    refused({.activation = Activation::relu, .keep = true}, adds);
+    refused({.slope = Activation::gelu_tanh}, adds);
+    refused({.sums = true}, adds);
+  }
+  const Meta m = contiguous_meta(DType::bf16, {2, 8, 8}), wide = contiguous_meta(DType::f32, {2, 8, 8});
+  EXPECT_TRUE(gemm_problem({.a = m, .b = m, .c = wide, .add = true}).add);
+}
+
 TEST(Gemm, DescriptionsThatDoNotFitAreRefused) {
   const auto of = [](const Shape& s) { return contiguous_meta(DType::f32, s); };
   EXPECT_MESSAGE(ShapeError, cpu_gemm({of({2, 3}), of({4, 5}), of({2, 5})}),

@@ -19,6 +19,10 @@ void check(const GemmDesc& d) {
   if ((d.a.dtype != d.c.dtype && !widens) || d.b.dtype != d.a.dtype)
     fail<DTypeError>(Loc::current(), "gemm: expected one dtype, got {}, {} and {}", d.a.dtype, d.b.dtype, d.c.dtype);
   if (d.c.dtype == DType::boolean) fail<DTypeError>(Loc::current(), "gemm: bool has no products");
+  const bool followed = d.activation != Activation::none || d.keep || d.slope != Activation::none || d.sums;
+  if (followed && (d.add || d.c.dtype != d.a.dtype))
+    fail<ValueError>(Loc::current(), "gemm: a product that is {} has no activation, slope or sums behind it",
+                     d.add ? "added to a tensor" : "widened to float32");
   const int rank = d.c.shape.rank();
   if (d.a.shape.rank() < 2 || d.b.shape.rank() < 2 || rank < 2 || d.a.shape.rank() > rank || d.b.shape.rank() > rank)
     bad();

@@ -298,8 +298,9 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
                            reinterpret_cast<cudaStream_t>(device_.stream()));
 }
 
-// Every candidate writes all of its results, so the operands at hand serve; what is added to may be the result, which then goes
-// elsewhere. Without room for that, the first candidate serves for now.
+// Every candidate writes all of its results, so the operands at hand serve; what is added to may be the result, which then
+// goes elsewhere. Without room for that the first candidate serves this plan from now on, since each further try would wait for
+// the device and empty its cache; nothing goes to the disk, so that another process may time them.
 void Product::choose_among(Pointers p, const Run& r) {
   std::shared_ptr<void> elsewhere;
   if (problem_.add) {
@@ -307,7 +308,11 @@ void Product::choose_among(Pointers p, const Run& r) {
     elsewhere = {device_.memory().allocate(bytes, MemoryKind::workspace), [this](void* at) {
                    if (at) device_.memory().deallocate(at);
                  }};
-    if (!elsewhere) return;
+    if (!elsewhere) {
+      chosen_ = 0;
+      decided_ = true;
+      return;
+    }
     p.c = elsewhere.get();
   }
   double best = -1;
@@ -399,7 +404,7 @@ Ref<Plan> blas_gemm(CudaDevice& d, const GemmDesc& g) {
   if (p.batch.rank() > DeviceGemm::most_axes || (p.bias && p.batch.rank() > 1)) return {};
   const auto c = operand(p.c, p.m, p.n);
   if (!operand(p.a, p.m, p.k) || !operand(p.b, p.k, p.n) || !c || c->transposed) return {};
-  if ((g.add || p.c_dtype != p.dtype) && (p.batch.rank() > 0 || has_epilogue(g))) return {};
+  if ((g.add || p.c_dtype != p.dtype) && p.batch.rank() > 0) return {};
   if (has_epilogue(g)) {
     if (p.batch.rank() > 0 || c->lead != p.n) return {};
     const bool gelu = g.activation == Activation::gelu_tanh || g.slope == Activation::gelu_tanh;
