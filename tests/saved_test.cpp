@@ -130,6 +130,24 @@ TEST(SavedTensors, PackedOnceAndUnpackedOnceABackward) {
   EXPECT_EQ(counts.unpacked, 4);
 }
 
+// Of a linear layer: x for the weight's gradient, the weight for that of x.
+TEST(SavedTensors, OnlyWhatAGradientNeedsIsUnpacked) {
+  for (const bool to_x : {false, true})
+    for (const bool to_weight : {false, true}) {
+      Counts counts;
+      Tensor x = full({4, 3}, 0.5), w = full({2, 3}, 0.25), b = zeros({2}).requires_grad_();
+      if (to_x) x.requires_grad_();
+      if (to_weight) w.requires_grad_();
+      const SavedTensorHooksScope scope(offload(counts));
+      const Tensor y = linear(x, w, b);
+      EXPECT_EQ(counts.packed, 2);
+      grad({y}, {b}, {.grad_outputs = {full({4, 2}, 1)}, .retain_graph = true});
+      EXPECT_EQ(counts.unpacked, 0);
+      backward(sum(y));
+      EXPECT_EQ(counts.unpacked, int{to_x} + int{to_weight}) << to_x << to_weight;
+    }
+}
+
 TEST(SavedTensors, TheInnermostScopeCountsAlone) {
   Counts outer, inner;
   Tensor x = full({3}, 0.5).requires_grad_();

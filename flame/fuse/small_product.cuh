@@ -58,6 +58,15 @@ struct Side {
   }
 };
 
+// Four numbers of a row, from `column` of `columns` on; at once if `packed`: the row starts at a multiple of 16 bytes.
+inline void store_row(float* to, const float (&v)[4], int32_t column, int32_t columns, bool packed) {
+  if (packed) *reinterpret_cast<float4*>(to + column) = make_float4(v[0], v[1], v[2], v[3]);
+  else
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (column + i < columns) to[column + i] = v[i];
+}
+
 // What a block of 32 * warps threads makes of a tile, m0 and n0 its first row and column; `depth` chunks a warp are on the way.
 template <class A, class B, int warps, int depth>
 struct SmallProduct {

@@ -116,10 +116,10 @@ class Linear final : public Product {
   void vjp(Vjp& v) const override {
     const Loc loc = v.call_site();
     const bool passes = activation_ == Activation::none || activation_ == Activation::relu;
-    if (passes && v.needs(1) && !v.create_graph() && one_launch_fits(v.grad(0), v.input(0), v.input(1))) {
+    if (passes && v.needs(1) && !v.create_graph() && one_launch_fits(v.grad(0), v.input_meta(0), v.input_meta(1))) {
       const bool relu = activation_ == Activation::relu;
-      const LinearGradients d = one_launch_gradients(v.grad(0), v.input(0), v.input(1), relu ? v.output(0) : Tensor(),
-                                                     v.needs(0), bias_ && v.needs(2), loc);
+      const LinearGradients d = one_launch_gradients(v.grad(0), v.input(0), v.needs(0) ? v.input(1) : Tensor(),
+                                                     relu ? v.output(0) : Tensor(), bias_ && v.needs(2), loc);
       if (d.bias.defined()) v.give(2, d.bias);
       if (d.x.defined()) v.give(0, d.x);
       return v.give(1, d.weight);

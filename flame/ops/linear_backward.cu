@@ -27,13 +27,8 @@ void make(Parts& parts, const A& a, const Across& b, int32_t number, int32_t k, 
   float out[4] = {};
   product.join(parts, row, first, out);
   const int32_t at = m0 + row, column = n0 + first;
-  if (row < tile && at < a.extent && column < b.extent) {
-    to += at * b.extent + column;
-    if (FLAME_IN == 4) *reinterpret_cast<float4*>(to) = make_float4(out[0], out[1], out[2], out[3]);
-    else
-      for (int i = 0; i < 4; ++i)
-        if (column + i < b.extent) to[i] = out[i];
-  }
+  if (row < tile && at < a.extent && column < b.extent)
+    store_row(to + at * b.extent, out, column, b.extent, FLAME_IN == 4);
   if constexpr (sums)
     if (n0 == 0) product.join_sums(parts, to_sums + m0, a.extent - m0);  // the whole block
 }

@@ -47,11 +47,7 @@ extern "C" __global__ void __launch_bounds__(32 * warps, tile == 16 ? 16 / warps
     else out[i] = 0;
 #endif
   }
-  float* const to = c + static_cast<int64_t>(at) * p.n + column;
-  if (inside && p.n % 4 == 0) *reinterpret_cast<float4*>(to) = make_float4(out[0], out[1], out[2], out[3]);
-  else
-    for (int i = 0; i < 4; ++i)
-      if (inside && column + i < p.n) to[i] = out[i];
+  if (inside) store_row(c + static_cast<int64_t>(at) * p.n, out, column, p.n, p.n % 4 == 0);
 #if FLAME_RELU == 2
   bits |= __shfl_down_sync(0xffffffffu, bits, 1) << 4;
   if (inside && threadIdx.x % 2 == 0) *byte = static_cast<uint8_t>(bits);

@@ -6,6 +6,7 @@
 #include "flame/device/cuda/device_gemm.h"
 #include "flame/device/cuda/libraries.h"
 #include "flame/device/kernel.h"
+#include "flame/device/small_tiles.h"
 
 namespace flame::cuda {
 
@@ -73,18 +74,6 @@ struct Small {
   int32_t m, n, k, a_step, b_step;
 };
 
-// The form of tiles that has work for most of a GPU, and lets long sums be shared by many warps with many reads on the way.
-struct Tiles {
-  int tile, warps, depth;
-
-  Tiles(int64_t m, int64_t n, int64_t k)
-      : tile(blocks_for(m, 32) * blocks_for(n, 32) < 96 ? 16 : 32),
-        warps(tile == 16 && k > 512 ? 16 : 8),
-        depth(warps == 16 ? 4
-              : k <= 128  ? 1
-                          : 2) {}
-};
-
 }  // namespace
 
 Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
@@ -100,7 +89,7 @@ Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
   if (std::max(p.m, p.k) * std::abs(a->step) >= far || std::max(p.n, p.k) * std::abs(b->step) >= far ||
       p.m * p.n >= far)
     return {};
-  const Tiles tiles(p.m, p.n, p.k);
+  const SmallTiles tiles(SmallTiles::of(p.m, p.n, 32), p.k, 4);
   const bool slope = g.slope != Activation::none;
   const int relu = slope ? 3 : g.activation == Activation::none ? 0 : g.keep ? 2 : 1;
   const auto option = [](const char* name, int value) { return fmt::format("-DFLAME_{}={}", name, value); };
@@ -113,7 +102,7 @@ Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
                  option("WARPS", tiles.warps), option("DEPTH", tiles.depth), "--fmad=false"}});
   const auto small_of = [](int64_t n) { return static_cast<int32_t>(n); };
   const Small small{small_of(p.m), small_of(p.n), small_of(p.k), small_of(a->step), small_of(b->step)};
-  const Grid grid{.blocks = blocks_for(p.m, tiles.tile) * blocks_for(p.n, tiles.tile), .threads = 32 * tiles.warps};
+  const Grid grid{.blocks = SmallTiles::of(p.m, p.n, tiles.tile), .threads = 32 * tiles.warps};
   return make_ref<Plan>("gemm", [=, bias = g.bias, keep = g.keep, sums = g.sums](const Run& r) {
     const size_t kept = bias ? 3 : 2, c = kept + slope, last = c + 1;
     (*kernel)(grid, small, r.buffers[0], r.buffers[1], bias ? r.buffers[2] : nullptr, r.buffers[c],
