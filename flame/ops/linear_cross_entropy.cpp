@@ -101,21 +101,21 @@ Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& source, 
     loss = pass.loss / count;
   }
   if (!graph) return loss;
-  const auto rule = [o, later, loc](const CustomContext& c) -> std::vector<Tensor> {
-    const Tensor &x = c.saved[0], &source = c.saved[1], &target = c.saved[2], &count = c.saved[3], &g = c.grads[0];
+  // The weight as it is multiplied with, from which a graph leads to the source.
+  const auto rule = [o, later, to = source.dtype(), loc](const CustomContext& c) -> std::vector<Tensor> {
+    const Tensor &x = c.saved[0], &weight = c.saved[1], &target = c.saved[2], &count = c.saved[3], &g = c.grads[0];
     if (c.create_graph) {  // only from the loss to the logits, whose node is this rule's alone
-      const Tensor weight = source.to(x.dtype(), loc);
       const CrossEntropyOptions sums{
           .ignore_index = o.ignore_index, .label_smoothing = o.label_smoothing, .reduction = Reduction::sum};
       const Tensor logits = linear(x, weight, {}, {}, loc);
       const Tensor y = wide_cross_entropy(op_name, logits, target, sums, loc) * inverse(count, loc);
       const Tensor slope = grad({y}, {logits}, {.grad_outputs = {g}, .create_graph = true})[0];
       return {c.needs[0] ? matmul(slope, weight, loc) : Tensor(),
-              c.needs[1] ? matmul(slope.t(loc), x, loc).to(source.dtype(), loc) : Tensor()};
+              c.needs[1] ? matmul(slope.t(loc), x, loc).to(to, loc) : Tensor()};
     }
     if (later) {
-      const Wanted wanted{c.needs[0], c.needs[1] ? std::optional(source.dtype()) : std::nullopt};
-      const Pass again = each_group(x, c.saved[6], target, o, g * inverse(count, loc), wanted, loc);
+      const Wanted wanted{c.needs[0], c.needs[1] ? std::optional(to) : std::nullopt};
+      const Pass again = each_group(x, weight, target, o, g * inverse(count, loc), wanted, loc);
       return {again.dx, again.dw};
     }
     std::vector<Tensor> out(2);
@@ -125,8 +125,7 @@ Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& source, 
         out[i] = whole ? d : (d.to(g.dtype()) * g).to(d.dtype());
     return out;
   };
-  const Tensor again = later ? weight.detach() : Tensor();
-  return with_rule(op_name, in, {loss}, {x, source, target, count, pass.dx, pass.dw, again}, rule, loc)[0];
+  return with_rule(op_name, in, {loss}, {x, weight, target, count, pass.dx, pass.dw}, rule, loc)[0];
 }
 
 // The op, `weight` being `source` cast by autocast or not at all.
