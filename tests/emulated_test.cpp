@@ -176,6 +176,30 @@ TEST(Emulated, SumsOfColumns) {
   }
 }
 
+// Products that are added to a tensor of float32, of operands that no library takes, in place and elsewhere; whole numbers.
+TEST(Emulated, SumsOfProducts) {
+  FLAME_NEEDS_EMULATOR(d);
+  auto* make = plugin_function<Plan*(Device*, const GemmDesc*)>("flame_cuda_own_gemm");
+  if (!make) GTEST_SKIP() << "the plugin has the text";
+  const auto meta = [](const Tensor& x) { return Meta{x.dtype(), x.shape(), x.strides()}; };
+  const auto whole = [](const Shape& s, DType t) { return round(randn(s, {.dtype = DType::f32}) * 2).to(t); };
+  for (const DType t : {DType::bf16, DType::f64}) {
+    if (t == DType::f64 && !full()) continue;
+    const DType wide = t == DType::f64 ? t : DType::f32;
+    const Tensor a = whole({3, 40, 50}, t), b = whole({3, 50, 66}, t), before = whole({3, 40, 33}, wide),
+                 want = matmul(a.to(DType::f64), b.to(DType::f64).slice(2, 0, 66, 2)) + before.to(DType::f64);
+    const Tensor x = a.to(d), y = b.to(d).slice(2, 0, 66, 2), sum = before.to(d), apart = zeros({3, 40, 33}, wide, d);
+    const GemmDesc g{.a = meta(x), .b = meta(y), .c = meta(sum), .add = true};
+    const Ref<Plan> plan = Ref<Plan>::adopt(make(&d, &g));
+    for (const Tensor* to : {&apart, &sum}) {
+      void* const buffers[] = {x.data(), y.data(), sum.data(), to->data()};
+      plan->body({buffers, nullptr, nullptr});
+      EXPECT_EQ(difference(to->to(cpu()), want.to(wide)), "") << name_of(t);
+      if (to == &apart) { EXPECT_EQ(difference(sum.to(cpu()), before), ""); }
+    }
+  }
+}
+
 // Tests of the GPU that are quick enough here; where this binary holds them.
 TEST(Emulated, TestsOfTheGpu) {
   FLAME_NEEDS_EMULATOR(d);

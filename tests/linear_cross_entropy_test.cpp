@@ -172,6 +172,97 @@ TEST(LinearCrossEntropy, AutocastAndRecordedSteps) {
   EXPECT_EQ(recorded.stats().replays, 4u) << recorded.stats().last_miss;
 }
 
+// The gradients that the forward pass has made are those that are multiplied with what arrives.
+TEST(LinearCrossEntropy, WhateverArrivesAtTheLoss) {
+  for (const DType t : {DType::f32, DType::bf16}) {
+    const Head h(t);
+    const auto loss_of = [&] { return linear_cross_entropy(h.x, h.w, h.target, {.rows = 8}); };
+    const auto times = [&](double number) {
+      const Tensor seed = full({}, number, DType::f32);
+      seed.data();  // a number that nobody looks at before it is multiplied with
+      return grad({loss_of()}, {h.x, h.w}, {.grad_outputs = {seed}});
+    };
+    const std::vector<Tensor> one = times(1), two = times(2), three = times(3);
+    const auto expect = [&](const char* what, const std::vector<Tensor>& got, const std::vector<Tensor>& want) {
+      for (size_t i = 0; i < 2; ++i) EXPECT_EQ(difference(got[i], want[i]), "") << what << " " << name_of(t) << i;
+    };
+    const auto gradients = [&](const Tensor& loss) { return grad({loss}, {h.x, h.w}); };
+    expect("the loss", gradients(loss_of()), one);
+    expect("times 1", gradients(loss_of() * 1.0), one);
+    const Tensor loss = loss_of();
+    expect("twice", gradients(loss + loss), two);
+    const Tensor hooked = loss_of();
+    hooked.register_hook([](const Tensor& g) { return full_like(g, 3); });
+    expect("replaced", gradients(hooked), three);
+    const Tensor kept = loss_of();
+    backward(kept, {.retain_graph = true});
+    expect("first", {h.x.grad(), h.w.grad()}, one);
+    backward(kept);
+    expect("second", {h.x.grad(), h.w.grad()}, two);
+  }
+}
+
+// What hooks on saved tensors get: nothing twice, and the weight as it was multiplied with.
+TEST(LinearCrossEntropy, SavesTheWeightOnce) {
+  std::vector<Meta> packed;
+  const auto loss_of = [&](const Head& h) {
+    packed.clear();
+    const SavedTensorHooksScope scope({[&](const Tensor& t) {
+                                         packed.push_back({t.dtype(), t.shape(), t.strides()});
+                                         return std::any(t);
+                                       },
+                                       [](const std::any& t) { return std::any_cast<Tensor>(t); }});
+    return linear_cross_entropy(h.x, h.w, h.target, {.rows = 8});
+  };
+  const auto like_the_weight = [&](DType t) {
+    return std::ranges::count_if(packed, [&](const Meta& m) { return m.dtype == t && m.shape == Shape{50, 16}; });
+  };
+  loss_of(Head(DType::f16));
+  EXPECT_EQ(packed.size(), 4u);  // x, weight, target, count
+  loss_of(Head(DType::f32));
+  EXPECT_EQ(packed.size(), 6u);  // and both gradients
+  for (const DType low : {DType::f16, DType::bf16}) {
+    Head h(DType::f32);
+    const DeviceScope scope(test::listing_device());
+    h.x = Tensor::empty({30, 16}).requires_grad_();
+    h.w = Tensor::empty({50, 16}).requires_grad_();
+    h.target = Tensor::empty({30}, DType::i64);
+    const Tensor loss = autocast(low, [&] { return loss_of(h); });
+    EXPECT_EQ(like_the_weight(low), 1);
+    EXPECT_EQ(like_the_weight(DType::f32), low == DType::bf16);  // its gradient
+    const Tensor first = grad({loss}, {h.w}, {.create_graph = true})[0];
+    EXPECT_EQ(grad({sum(first)}, {h.w})[0].dtype(), DType::f32);
+  }
+}
+
+// A table that is read and multiplied with, under autocast in several groups, against float64.
+void expect_tied(Device& d) {
+  Generator g(3);
+  const auto numbers = [&](const Shape& s) {
+    return round(normal(s, 0, 8, {.generator = &g})) / 8;
+  };  // 16 bits hold them
+  const Tensor start = numbers({20, 8}), rows = randint(0, 20, {30}, {.generator = &g}),
+               target = where(eq(remainder(arange(30), 7), 3), -100, randint(0, 20, {30}, {.generator = &g}));
+  const Tensor w = start.to(DType::f64).requires_grad_();
+  const Tensor exact = cross_entropy(linear(embedding(w, rows) * 0.5, w), target), want = grad({exact}, {w})[0];
+  const DeviceScope on(d);
+  for (const DType low : {DType::bf16, DType::f16}) {
+    const Parameter table(start.to(DType::f32).to(d));
+    const Tensor loss = autocast(low, [&] {
+      return linear_cross_entropy(embedding(table, rows.to(d)) * 0.5, table, target.to(d), {.rows = 7});
+    });
+    backward(loss);
+    EXPECT_NEAR(loss.to(cpu()).item(), exact.item(), 4 * rounding(low) * exact.item()) << name_of(low);
+    const Tensor off = abs(table.grad().to(cpu()).to(DType::f64) - want);
+    EXPECT_LT(max(off).item(), 4 * rounding(low) * max(abs(want)).item()) << name_of(low);
+  }
+}
+TEST(LinearCrossEntropy, OfATiedTableUnderAutocast) { expect_tied(cpu()); }
+TEST(CudaLinearCrossEntropy, OfATiedTableUnderAutocast) {
+  FLAME_NEEDS_GPU(d);
+  expect_tied(d);
+}
+
 // Loss and gradient of one launch, whether it keeps the rows or reads them again, have the bits of two; the gradient lies where the
 // logits did, unless someone else holds them.
 void expect_both_as_apart(Device& d, DType t, int64_t classes, double smoothing) {
@@ -213,22 +304,30 @@ TEST(EmulatedLinearCrossEntropy, LossAndGradientInOneLaunch) {
   expect_both_as_apart(d, DType::bf16, 9001, 0);
 }
 
-// Sums of products on a GPU are not rounded on the way to float32.
+// Sums of products on a GPU are not rounded on the way to float32, whoever multiplies; a sum that somebody else holds stays.
 TEST(CudaLinearCrossEntropy, ProductsAddUpInFloat32) {
   FLAME_NEEDS_GPU(d);
+  if (!d.fuses()) GTEST_SKIP() << "an emulated GPU has no products of its own";
   Generator g(5);
   const auto noise = [&](const Shape& s, DType t) { return normal(s, 0, 1, {.generator = &g}).to(t); };
   for (const DType t : {DType::bf16, DType::f16, DType::f32, DType::f64})
-    for (const int64_t n : {64, 33}) {  // 33: an odd number of bytes between rows
-      Tensor sum, want;
+    for (const auto& [n, step] : {std::pair<int64_t, int64_t>{64, 1}, {33, 1}, {24, 2}}) {
+      // 33: an odd number of bytes between rows; every other column: no library takes it.
+      Tensor sum, want, held, held_before;
       for (int i = 0; i < 3; ++i) {
-        const Tensor a = noise({40, 70}, t), b = noise({40, n}, t);
-        sum = add_product(std::move(sum), a.to(d).t(), b.to(d), Loc::current());
-        const Tensor product = matmul(a.to(DType::f64).t(), b.to(DType::f64));
+        const Tensor a = noise({40, 70}, t), b = noise({40, n * step}, t);
+        const auto columns = [&, n = n, step = step](const Tensor& x) { return x.slice(1, 0, n * step, step); };
+        if (i == 2) {
+          held = sum;
+          held_before = sum.to(cpu());
+        }
+        sum = add_product(std::move(sum), a.to(d).t(), columns(b.to(d)), Loc::current());
+        const Tensor product = matmul(a.to(DType::f64).t(), columns(b.to(DType::f64)));
         want = want.defined() ? want + product : product;
       }
       EXPECT_EQ(sum.dtype(), t == DType::f64 ? t : DType::f32);
       EXPECT_LT(error_of(sum, want).units, 64) << name_of(t) << n;
+      EXPECT_EQ(difference(held.to(cpu()), held_before), "") << name_of(t) << n;
     }
 }
 

@@ -89,6 +89,13 @@ struct flame_cuda_state {
   return p.get();
 }
 
+// The plan of any product by the own kernel; the caller has a count of it.
+[[gnu::visibility("default")]] Plan* flame_cuda_own_gemm(Device* d, const GemmDesc* g) {
+  const Ref<Plan> p = cuda::own_gemm(*d, *g);
+  p->retain();
+  return p.get();
+}
+
 // The plan of a small product by the own kernel, or null; the caller has a count of it.
 [[gnu::visibility("default")]] Plan* flame_cuda_small_gemm(Device* d, const GemmDesc* g) {
   const Ref<Plan> p = cuda::small_gemm(*d, *g);
