@@ -108,8 +108,8 @@ struct Launch {
 enum class Activation : uint8_t { none, relu, gelu, gelu_tanh };
 
 // c[..., m, n] = a[..., m, k] @ b[..., k, n] (+ bias[n]); batch strides may be 0; a and b may be transposed by strides.
-// Buffers: a, b, (bias), (kept), (added) -> c, (kept), (sums). Of devices that fuse(): the last five fields, all but one of
-// them for matrices; and a c of float32 for operands of 16 bits, without any other of them.
+// Buffers: a, b, (bias), (kept), (added) -> c, (kept), (sums). On devices that fuse(), one of: activation (with keep);
+// slope (with sums) or sums, no bias; add. All but add of matrices. c may be float32 for 16 bits, with none but add.
 struct GemmDesc {
   Meta a, b, c;
   bool bias = false;
