@@ -1,5 +1,5 @@
-// Convolutions of few channels by their own kernels: forward, and the gradients to filter and bias through relu, against float64 on the
-// CPU, exactly, for numbers of few bits; on the GPU, or the emulated one.
+// Convolutions of few channels by their own kernels: forward, and the gradients to filter and bias through relu,
+// against float64 on the CPU, exactly, for numbers of few bits; on the GPU, or the emulated one.
 #include <flame/flame.h>
 #include <gtest/gtest.h>
 

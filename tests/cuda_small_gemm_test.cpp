@@ -1,5 +1,6 @@
-// Small products on tensor cores by the own kernels: exact for numbers of few bits, in every layout, ragged, with all that
-// follows a product inside it; the plan is asked for by itself, whatever is faster. And a linear layer's gradients in one launch.
+// Small products on tensor cores by the own kernels: exact for numbers of few bits, in every layout, ragged, with all
+// that follows a product inside it; the plan is asked for by itself, whatever is faster. And a linear layer's
+// gradients in one launch.
 #include <flame/flame.h>
 #include <gtest/gtest.h>
 

@@ -146,7 +146,8 @@ TEST(Emulated, TurnsFilters) {
   }
 }
 
-// The sums of columns beside a product, by the bands that device/cuda/epilogue.cpp gives them; whole numbers, so that they are exact.
+// The sums of columns beside a product, by the bands that device/cuda/epilogue.cpp gives them; whole numbers, so that
+// they are exact.
 TEST(Emulated, SumsOfColumns) {
   FLAME_NEEDS_EMULATOR(d);
   auto* text = plugin_function<const char*(const char*)>("flame_cuda_text");
@@ -176,7 +177,8 @@ TEST(Emulated, SumsOfColumns) {
   }
 }
 
-// Products that are added to a tensor of float32, of operands that no library takes, in place and elsewhere; whole numbers.
+// Products that are added to a tensor of float32, of operands that no library takes, in place and elsewhere; whole
+// numbers.
 TEST(Emulated, SumsOfProducts) {
   FLAME_NEEDS_EMULATOR(d);
   auto* make = plugin_function<Plan*(Device*, const GemmDesc*)>("flame_cuda_own_gemm");

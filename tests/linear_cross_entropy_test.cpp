@@ -263,8 +263,8 @@ TEST(CudaLinearCrossEntropy, OfATiedTableUnderAutocast) {
   expect_tied(d);
 }
 
-// Loss and gradient of one launch, whether it keeps the rows or reads them again, have the bits of two; the gradient lies where the
-// logits did, unless someone else holds them.
+// Loss and gradient of one launch, whether it keeps the rows or reads them again, have the bits of two; the gradient
+// lies where the logits did, unless someone else holds them.
 void expect_both_as_apart(Device& d, DType t, int64_t classes, double smoothing) {
   constexpr int64_t rows = 4;
   Generator g(3);
@@ -304,7 +304,8 @@ TEST(EmulatedLinearCrossEntropy, LossAndGradientInOneLaunch) {
   expect_both_as_apart(d, DType::bf16, 9001, 0);
 }
 
-// Sums of products on a GPU are not rounded on the way to float32, whoever multiplies; a sum that somebody else holds stays.
+// Sums of products on a GPU are not rounded on the way to float32, whoever multiplies; a sum that somebody else holds
+// stays.
 TEST(CudaLinearCrossEntropy, ProductsAddUpInFloat32) {
   FLAME_NEEDS_GPU(d);
   if (!d.fuses()) GTEST_SKIP() << "an emulated GPU has no products of its own";
@@ -348,7 +349,8 @@ TEST(LinearCrossEntropy, LaunchesOfAGroup) {
   };
   EXPECT_EQ(launches(8) - launches(4), 4 * 4u);
 
-  // The table's gradient: a sum of products in float32, to which the rows that were read by index are added. No pass over it besides.
+  // The table's gradient: a sum of products in float32, to which the rows that were read by index are added. No pass
+  // over it besides.
   const Parameter table(Tensor::empty({600, 64}));
   for (int step = 0; step < 2; ++step) {
     table.zero_grad();

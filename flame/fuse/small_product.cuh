@@ -1,7 +1,7 @@
-// Tiles of small float32 products on tensor cores (TF32), c [m, n] = a [m, k] b [k, n]: the warps of a block take turns along k in
-// chunks of 16, and their sums are added in order. Operands go from memory to registers, several chunks on the way: within a
-// chunk k is dealt out to the lanes, and along the other axis rows to tiles, so that a lane reads up to 16 bytes at a time
-// whichever axis is contiguous.
+// Tiles of small float32 products on tensor cores (TF32), c [m, n] = a [m, k] b [k, n]: the warps of a block take
+// turns along k in chunks of 16, and their sums are added in order. Operands go from memory to registers, several
+// chunks on the way: within a chunk k is dealt out to the lanes, and along the other axis rows to tiles, so that a
+// lane reads up to 16 bytes at a time whichever axis is contiguous.
 #pragma once
 #include "flame/fuse/tensor_cores.cuh"
 
@@ -9,9 +9,10 @@ namespace flame {
 
 constexpr int chunk = 16;
 
-// An operand and how it is read. along_k: k is contiguous, else its places are (rows of a, columns of b), of which a lane has `places`
-// in a tile of eight times as many; pack: 4, or 1 where rows do not start at multiples of 16 bytes; masked: numbers count where those of
-// `mask`, which lies as x does, are not 0 or less. No operand reaches beyond 2^31 numbers.
+// An operand and how it is read. along_k: k is contiguous, else its places are (rows of a, columns of b), of which a
+// lane has `places` in a tile of eight times as many; pack: 4, or 1 where rows do not start at multiples of 16 bytes;
+// masked: numbers count where those of `mask`, which lies as x does, are not 0 or less. No operand reaches beyond
+// 2^31 numbers.
 template <bool along_k_, int pack, bool masked, int places_>
 struct Side {
   static constexpr bool along_k = along_k_;
@@ -67,7 +68,8 @@ inline void store_row(float* to, const float (&v)[4], int32_t column, int32_t co
       if (column + i < columns) to[column + i] = v[i];
 }
 
-// What a block of 32 * warps threads makes of a tile, m0 and n0 its first row and column; `depth` chunks a warp are on the way.
+// What a block of 32 * warps threads makes of a tile, m0 and n0 its first row and column; `depth` chunks a warp are
+// on the way.
 template <class A, class B, int warps, int depth>
 struct SmallProduct {
   static constexpr int places = A::places, tile = 8 * places, pitch = tile + 4;

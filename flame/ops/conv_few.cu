@@ -1,8 +1,8 @@
-// float32 convolutions of few channels over two axes, whose filters fit registers: a thread has four channels of y and walks over
-// places, whose window of x it shares with its neighbours. forward, with FLAME_BIAS and FLAME_RELU as y is made; backward_weight, where dy counts
-// where y is not 0 or less, if FLAME_RELU: a part of each number a block, which `join` adds in order, and the sums of dy with FLAME_BIAS.
-// FLAME_C: channels of x; FLAME_R, FLAME_S: the window; FLAME_LANES: a quarter of y's channels; FLAME_ALIGNED: dy and y start at
-// multiples of 16 bytes.
+// float32 convolutions of few channels over two axes, whose filters fit registers: a thread has four channels of y
+// and walks over places, whose window of x it shares with its neighbours. forward, with FLAME_BIAS and FLAME_RELU as
+// y is made; backward_weight, where dy counts where y is not 0 or less, if FLAME_RELU: a part of each number a block,
+// which `join` adds in order, and the sums of dy with FLAME_BIAS. FLAME_C: channels of x; FLAME_R, FLAME_S: the
+// window; FLAME_LANES: a quarter of y's channels; FLAME_ALIGNED: dy and y start at multiples of 16 bytes.
 #include "flame/ops/conv_place.cuh"
 
 namespace flame {

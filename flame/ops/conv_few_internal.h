@@ -1,5 +1,5 @@
-// Internal: small float32 convolutions over two axes by own kernels, on devices that compile text: those of few channels, and the
-// gradient to the filters of others where TF32 is allowed.
+// Internal: small float32 convolutions over two axes by own kernels, on devices that compile text: those of few
+// channels, and the gradient to the filters of others where TF32 is allowed.
 #pragma once
 #include "flame/device/device.h"
 

@@ -1,7 +1,7 @@
-// The gradient to the filters of a small float32 convolution over two axes, on tensor cores (TF32): dw [o, taps and channels] sums
-// over the places of y, of which each block takes a share, 32 at a time through shared memory, for 64 filters and 96 numbers of
-// each; a second launch adds the shares in order. x and dy are channels-last, their channels multiples of 4. FLAME_ALIGNED: both start at
-// multiples of 16 bytes.
+// The gradient to the filters of a small float32 convolution over two axes, on tensor cores (TF32): dw [o, taps and
+// channels] sums over the places of y, of which each block takes a share, 32 at a time through shared memory, for 64
+// filters and 96 numbers of each; a second launch adds the shares in order. x and dy are channels-last, their
+// channels multiples of 4. FLAME_ALIGNED: both start at multiples of 16 bytes.
 #include "flame/fuse/tensor_cores.cuh"
 #include "flame/ops/conv_place.cuh"
 

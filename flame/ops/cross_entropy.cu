@@ -1,6 +1,7 @@
 // Cross entropy over the last axis: a row's largest logit and its sum of exponentials in one reading, the gradient in one
-// more and a writing, or both with the row kept in shared memory. FLAME_T: dtype of the logits; FLAME_THREADS: of a row, a
-// warp or a block of its own; FLAME_SMOOTH: whether labels are smoothed; FLAME_KEPT: of `both`, whether a row is kept.
+// more and a writing, or both with the row kept in shared memory. FLAME_T: dtype of the logits; FLAME_THREADS: of a
+// row, a warp or a block of its own; FLAME_SMOOTH: whether labels are smoothed; FLAME_KEPT: of `both`, whether a row
+// is kept.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/device_math.cuh"
 
@@ -29,7 +30,8 @@ inline C exponential(C x, C a, C b) {
 }
 inline int64_t own_row() { return static_cast<int64_t>(blockIdx.x) * block_rows + threadIdx.x / threads; }
 
-// fn(first element, values, as they lie) over a row by this thread: single elements up to the first aligned place, then packs.
+// fn(first element, values, as they lie) over a row by this thread: single elements up to the first aligned place,
+// then packs.
 template <class F>
 void walk(const T* x, int64_t n, bool by_packs, const F& fn) {
   const int own = threadIdx.x % threads;
@@ -155,8 +157,8 @@ extern "C" __global__ void __launch_bounds__(threads* block_rows)
 }
 
 #else
-// Loss and gradient with one factor for all rows; dx may be x. A block has 16 bytes more of shared memory than a row has for each
-// of its rows, or reads them again.
+// Loss and gradient with one factor for all rows; dx may be x. A block has 16 bytes more of shared memory than a row
+// has for each of its rows, or reads them again.
 extern "C" __global__ void __launch_bounds__(threads* block_rows, 2)
     both(const __grid_constant__ Loss l, const T* x, const int64_t* target, const C* factor, C* loss, T* dx) {
   extern __shared__ uint4 room[];

@@ -1,4 +1,5 @@
-// Cross entropy of dense rows on a device that compiles text: the loss, its gradient, and both in one, by cross_entropy.cu.
+// Cross entropy of dense rows on a device that compiles text: the loss, its gradient, and both in one, by
+// cross_entropy.cu.
 #include "flame/autograd/node.h"
 #include "flame/core/format.h"
 #include "flame/ops/cross_entropy_internal.h"
@@ -79,8 +80,8 @@ class ClassGradient final : public ClassRowOp {
   }
 };
 
-// (logits, target, factor of one element) -> (loss, the logits' gradient), which may lie where the logits do. A row stays in
-// shared memory where the device has as much for a block.
+// (logits, target, factor of one element) -> (loss, the logits' gradient), which may lie where the logits do. A row
+// stays in shared memory where the device has as much for a block.
 class ClassLossesAndGradient final : public ClassRowOp {
  public:
   using ClassRowOp::ClassRowOp;

@@ -10,8 +10,8 @@ namespace flame {
 Tensor wide_cross_entropy(const char* op, const Tensor& logits, const Tensor& target, const CrossEntropyOptions& o,
                           Loc loc);
 
-// The loss of logits [N, C] summed over rows, as above, and the logits' gradient times `factor`, 0-d, of the loss' dtype. The
-// gradient may take the logits' memory: hand them over. For no weights and Reduction::sum.
+// The loss of logits [N, C] summed over rows, as above, and the logits' gradient times `factor`, 0-d, of the loss'
+// dtype. The gradient may take the logits' memory: hand them over. For no weights and Reduction::sum.
 struct LossAndGradient {
   Tensor loss, gradient;
 };
@@ -33,8 +33,8 @@ ClassRowLosses class_row_losses(const ClassRows& c, const Tensor& logits, const 
 // The gradient in the logits' dtype; `factor`, one a row, is what its loss is multiplied with.
 Tensor class_row_gradient(const ClassRows& c, const Tensor& logits, const Tensor& target, const Tensor& top,
                           const Tensor& log_sum, const Tensor& factor, Loc loc);
-// Loss of each row and gradient in one launch; `factor` of one element. The gradient takes the memory of logits that nobody else
-// holds.
+// Loss of each row and gradient in one launch; `factor` of one element. The gradient takes the memory of logits that
+// nobody else holds.
 struct LossesAndGradient {
   Tensor losses, gradient;
 };

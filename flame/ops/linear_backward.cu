@@ -1,7 +1,8 @@
-// The gradients of a small float32 linear layer, y = x w^T + bias and perhaps relu of it, in one launch on tensor cores (TF32):
-// the first blocks make tiles of dx = g w, the others of dw = g^T x and, on the way, the sums of g's columns. g counts where y
-// is not 0 or less, if FLAME_RELU. FLAME_X: blocks of dx, FLAME_BIAS: the sums, FLAME_OUT, FLAME_IN: 4, or 1 where rows
-// of g or of w and x do not start at multiples of 16 bytes; FLAME_TILE, FLAME_WARPS, FLAME_DEPTH.
+// The gradients of a small float32 linear layer, y = x w^T + bias and perhaps relu of it, in one launch on tensor
+// cores (TF32): the first blocks make tiles of dx = g w, the others of dw = g^T x and, on the way, the sums of g's
+// columns. g counts where y is not 0 or less, if FLAME_RELU. FLAME_X: blocks of dx, FLAME_BIAS: the sums, FLAME_OUT,
+// FLAME_IN: 4, or 1 where rows of g or of w and x do not start at multiples of 16 bytes; FLAME_TILE, FLAME_WARPS,
+// FLAME_DEPTH.
 #include "flame/fuse/small_product.cuh"
 
 namespace flame {

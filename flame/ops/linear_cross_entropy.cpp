@@ -83,8 +83,8 @@ Pass each_group(const Tensor& x, const Tensor& weight, const Tensor& target, con
   return all;
 }
 
-// x [rows, in] and weight of one dtype, target [rows]. `source`: what the weight is, or has been cast from if its gradient goes there
-// without being rounded to the weight's dtype.
+// x [rows, in] and weight of one dtype, target [rows]. `source`: what the weight is, or has been cast from if its
+// gradient goes there without being rounded to the weight's dtype.
 Tensor over_groups(const Tensor& x, const Tensor& weight, const Tensor& source, const Tensor& target,
                    const LinearCrossEntropyOptions& o, Loc loc) {
   const DType wide = compute_dtype_of(x.dtype());

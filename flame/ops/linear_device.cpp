@@ -1,5 +1,5 @@
-// The gradients of a small linear layer as one op, whose kernel is in linear_backward.cu: where a launch counts for more than the
-// multiplications, the products share one, and relu's slope and the bias's sums need none.
+// The gradients of a small linear layer as one op, whose kernel is in linear_backward.cu: where a launch counts for
+// more than the multiplications, the products share one, and relu's slope and the bias's sums need none.
 #include <algorithm>
 #include <mutex>
 

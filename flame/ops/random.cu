@@ -60,8 +60,8 @@ void fill64(const Draw& d, T* out, F fn) {
   });
 }
 
-// inverse_normal::from_bits(uint32_t) with the same bits in fewer instructions: what is multiplied by a power of two is exact,
-// so there a fused multiply-add rounds as two steps do.
+// inverse_normal::from_bits(uint32_t) with the same bits in fewer instructions: what is multiplied by a power of two
+// is exact, so there a fused multiply-add rounds as two steps do.
 struct Normal {
   float z, w;
 };

@@ -115,8 +115,8 @@ extern "C" __global__ void __launch_bounds__(256)
   sums[row] = convert<T>(static_cast<C>(sum));
 }
 
-// The sums of a's columns in two passes. The first: of bands of rows; a block has 256 columns of one band, whose rows its eight
-// warps take in turn.
+// The sums of a's columns in two passes. The first: of bands of rows; a block has 256 columns of one band, whose rows
+// its eight warps take in turn.
 #if FLAME_IN_DOUBLE
 using S = double;
 #else

@@ -251,8 +251,8 @@ std::vector<std::string> Product::configs() const {
   return out;
 }
 
-// What an epilogue does by kernels of ours is a candidate too, since some take longer than the pass they save, and so are whole
-// products: small ones, and on Hopper those of 16 bits with gelu_tanh.
+// What an epilogue does by kernels of ours is a candidate too, since some take longer than the pass they save, and so
+// are whole products: small ones, and on Hopper those of 16 bits with gelu_tanh.
 bool Product::prepare() {
   const bool timed = !deterministic(), summed_slope = desc_.sums && desc_.slope != Activation::none;
   if (!summed_slope) {  // which cuBLASLt takes three times as long for as for its parts
@@ -298,9 +298,9 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
                            reinterpret_cast<cudaStream_t>(device_.stream()));
 }
 
-// Every candidate writes all of its results, so the operands at hand serve; what is added to may be the result, which then
-// goes elsewhere. Without room for that the first candidate serves this plan from now on, since each further try would wait for
-// the device and empty its cache; nothing goes to the disk, so that another process may time them.
+// Every candidate writes all of its results, so the operands at hand serve; what is added to may be the result, which
+// then goes elsewhere. Without room for that the first candidate serves this plan from now on, since each further try
+// would wait for the device and empty its cache; nothing goes to the disk, so that another process may time them.
 void Product::choose_among(Pointers p, const Run& r) {
   std::shared_ptr<void> elsewhere;
   if (problem_.add) {

@@ -1,6 +1,6 @@
 // c[batch, i, j] = sum over p of a[batch, i, p] * b[batch, p, j] (+ bias[j]) for any strides: a block makes 32 x 32 numbers from
-// tiles in shared memory, each thread four of them. FLAME_T: the dtype; 16-bit ones are summed in float32 and rounded once, to
-// FLAME_OUT. `added` lies as c and may be c.
+// tiles in shared memory, each thread four of them. FLAME_T: the dtype; 16-bit ones are summed in float32 and rounded
+// once, to FLAME_OUT. `added` lies as c and may be c.
 #include "flame/fuse/device.cuh"
 #include "flame/fuse/scalar_math.h"
 

@@ -1,7 +1,8 @@
-// Small float32 products on tensor cores (TF32), c [m, n] = a [m, k] b [k, n], with what follows them inside: a block makes
-// FLAME_TILE x FLAME_TILE numbers. FLAME_A, FLAME_B: 1 if contiguous along k, 0 along the other axis; FLAME_A_PACK, FLAME_B_PACK:
-// 4, or 1 where rows do not start at multiples of 16 bytes; FLAME_WARPS, FLAME_DEPTH; FLAME_BIAS; FLAME_RELU: 1 for relu, 2 if a bit a number is
-// kept, 3 for relu's slope at such bits; FLAME_SUMS: the sums of a's rows too.
+// Small float32 products on tensor cores (TF32), c [m, n] = a [m, k] b [k, n], with what follows them inside: a block
+// makes FLAME_TILE x FLAME_TILE numbers. FLAME_A, FLAME_B: 1 if contiguous along k, 0 along the other axis;
+// FLAME_A_PACK, FLAME_B_PACK: 4, or 1 where rows do not start at multiples of 16 bytes; FLAME_WARPS, FLAME_DEPTH;
+// FLAME_BIAS; FLAME_RELU: 1 for relu, 2 if a bit a number is kept, 3 for relu's slope at such bits; FLAME_SUMS: the
+// sums of a's rows too.
 #include "flame/fuse/small_product.cuh"
 
 namespace flame {
@@ -30,7 +31,8 @@ extern "C" __global__ void __launch_bounds__(32 * warps, tile == 16 ? 16 / warps
   const bool inside = row < tile && at < p.m && column < p.n;
   unsigned bits = 0;
 #if FLAME_RELU
-  uint8_t* const byte = kept + static_cast<int64_t>((p.n + 127) / 128 * 16) * at + column / 8;  // shared with the next lane
+  // Shared with the next lane.
+  uint8_t* const byte = kept + static_cast<int64_t>((p.n + 127) / 128 * 16) * at + column / 8;
 #endif
 #if FLAME_RELU == 3
   if (inside) bits = *byte >> first % 8;
