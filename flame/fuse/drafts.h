@@ -219,7 +219,7 @@ class Drafts {
   // first; the CPU has none such. In loop order the axes are [outer][summed by columns][reduced by rows], so both have the
   // order that they have alone. A block takes 256 of the summed rows, a warp 32 of them one after the other, and a lane has
   // the columns in registers: rows of up to 1,024 elements, and a few sums. It pays where blocks fill a GPU and most of their
-  // rows are there. What follows the sums down columns goes to a later group.
+  // rows are there. Casts and numbers that follow a sum down columns are stored with it; all else goes to a later group.
   bool sums_both(int g, const Draft& rows, const Draft& columns, int i) const {
     constexpr int64_t least_blocks = 96, most_registers = 96;
     if (device_.kind() != Device::Kind::cuda || columns.kept + columns.reduced != rows.kept) return false;
