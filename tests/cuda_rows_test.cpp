@@ -331,14 +331,18 @@ TEST(CudaRows, ColumnsAreSummedBesideRows) {
   struct Case {
     Shape shape;
     DType dtype;
-    bool columns_first, fuses;
+    bool columns_first, fuses, whole = false;  // whole: and a sum along all but the last axis
   };
-  const Case cases[] = {{{96, 200, 40}, DType::f32, true, true},     {{96, 200, 40}, DType::bf16, false, true},
-                        {{2, 12'353, 33}, DType::f32, true, true},   {{1, 24'400, 64}, DType::bf16, true, true},
-                        {{50, 2, 192, 12}, DType::f64, false, true}, {{96, 256, 16}, DType::i32, true, true},
-                        {{90, 256, 16}, DType::f32, true, false},    {{200, 130, 16}, DType::f32, false, false}};
+  const Case cases[] = {{{96, 200, 40}, DType::f32, true, true},        {{96, 200, 40}, DType::bf16, false, true},
+                        {{2, 12'353, 33}, DType::f32, true, true},      {{1, 24'400, 64}, DType::bf16, true, true},
+                        {{50, 2, 192, 12}, DType::f64, false, true},    {{96, 256, 16}, DType::i32, true, true},
+                        {{90, 256, 16}, DType::f32, true, false},       {{200, 130, 16}, DType::f32, false, false},
+                        {{96, 256, 40}, DType::f32, true, true, true},  {{3, 8192, 33}, DType::bf16, false, true, true},
+                        {{96, 200, 16}, DType::f32, false, false, true}};
   for (const Case& c : cases) {
     const int summed = c.shape.rank() - 2;
+    Dims kept;
+    for (int i = 0; i <= summed; ++i) kept.push_back(i);
     Shape wide = c.shape;
     wide[summed + 1] += 3;
     const auto made = [&](const Shape& s, uint64_t seed) { return (normal(s, DType::f32, seed) * 8).to(c.dtype); };
@@ -357,6 +361,7 @@ TEST(CudaRows, ColumnsAreSummedBesideRows) {
       const Tensor z = dx * y;
       if (!c.columns_first) sums();
       Tensors all{dx, a * 2, sum(z, summed) * 3, columns[0], columns[1], columns[2]};
+      if (c.whole) all.push_back(sum(dx, kept) * 0.5);
       return all;
     };
     const auto run = [&](const Tensors& i) {

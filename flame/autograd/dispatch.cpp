@@ -129,6 +129,7 @@ std::vector<Ref<Value>> ready(const Op& op, std::span<const Tensor> in) {
     const Layout l = op.layout(static_cast<int>(i), v->meta());
     out.push_back(l == Layout::any ? v : converted(v, v->dtype, layout_strides(l, v->meta())));
   }
+  for (const Ref<Value>& v : out) note_read(*v);
   for (const Ref<Value>& v : out)
     if (v->pending()) {
       note_flush_reason(op.name());

@@ -64,7 +64,6 @@ class Columns : protected Rows {
     if (!single) workspace();
     const std::string reduced_n = number("reduced", space_.reduced), inner = number("inner", space_.inner),
                       kept = number("kept", space_.outer * space_.inner);
-    number("partials", space_.partials);
     number("region", space_.outer * space_.inner * space_.partials);
     std::string out = head("island");
     out += fmt::format("  __shared__ alignas(8) char left[{}];\n", std::min(room, all.size()) * cuda_threads * 8);
@@ -105,25 +104,33 @@ class Columns : protected Rows {
     }
     out += "}\n";
     if (single) return out;
-    return out + finish_columns(all, p_.kept, end);
+    return out + finish_columns(all, end);
   }
   // c<i> of the kept dims, of which [0, outer) come before the summed ones and [inner, rank) after them.
   std::string place_of_column(int outer, int inner, const std::string& indent) {
     return coordinates("outer", 0, outer, indent) + coordinates("in", inner, rank_, indent);
   }
+  // Of reduction i: column mode has one space for all.
+  CudaSpace columns_of_sum(int i) const { return node(i).summed > 0 ? cuda_columns(p_, node(i).summed) : space_; }
+  std::string of_sum(const char* what, int i, int64_t value) {
+    return number(fmt::format("{}{}", what, node(i).summed), value);
+  }
   // The parts of each column joined: groups side by side, then these in order.
-  std::string finish_columns(const std::vector<int>& all, int outer, int inner) {
-    const std::string inner_n = number("inner", space_.inner);
-    std::string out =
-        head("finish") + fmt::format("  __shared__ alignas(8) char left[{}];\n", cuda_threads * 8) +
-        columns_of(number("finish_deep", space_.finish_deep), number("kept", 0)) +
-        fmt::format("  const I in = own % {0}, outer = own / {0}, partials = {1};\n", inner_n, number("partials", 0)) +
-        place_of_column(outer, inner, "  ");
+  std::string finish_columns(const std::vector<int>& all, int inner) {
+    std::string out = head("finish") + fmt::format("  __shared__ alignas(8) char left[{}];\n", cuda_threads * 8);
     for (size_t k = 0; k < all.size(); ++k) {
       const int i = all[k];
+      const CudaSpace s = columns_of_sum(i);
+      if (s.partials == 1) continue;
       const std::string z = fmt::format("z{}", i);
+      const int outer = p_.kept - node(i).summed;
+      out += fmt::format("  if (blockIdx.y == {}) {{\n", k) +
+             columns_of(number("finish_deep", space_.finish_deep), of_sum("kept", i, s.outer * s.inner)) +
+             fmt::format("  const I in = own % {0}, outer = own / {0}, partials = {1};\n",
+                         number("inner", space_.inner), of_sum("partials", i, s.partials)) +
+             place_of_column(outer, inner, "  ");
       out += fmt::format(
-          "  if (blockIdx.y == {0}) {{\n    {1} z{2} = {3};\n"
+          "    {1} z{2} = {3};\n"
           "    for (I group = 0; group * {4} < partials; group += deep) {{\n"
           "      const I first = (group + own_part) * {4};\n      {1} x[{4}];\n"
           "#pragma unroll\n      for (I j = 0; j < {4}; ++j)\n        if (first + j < partials) x[j] = {5};\n"
@@ -143,12 +150,10 @@ class Columns : protected Rows {
   // register; the eight of a block, a part, meet in shared memory.
   std::string summed_row_kernels() {
     constexpr int together = 8;  // values of a thread that go to shared memory at a time
-    const int outer = p_.kept - p_.summed;
-    const bool single = space_.partials == 1;
+    const bool finishes = space_.most_partials > 1;
     const std::vector<int> all = column_sums(-1);
-    if (!single) workspace();
-    const std::string summed = number("reduced", space_.reduced), partials = number("partials", space_.partials),
-                      kept = number("kept", space_.outer * space_.inner);
+    if (finishes) workspace();
+    const std::string summed = number("reduced", space_.reduced), partials = number("partials", space_.partials);
     number("region", space_.outer * space_.inner * space_.partials);
     plan_registers(space_.cols, 1);
     std::string out = head("island");
@@ -177,13 +182,22 @@ class Columns : protected Rows {
             std::min(together, steps_ - base), left(0, i, "(j * 8 + warp) * 32 + lane"), i, base,
             computed(node(i).compute), z, left(0, i, "warp * 256 + lane"), column_chunks,
             join(node(i), z, left(0, i, "(warp * 8 + k) * 32 + lane")));
-        out += single ? place_of_column(outer, p_.kept, "    ") + store_reduced(i, 0, outer, p_.kept, "    ")
-                      : fmt::format(
-                            "    {} = {};\n",
-                            partial(int(k), i, "piece * static_cast<int64_t>(" + kept + ") + outer * cols + in"), z);
+        const CudaSpace s = columns_of_sum(i);
+        const std::string parts = of_sum("partials", i, s.partials);
+        out += fmt::format(
+            "    const I outer = static_cast<I>(blockIdx.x) / {0}, piece = static_cast<I>(blockIdx.x) % {0};\n", parts);
+        if (s.partials == 1)
+          out += place_of_column(p_.kept - node(i).summed, p_.kept, "    ") +
+                 store_reduced(i, 0, p_.kept - node(i).summed, p_.kept, "    ");
+        else
+          out += fmt::format(
+              "    {} = {};\n",
+              partial(int(k), i,
+                      "piece * static_cast<int64_t>(" + of_sum("kept", i, s.outer * s.inner) + ") + outer * cols + in"),
+              z);
         out += "  }\n  __syncthreads();\n";
       }
-    return out + "}\n" + (single ? "" : finish_columns(all, outer, p_.kept));
+    return out + "}\n" + (finishes ? finish_columns(all, p_.kept) : "");
   }
 };
 

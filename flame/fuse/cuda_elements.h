@@ -122,9 +122,9 @@ class Elements {
       int level = 0;
       for (const Src& s : node(i).in)
         if (s.kind == Src::Kind::node) level = std::max(level, level_[static_cast<size_t>(s.index)]);
-      if (node(i).kind == Kind::reduce && !node(i).column) passes_ = std::max(passes_, ++level);
+      if (node(i).kind == Kind::reduce && node(i).summed == 0) passes_ = std::max(passes_, ++level);
       level_[static_cast<size_t>(i)] = level;
-      if (node(i).column || (!node(i).row && node(i).output >= 0)) last = std::max(last, level);
+      if (node(i).summed > 0 || (!node(i).row && node(i).output >= 0)) last = std::max(last, level);
     }
     passes_ = std::max(passes_, last + 1);
   }

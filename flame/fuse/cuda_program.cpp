@@ -112,9 +112,9 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
   if (items == 0) return make_ref<Plan>(name, [](const Run&) {});
   const bool block_rows = cuda_block_rows(p, s);
   const bool columns = p.mode == Mode::column || p.summed > 0;
-  const bool finishes = (p.mode == Mode::wide && !block_rows) || (columns && s.partials > 1);
+  const bool finishes = (p.mode == Mode::wide && !block_rows) || (columns && s.most_partials > 1);
   int64_t count = 0;
-  for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce && (p.summed == 0 || n.column);
+  for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce && (p.summed == 0 || n.summed > 0);
   const bool joins = p.mode == Mode::wide && s.partials > cuda_wide_chunk;
   const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes, joins);
   if ((p.mode == Mode::row && p.summed == 0) || block_rows) {

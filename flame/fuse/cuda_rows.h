@@ -50,7 +50,7 @@ class Rows : protected Draws {
   std::vector<int> reductions(int pass) const {
     std::vector<int> out;
     for (int i = 0; i < nodes(); ++i)
-      if (node(i).kind == Kind::reduce && !node(i).column && level_[static_cast<size_t>(i)] == pass + 1)
+      if (node(i).kind == Kind::reduce && node(i).summed == 0 && level_[static_cast<size_t>(i)] == pass + 1)
         out.push_back(i);
     return out;
   }
@@ -58,7 +58,7 @@ class Rows : protected Draws {
   std::vector<int> column_sums(int pass) const {
     std::vector<int> out;
     for (int i = 0; i < nodes(); ++i)
-      if (node(i).column && node(i).kind == Kind::reduce && (pass < 0 || level_[static_cast<size_t>(i)] == pass))
+      if (node(i).summed > 0 && node(i).kind == Kind::reduce && (pass < 0 || level_[static_cast<size_t>(i)] == pass))
         out.push_back(i);
     return out;
   }
@@ -249,11 +249,27 @@ class Rows : protected Draws {
         warps, rows_a_block, rows, cols);
     return out + row_body(warps) + "}\n";
   }
+  // Asks for the next row where a warp takes one after the other: a line a lane.
+  std::string ask_ahead() {
+    std::string out;
+    for (size_t k = 0; p_.summed == 1 && k < p_.leaves.size(); ++k) {
+      const LeafDesc& l = p_.leaves[k];
+      const int along = p_.kept - 1, line = 128 / static_cast<int>(size_of(l.dtype));
+      if (l.row || !straight(l.strides) || l.strides[along] == 0) continue;
+      out += fmt::format(
+          "#pragma unroll\n    for (int at = lane * {0}; at < {1}; at += {2})\n"
+          "      if (at < cols) ask_for(b{3} - lane + {4} + at);\n",
+          line, steps_ * 32, line * 32, k, number(fmt::format("t{}_{}", k, along), l.strides[along]));
+    }
+    if (!out.empty() && once("f ask_for"))
+      functions_ += "inline void ask_for(const void* p) { asm volatile(\"prefetch.global.L2 [%0];\" ::\"l\"(p)); }\n";
+    return out.empty() ? out : "  if (step + 1 < bottom) {\n" + out + "  }\n";
+  }
   // What `warps` warps do with row `row`.
   std::string row_body(int warps) {
     const int end = p_.kept + p_.reduced;
-    std::string out = coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + fill_registers(p_.kept, end) +
-                      drawn_in_rows(steps_, "  ");
+    std::string out = coordinates("row", 0, p_.kept, "  ") + bases(0, p_.kept, "  ") + ask_ahead() +
+                      fill_registers(p_.kept, end) + drawn_in_rows(steps_, "  ");
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       if (p_.leaves[k].row) out += load(int(k), leaf_offset(int(k), 0, p_.kept), "  ");
     for (int pass = 0; pass < passes_; ++pass) {
@@ -262,7 +278,7 @@ class Rows : protected Draws {
                   element_of(pass, "    ", p_.kept, end, steps_ ? "if (live && inside) " : "if (live) "));
       for (int i : reductions(pass)) out += across_warps(i, warps);
       for (int i = 0; i < nodes(); ++i)
-        if (node(i).row && !node(i).column &&
+        if (node(i).row && node(i).summed == 0 &&
             std::max(level_[static_cast<size_t>(i)], 1) == pass + 1) {  // one that needs no sum comes first
           if (node(i).kind == Kind::reduce) out += reduced(i, fmt::format("z{}", i), "  ");
           else out += compute(i, "  ");

@@ -284,30 +284,35 @@ class Writer : Columns {
 
 }  // namespace
 
-CudaSpace cuda_space(const Program& p) {
+CudaSpace cuda_columns(const Program& p, int summed) {
   CudaSpace s;
-  const int rank = p.dims.rank();
-  s.rows = product(p.dims, 0, p.kept);
-  s.cols = product(p.dims, p.kept, rank);
-  if (p.mode == Mode::wide) s.partials = (s.cols + cuda_wide_chunk - 1) / cuda_wide_chunk;
+  s.outer = product(p.dims, 0, p.kept - summed);
+  s.reduced = product(p.dims, p.kept - summed, p.kept);
+  s.inner = product(p.dims, p.kept, p.dims.rank());
+  s.partials = (s.reduced + column_part - 1) / column_part;
+  return s;
+}
+CudaSpace cuda_space(const Program& p) {
   const auto threads = [](int64_t n, int64_t each) {
     return std::min<int64_t>(column_chunks, std::bit_ceil(static_cast<uint64_t>((n + each - 1) / each)));
   };
+  CudaSpace s;
+  const int rank = p.dims.rank();
+  if (p.summed > 0) s = cuda_columns(p, p.summed);
+  s.rows = product(p.dims, 0, p.kept);
+  s.cols = product(p.dims, p.kept, rank);
+  if (p.mode == Mode::wide) s.partials = (s.cols + cuda_wide_chunk - 1) / cuda_wide_chunk;
   if (p.mode == Mode::column) {
     s.outer = s.rows;
     s.reduced = product(p.dims, p.kept, p.kept + p.reduced);
     s.inner = product(p.dims, p.kept + p.reduced, rank);
     s.partials = (s.reduced + column_part - 1) / column_part;
     s.deep = threads(s.reduced, column_chunk);
-    s.finish_deep = threads(s.partials, column_group);
   }
-  if (p.summed > 0) {
-    s.outer = product(p.dims, 0, p.kept - p.summed);
-    s.reduced = product(p.dims, p.kept - p.summed, p.kept);
-    s.inner = s.cols;
-    s.partials = (s.reduced + column_part - 1) / column_part;
-    s.finish_deep = threads(s.partials, column_group);
-  }
+  s.most_partials = s.partials;
+  for (const NodeDesc& n : p.nodes)
+    if (n.summed > 0) s.most_partials = std::max(s.most_partials, cuda_columns(p, n.summed).partials);
+  s.finish_deep = threads(s.most_partials, column_group);
   return s;
 }
 

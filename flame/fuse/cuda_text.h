@@ -25,6 +25,7 @@ struct CudaSpace {
   int64_t rows = 1, cols = 1;                 // pointwise, row and wide modes
   int64_t outer = 1, reduced = 1, inner = 1;  // column mode, and rows whose columns are summed
   int64_t partials = 1;                       // a row (wide) or a column
+  int64_t most_partials = 1;                  // of any of a row group's sums down columns
   int64_t deep = 1, finish_deep = 1;          // column mode: threads that share a part, and the parts of a column
 };
 
@@ -32,6 +33,8 @@ constexpr int cuda_threads = 256;
 constexpr int64_t cuda_wide_chunk = 1024;  // the CPU's, so that sums have its order
 
 CudaSpace cuda_space(const Program& p);
+// Of sums down the last `summed` of a row group's kept dims.
+CudaSpace cuda_columns(const Program& p, int summed);
 // Elements a thread for a pointwise group whose tensors are all dense in one order; 1 where they are not.
 int cuda_vector_width(const Program& p);
 // Numbers that a row of wide mode leaves in the workspace: partials, and behind them, if they are more than 1,024, the

@@ -27,9 +27,8 @@ inline Dims memory_order(const Strides& st) {
 }
 
 struct Draft {
-  Shape space;           // without ones
-  uint32_t mask = 0;     // reduced axes of the space
-  uint32_t columns = 0;  // row mode: the kept axes along which columns are summed
+  Shape space;        // without ones
+  uint32_t mask = 0;  // reduced axes of the space
   Mode mode = Mode::row;
   Dims order;  // axes of the space in loop order; set by the first reduction
   int kept = 0, reduced = 0;
@@ -73,13 +72,14 @@ class Drafts {
   std::vector<bool> wanted_;
   Device& device_;
   std::vector<int> group_;
-  std::vector<bool> row_, column_, read_;  // column_: sums down the columns of a row group
+  std::vector<bool> row_, read_;
+  std::vector<uint32_t> column_;  // of sums down the columns of a row group, and what follows them: the axes summed
   std::vector<Draft> drafts_;
 
   const Value& value(int i) const { return *nodes_[static_cast<size_t>(i)]; }
   const Expr& expr(int i) const { return *value(i).expr.load(std::memory_order_relaxed); }
   bool row(int i) const { return row_[static_cast<size_t>(i)]; }
-  bool column(int i) const { return column_[static_cast<size_t>(i)]; }
+  uint32_t column(int i) const { return column_[static_cast<size_t>(i)]; }
   int group(int i) const { return group_[static_cast<size_t>(i)]; }
   // The node behind input k of node i, or -1 for leaves and scalars.
   int node_of(int i, int k) const {
@@ -187,7 +187,7 @@ class Drafts {
     if (mine.order != d.order) return false;
     if (mine.mask == d.mask && mine.mode == d.mode) return true;
     if (d.mode == Mode::row && mine.mode == Mode::column)
-      return (!d.columns || d.columns == mine.mask) && reads(g, x) && sums_both(g, d, mine, i);
+      return nests(d, mine.mask) && reads(g, x) && sums_both(g, d, mine, i);
     return d.mode == Mode::column && mine.mode == Mode::row && reads(g, x) && sums_both(g, mine, d, -1);
   }
   // The draft that reduction i would have for itself.
@@ -207,11 +207,22 @@ class Drafts {
       return &value(n) == &x;
     });
   }
+  // Whether sums along these axes share the parts of the group's other sums down columns.
+  bool nests(const Draft& d, uint32_t mask) const {
+    const auto extent = [&](uint32_t axes) {
+      int64_t n = 1;
+      for (int k = 0; k < d.space.rank(); ++k) n *= axes >> k & 1 ? d.space[k] : 1;
+      return n;
+    };
+    return std::ranges::all_of(d.nodes, [&](int n) {
+      return !column(n) || column(n) == mask || std::min(extent(column(n)), extent(mask)) % column_part == 0;
+    });
+  }
   // Whether group g's sums down columns, and reduction i among them, run in a launch with its sums of rows, whichever came
   // first; the CPU has none such. In loop order the axes are [outer][summed by columns][reduced by rows], so both have the
   // order that they have alone. A block takes 256 of the summed rows, a warp 32 of them one after the other, and a lane has
   // the columns in registers: rows of up to 1,024 elements, and a few sums. It pays where blocks fill a GPU and most of their
-  // rows are there. What follows the sums down columns goes to a later group.
+  // rows are there. Casts and numbers that follow a sum down columns are stored with it; all else goes to a later group.
   bool sums_both(int g, const Draft& rows, const Draft& columns, int i) const {
     constexpr int64_t least_blocks = 96, most_registers = 96;
     if (device_.kind() != Device::Kind::cuda || columns.kept + columns.reduced != rows.kept) return false;
@@ -251,19 +262,17 @@ class Drafts {
     if (expr(i).is_reduce) {
       Draft mine = alone(i);
       if (d.mask && mine.mode == Mode::column && d.mode == Mode::row) {
-        d.columns = mine.mask;
-        column_[static_cast<size_t>(i)] = true;
+        column_[static_cast<size_t>(i)] = mine.mask;
       } else if (!d.mask || mine.mode != d.mode) {
-        if (d.mask) {  // what summed columns alone sums them behind rows now
-          mine.columns = d.mask;
-          for (const int n : d.nodes) column_[static_cast<size_t>(n)] = row(n);
-        }
+        for (const int n : d.nodes)  // what summed columns alone sums them behind rows now
+          if (row(n)) column_[static_cast<size_t>(n)] = d.mask;
         mine.nodes = std::move(d.nodes);
         d = std::move(mine);
       }
     }
     for (int k = 0; as_row && !expr(i).is_reduce && k < expr(i).inputs; ++k)
-      if (const int j = node_of(i, k); j >= 0 && group(j) == g && column(j)) column_[static_cast<size_t>(i)] = true;
+      if (const int j = node_of(i, k); j >= 0 && group(j) == g && column(j))
+        column_[static_cast<size_t>(i)] = column(j);
     d.nodes.push_back(i);
     group_[static_cast<size_t>(i)] = g;
     row_[static_cast<size_t>(i)] = as_row;

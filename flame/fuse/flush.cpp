@@ -62,7 +62,7 @@ void Island::flush(const char* why, const Value* reader) {
     nodes.clear();
     for (Value* v : dying) nodes.push_back(v);
     for (const Ref<Value>& v : rest)
-      if (v->pending()) nodes.push_back(v.get());
+      if (const Expr* e = v->expr.load(std::memory_order_relaxed); e && !e->asleep) nodes.push_back(v.get());
     live = static_cast<int>(nodes.size());
     for (size_t i = 0; i < nodes.size(); ++i)
       nodes[i]->expr.load(std::memory_order_relaxed)->index = static_cast<int>(i);
@@ -174,34 +174,9 @@ void cast_into(const Value& from, const Value& to, Loc loc) {
   d.launch({plan, {&read, 1}, {&write, 1}, {}}, loc);
 }
 
-namespace {
-
-// Puts `v`, which one tensor alone holds, and what it is computed from elementwise and nobody holds, among those that stay
-// pending; not if a reduction or more than a few ops would have to be made again.
-void leave_pending(const std::vector<Ref<Value>>& nodes, const std::vector<bool>& held, Value& v,
-                   std::vector<bool>& stay) {
-  constexpr size_t most = 8;
-  std::vector<size_t> left, next{static_cast<size_t>(v.expr.load(std::memory_order_relaxed)->index)};
-  while (!next.empty()) {
-    const size_t i = next.back();
-    next.pop_back();
-    const Expr& e = *nodes[i]->expr.load(std::memory_order_relaxed);
-    if (e.is_reduce || left.size() == most) return;
-    left.push_back(i);
-    for (int k = 0; k < e.inputs; ++k) {
-      const Value* in = e.in[k].value.get();
-      const Expr* p = in ? in->expr.load(std::memory_order_relaxed) : nullptr;
-      if (p && !held[static_cast<size_t>(p->index)]) next.push_back(static_cast<size_t>(p->index));
-    }
-  }
-  for (const size_t i : left) stay[i] = true;
-}
-
-}  // namespace
-
 void Island::run(std::vector<Ref<Value>>& live_nodes, const Value* reader) {
   if (live_nodes.empty()) return;
-  std::vector<bool> wanted(live_nodes.size()), stay(live_nodes.size());
+  std::vector<bool> wanted(live_nodes.size());
   std::vector<Value*> leaves;
   Key key;
   key << device;
@@ -210,14 +185,9 @@ void Island::run(std::vector<Ref<Value>>& live_nodes, const Value* reader) {
     const Expr& e = *v.expr.load(std::memory_order_relaxed);
     wanted[i] = v.ref_count() > e.uses + 1;  // someone beside us and the pending readers holds it
   }
-  for (const Ref<Value>& v : live_nodes) {
-    Expr& e = *v->expr.load(std::memory_order_relaxed);
-    if (std::exchange(e.passing, false) && reader && reader != v.get() && v->ref_count() == e.uses + 2)
-      leave_pending(live_nodes, wanted, *v, stay);
-  }
+  const std::vector<bool> asleep = sleepers_of(live_nodes, reader, wanted);
   for (size_t i = 0; i < live_nodes.size(); ++i) {
     const Value& v = *live_nodes[i];
-    if (stay[i]) wanted[i] = false;
     add_to_key(key, v, *v.expr.load(std::memory_order_relaxed), wanted[i], leaves);
   }
   for (const Value* leaf : leaves) key << leaf->meta();
@@ -239,12 +209,14 @@ void Island::run(std::vector<Ref<Value>>& live_nodes, const Value* reader) {
     throw;
   }
   for (size_t i = live_nodes.size(); i-- > 0;) {
-    if (stay[i] && !live_nodes[i]->storage) continue;  // another group of these may have written it
+    if (asleep[i] && !live_nodes[i]->storage) continue;  // another group of these may have written it
     Value& v = *live_nodes[i];
     Expr* e = v.expr.load(std::memory_order_relaxed);
     v.expr.store(nullptr, std::memory_order_release);
     delete e;
   }
+  for (size_t i = 0; i < live_nodes.size(); ++i)
+    if (asleep[i] && live_nodes[i]->pending()) put_to_sleep(*live_nodes[i]);
 }
 
 }  // namespace flame

@@ -92,7 +92,7 @@ NodeDesc Planner::described(int i, bool as_row) const {
   n.compute = e.compute;
   n.out = value(i).dtype;
   n.row = as_row;
-  n.column = column(i);
+  n.summed = std::popcount(column(i));
   return n;
 }
 
@@ -151,7 +151,8 @@ IslandPlan::Group Planner::build(int g) {
   p.kept = d.kept;
   p.reduced = d.reduced;
   p.has_reduce = d.mask != 0;
-  if (std::ranges::any_of(d.nodes, [&](int i) { return column(i); })) p.summed = std::popcount(d.columns);
+  for (int i : d.nodes)
+    if (const int n = std::popcount(column(i)); n > 0) p.summed = p.summed > 0 ? std::min(p.summed, n) : n;
   for (int64_t axis : d.order) p.dims.push_back(d.space[static_cast<int>(axis)]);
   for (int i : d.nodes) {
     const Expr& e = expr(i);
@@ -189,7 +190,7 @@ IslandPlan::Group Planner::build(int g) {
     if (wanted_[static_cast<size_t>(i)]) {
       n.output = static_cast<int>(p.outputs.size());
       const Strides own = without_ones(value(i).shape, value(i).strides);
-      p.outputs.push_back({value(i).dtype, loop_strides(d, own, column(i) ? d.columns : as_row ? d.mask : 0), as_row});
+      p.outputs.push_back({value(i).dtype, loop_strides(d, own, column(i) ? column(i) : as_row ? d.mask : 0), as_row});
       out.outputs.push_back(i);
     }
     b.place[static_cast<size_t>(i)] = static_cast<int>(p.nodes.size());
@@ -207,7 +208,10 @@ IslandPlan::Group Planner::build(int g) {
 
 // Merges neighbouring loop dims of one kind that every tensor walks as one.
 void Planner::collapse(Program& p) {
-  const auto boundary = [&](int i) { return i == p.kept - p.summed || i == p.kept || i == p.kept + p.reduced; };
+  const auto boundary = [&](int i) {
+    return i == p.kept || i == p.kept + p.reduced ||
+           std::ranges::any_of(p.nodes, [&](const NodeDesc& n) { return i == p.kept - n.summed; });
+  };
   for (int i = p.dims.rank() - 2; i >= 0; --i) {
     if (p.has_reduce && boundary(i + 1)) continue;
     const auto walks = [&](const Strides& st) { return st.empty() || st[i] == st[i + 1] * p.dims[i + 1]; };
@@ -225,6 +229,8 @@ void Planner::collapse(Program& p) {
     p.dims[i + 1] *= p.dims[i];
     p.dims.erase(i);
     if (i < p.kept && i >= p.kept - p.summed) --p.summed;
+    for (NodeDesc& n : p.nodes)
+      if (i < p.kept && i >= p.kept - n.summed) --n.summed;
     if (i < p.kept) --p.kept;
     else if (i < p.kept + p.reduced) --p.reduced;
   }

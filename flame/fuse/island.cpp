@@ -65,8 +65,12 @@ void drop_expr(Value& v) {
   std::lock_guard lock(island);
   Expr* e = v.expr.load(std::memory_order_acquire);
   if (!e) return;
-  island.nodes[static_cast<size_t>(e->index)] = nullptr;
-  --island.live;
+  if (e->asleep) {
+    island.forget_sleeper(*e);
+  } else {
+    island.nodes[static_cast<size_t>(e->index)] = nullptr;
+    --island.live;
+  }
   v.expr.store(nullptr, std::memory_order_release);
   delete e;
 }
@@ -123,6 +127,7 @@ void connect(Expr& e, std::initializer_list<Operand> in, DType compute) {
     }
     s.value = *o.value;
     if (Expr* p = s.value->expr.load(std::memory_order_relaxed)) {
+      s.value->island->wake(*s.value);
       ++p->uses;
       e.depth = std::max(e.depth, p->depth + 1);
     }
@@ -266,11 +271,31 @@ Ref<Value> pend_reshape_ones(const Ref<Value>& x, const Shape& shape) {
   return note(island, e, *x->device, x->dtype, shape, st);
 }
 
+bool sums_beside_rows(const Device& d, int64_t rows, int64_t length) {
+  constexpr bool joined = true;                                    // groups of rows carry such sums
+  constexpr int64_t least = 24576, shortest = 64, longest = 1024;  // enough blocks of 256 rows to fill a GPU
+  return joined && d.kind() == Device::Kind::cuda && rows >= least && length >= shortest && length <= longest;
+}
+
+bool sums_beside_rows(const Value& x) {
+  const int last = x.shape.rank() - 1;
+  if (!x.pending() || x.island != &Island::current() || last < 1 || !is_contiguous(x.shape, x.strides)) return false;
+  if (!sums_beside_rows(*x.device, numel(x.shape) / std::max<int64_t>(1, x.shape[last]), x.shape[last])) return false;
+  std::lock_guard lock(*x.island);
+  const uint32_t mask = (1u << last) - 1;
+  return std::ranges::none_of(x.island->nodes, [&](const Value* v) {
+    const Expr* e = v ? v->expr.load(std::memory_order_relaxed) : nullptr;
+    return e && e->is_reduce && e->in[0].value->shape == x.shape && !(e->axis_mask >> last) && e->axis_mask != mask;
+  });
+}
+
 void materialize(Value& v) {
   if (!v.pending()) return;
   Island& island = *v.island;
   std::lock_guard lock(island);
-  if (v.pending()) island.flush("an opaque op reads it", &v);
+  if (!v.pending()) return;
+  island.wake(v);
+  island.flush("an opaque op reads it", &v);
 }
 
 void note_passing(const Value& x) {
@@ -282,6 +307,7 @@ void note_passing(const Value& x) {
 void flush_pending() {
   Island& island = Island::current();
   std::lock_guard lock(island);
+  island.wake_held();
   if (island.live) island.flush("flushed");
 }
 

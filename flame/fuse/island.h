@@ -53,8 +53,21 @@ Ref<Value> before_widening(const Ref<Value>& x);
 bool is_pending_one(const Ref<Value>& x);
 
 // `x` has been cast by an op, and whoever holds it has likely no more use for it, such as for a norm's result in float32 between
-// two ops: if it is pending, the next flush for another value leaves it so, that it may die unwritten.
+// two ops: if it is pending, flushes for another value leave it so, that it may die unwritten.
 void note_passing(const Value& x);
+
+// An op will read `x`, which may be pending, beside others: a flush for one of them is for all.
+void note_read(const Value& x);
+
+// A node of the graph keeps `x`, which may be pending, or keeps it no longer. What it can be made of again by a few cheap ops on no more
+// bytes is not written for its sake.
+void note_kept(const Value& x, bool kept);
+
+// Whether sums over the rows of what an island makes, a matrix of `rows` rows of `length`, are left to that island rather than
+// to an op's own kernel: where they are part of the launch, they read nothing.
+bool sums_beside_rows(const Device& d, int64_t rows, int64_t length);
+// The same for the sums of x over all axes but the last; only while x is pending, and no other axes of its columns are being summed.
+bool sums_beside_rows(const Value& x);
 
 void note_flush_reason(const char* reason);  // literal; the cause of the next flush
 

@@ -22,6 +22,8 @@ struct Expr {
   bool is_reduce = false;
   bool reshaped = false;  // a copy that only adds or drops axes of size 1
   bool passing = false;   // see note_passing
+  bool read = false;      // by an op that is about to run, see note_read
+  bool asleep = false;    // beside the island's nodes, see asleep.cpp
   Code code{};
   Reduce reduce{};
   DType compute{};
@@ -31,6 +33,8 @@ struct Expr {
   int depth = 1;
   uint32_t axis_mask = 0;      // reduce
   uint32_t uses = 0;           // pending readers
+  uint32_t sleeping_uses = 0;  // those of them that sleep
+  uint32_t kept = 0;           // nodes of the graph that hold it, see note_kept
   Loc where;                   // the caller's line
   std::unique_ptr<Draw> draw;  // dropout
   uint32_t last = 0;           // the highest word that keeps an element
@@ -61,16 +65,24 @@ class Island {
   void unlock();
   // All that is pending; with `reader`, because that is read, what is passing may wait once more.
   void flush(const char* why, const Value* reader = nullptr);
-  void compact();  // forgets dropped nodes
+  void compact();       // forgets dropped nodes
+  void wake(Value& v);  // if it sleeps: it, and what it is made of, are nodes again, before who reads it
+  void wake_held();     // those that others than the graph hold
+  void forget_sleeper(Expr& e);
 
   std::vector<Value*> nodes;  // in order of creation; null: dropped
-  int live = 0;
+  int live = 0;               // of the nodes
   Device* device = nullptr;
   bool fusion = true;
   const char* reason = nullptr;  // of the next flush, if someone said so
   std::vector<std::pair<const char*, uint64_t>> reasons;
 
  private:
+  std::vector<Value*> sleepers_;
+  void put_to_sleep(Value& v);
+  // Which nodes are left unwritten in a flush for `reader`; they are wanted no more.
+  std::vector<bool> sleepers_of(const std::vector<Ref<Value>>& live_nodes, const Value* reader,
+                                std::vector<bool>& wanted) const;
   void run(std::vector<Ref<Value>>& live_nodes, const Value* reader);
   struct Hash {
     using is_transparent = void;

@@ -34,8 +34,9 @@ struct NodeDesc {
   Code code{};
   Reduce reduce{};
   DType compute{}, out{};
-  bool row = false;     // one value a row: a reduction or what is computed from it
-  bool column = false;  // a reduction down the summed dims of a row group, or what follows it; `row` is set as well
+  bool row = false;  // one value a row: a reduction or what is computed from it
+  // A reduction of a row group down this many of its kept dims, the last ones, or what follows it; `row` is set as well.
+  int summed = 0;
   Src in[3];
   Strides index_strides;  // iota: 1 along the axis counted, 0 elsewhere; dropout: of the element's number in C order
   int draw = -1;          // dropout: the first of draw_words scalars
@@ -52,7 +53,7 @@ struct Program {
   Dims dims;        // loop dims
   int kept = 0;     // row, wide: dims [0, kept) are kept; column: the outer kept ones
   int reduced = 0;  // dims [kept, kept + reduced) are reduced; column: the rest is inner
-  int summed = 0;   // row: dims [kept - summed, kept) are those that columns are summed along; nothing follows the sums
+  int summed = 0;   // row: the least that a node has, not counting 0; nothing else follows those sums
   bool has_reduce = false;
   std::vector<LeafDesc> leaves;
   std::vector<NodeDesc> nodes;  // inputs come before their readers

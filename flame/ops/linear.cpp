@@ -126,7 +126,7 @@ class Linear final : public Product {
     }
     const Tensor g = before_activation(v);
     const auto [weight, bias] = gradients(g, v.needs(1) ? v.input(0) : Tensor(), v.needs(1), bias_ && v.needs(2),
-                                          activation_ != Activation::none, loc);
+                                          activation_ != Activation::none || sums_beside_rows(g.value()), loc);
     if (bias.defined()) v.give(2, bias);
     if (v.needs(0)) v.give(0, matmul(g, v.input(1), loc));
     if (weight.defined()) v.give(1, weight);
@@ -212,6 +212,8 @@ Tensor fused_feed_forward(const Tensor& x, const Tensor& w1, const Tensor& b1, c
   if (!wanted) return y;
   const auto rule = [=](const CustomContext& c) {
     const Tensor &weight1 = c.saved[1], &weight2 = c.saved[2], bias = biased1 ? c.saved[5] : Tensor();
+    const bool last = biased2 && c.needs.back(), beside = last && sums_beside_rows(c.grads[0].value());
+    Tensor db2 = beside ? sum_to(c.grads[0], {weight2.shape()[0]}, loc) : Tensor();  // first: it joins that island
     const Tensor g = c.grads[0].reshape({rows[0], weight2.shape()[0]}, loc), flat = c.saved[0].reshape(rows, loc);
     Tensor between = c.saved[3], before, sums;
     if (c.create_graph) {  // again, in ops that have gradients
@@ -227,7 +229,8 @@ Tensor fused_feed_forward(const Tensor& x, const Tensor& w1, const Tensor& b1, c
       before = both[0];
       if (summed) sums = both[1];
     }
-    const auto [dw2, db2] = gradients(g, between, c.needs[2], biased2 && c.needs.back(), false, loc);
+    const auto [dw2, sums2] = gradients(g, between, c.needs[2], last && !beside, false, loc);
+    if (!beside) db2 = sums2;
     const auto [dw1, db1] = gradients(before, flat, c.needs[1], biased1 && c.needs[3] && !sums.defined(), false, loc);
     Tensor dx;
     if (c.needs[0]) dx = matmul(before, weight1, loc).reshape(c.saved[0].shape(), loc);

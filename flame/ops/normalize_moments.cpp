@@ -22,14 +22,6 @@ Statistics statistics(const Tensor& x, const Dims& axes, double eps) {
   return {m, v, rsqrt(v + eps)};
 }
 
-// On a GPU, under autocast, short rows are an island's: the cast to 16 bits that follows is part of the launch, as is what x
-// waits for. The backward is the kernel's.
-bool joins_island(const RowNorm& n, const Tensor& x) {
-  constexpr int64_t in_registers = 4096;
-  return x.device().kind() == Device::Kind::cuda && within_autocast() && x.dtype() == DType::f32 && n.piece == 0 &&
-         (n.per_row == 0 || n.segment == 1) && n.length <= in_registers;
-}
-
 void check_channel(const char* name, const char* what, const Shape& s, int64_t channels, Loc loc) {
   if (s != Shape{channels}) fail<ShapeError>(loc, "{}: expected a {} of shape [{}], got {}", name, what, channels, s);
 }
@@ -108,6 +100,7 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
   const DType t = x.dtype(), wide = compute_dtype_of(t);
   const std::optional<RowNorm> rows = row_norm_of(x, axes, weight, bias);
   const bool joins = rows && joins_island(*rows, x), by_channel = !rows && sums_by_channel(x, axes);
+  const bool by_kernel = rows && !backward_joins_island(*rows, x);  // the backward
   Statistics s;
   const Tensor y = no_grad([&]() -> Tensor {
     if (rows && !joins) {
@@ -131,7 +124,7 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
     return out;
   });
 
-  std::vector<Tensor> in{x}, saved{x, s.mean, rows ? s.var : s.scale};
+  std::vector<Tensor> in{x}, saved{x, s.mean, by_kernel ? s.var : s.scale};
   if (weight.defined()) {
     in.push_back(weight);
     saved.push_back(weight);
@@ -140,9 +133,10 @@ Normalized normalize(const char* name, const Tensor& x, const Dims& axes, const 
   const Shape of_weight = weight.defined() ? weight.shape() : Shape(),
               of_bias = bias.defined() ? bias.shape() : Shape();
   const DType bias_dtype = bias.defined() ? bias.dtype() : wide;
-  const auto rule = [rows, by_channel, axes, eps, wide, of_weight, of_bias, bias_dtype, loc, scaled = weight.defined(),
+  const auto rule = [rows, by_kernel, by_channel, axes, eps, wide, of_weight, of_bias, bias_dtype, loc,
+                     scaled = weight.defined(),
                      shifted = bias.defined()](const CustomContext& c) -> std::vector<Tensor> {
-    if (rows && !c.create_graph) {
+    if (by_kernel && !c.create_graph) {
       const RowNormGradients g =
           row_norm_backward(*rows, c, c.saved[1], c.saved[2], scaled ? c.saved[3] : Tensor(), eps, loc);
       std::vector<Tensor> out{g.dx};

@@ -127,7 +127,9 @@ class PointwiseNode final : public Node {
     }
     if (saved >> 3 & 1) values_[3].save(y);
     saved_ = saved;
+    note_values(true);
   }
+  ~PointwiseNode() override { note_values(false); }
 
   void backward(BackwardContext& v) override {
     const Tensor& g = v.grads[0];
@@ -146,11 +148,17 @@ class PointwiseNode final : public Node {
       if (v.needs(*this, i)) v.given[i] = to_origin(row_.rule(static_cast<int>(i), g, a, b, c, y), i);
   }
   void release_saved() override {
+    note_values(false);
     for (SavedValue& v : values_) v.reset();
     released_ = true;
   }
 
  private:
+  void note_values(bool kept) const {
+    if (device_.kind() != Device::Kind::cuda) return;
+    for (const SavedValue& v : values_)
+      if (v && !v.is_packed()) note_kept(*v.get(*this), kept);
+  }
   const Row& row_;
   Device& device_;
   std::array<SavedValue, 4> values_;  // a, b, c, y

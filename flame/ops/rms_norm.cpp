@@ -33,6 +33,7 @@ Tensor rms_norm(const Tensor& x, const Shape& normalized, const Tensor& weight, 
   const auto scale_of = [axes, e](const Tensor& x) { return rsqrt(mean(square(x), axes, true) + e); };
   std::optional<RowNorm> rows;
   if (x.device().kind() == Device::Kind::cuda) rows = row_norm_of(x, axes, weight, {});
+  if (rows && backward_joins_island(*rows, x)) rows.reset();  // both ways
   if (rows) rows->rms = true;
   Tensor scale;  // by rows: the mean square
   const Tensor y = no_grad([&] {

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "flame/autograd/autocast_ops.h"
 #include "flame/autograd/autograd.h"
 #include "flame/autograd/node.h"
 #include "flame/device/cpu/parallel.h"
@@ -185,6 +186,15 @@ std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tens
   if (!add_layout(n, x, first, weight) || !add_layout(n, x, first, bias)) return {};
   if (cuda && !on_device(n, x.dtype())) return {};
   return n;
+}
+
+bool joins_island(const RowNorm& n, const Tensor& x) {
+  constexpr int64_t in_registers = 4096;
+  return x.device().kind() == Device::Kind::cuda && within_autocast() && x.dtype() == DType::f32 && n.piece == 0 &&
+         (n.per_row == 0 || n.segment == 1) && n.length <= in_registers;
+}
+bool backward_joins_island(const RowNorm& n, const Tensor& x) {
+  return joins_island(n, x) && n.period == 1 && sums_beside_rows(x.device(), n.rows, n.length);
 }
 
 RowNormResult row_norm(const RowNorm& n, const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias,

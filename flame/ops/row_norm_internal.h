@@ -20,6 +20,12 @@ struct RowNorm {
 // weight and bias lie otherwise (they broadcast against x, or are undefined).
 std::optional<RowNorm> row_norm_of(const Tensor& x, const Dims& axes, const Tensor& weight, const Tensor& bias);
 
+// On a GPU, under autocast, short rows are an island's: the cast to 16 bits that follows is part of the launch, as is what x
+// waits for.
+bool joins_island(const RowNorm& n, const Tensor& x);
+// Whether the backward of such rows is one too, with the weights' gradients as sums beside the rows, and with what else meets.
+bool backward_joins_island(const RowNorm& n, const Tensor& x);
+
 struct RowNormResult {
   Tensor y, mean, var;  // mean and var keep the axes with size 1
 };

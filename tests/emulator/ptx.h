@@ -201,6 +201,7 @@ void ptx(Operands&&... all) {
     set([](float high, float low) { return static_cast<unsigned>(to_brain(high)) << 16 | to_brain(low); });
   else if constexpr (text.starts("not.b32 ")) set([](unsigned x) { return ~x; });
   else if constexpr (text.starts("ld.global.nc.")) load(all...);
+  else if constexpr (text.starts("prefetch.global.L2 ")) return;
   else if constexpr (text.starts("rcp.approx.ftz.f32 ")) set([](float x) { return flushed(1 / flushed(x)); });
   else if constexpr (text.starts("rsqrt.approx.ftz.f32 ")) set([](float x) { return flushed(1 / sqrtf(flushed(x))); });
   else if constexpr (text.starts("ex2.approx.ftz.f32 ")) set([](float x) { return flushed(exp2f(flushed(x))); });

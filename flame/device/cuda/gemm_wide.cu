@@ -215,7 +215,7 @@ inline Eight read8_once(const T* p, bool there) {
   return r;
 }
 inline void write8(T* p, const Eight& v, bool there) {
-  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(p), "r"(v.of[0]),
+  asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %5, 0;\n@p st.global.cs.v4.b32 [%0], {%1, %2, %3, %4};\n}" ::"l"(p), "r"(v.of[0]),
                "r"(v.of[1]), "r"(v.of[2]), "r"(v.of[3]), "r"(static_cast<int>(there))
                : "memory");
 }
@@ -333,6 +333,14 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
         before = r.stage;
         r.next();
       }
+#if FLAME_BIAS
+      uint32_t pairs[tile_n / 64];  // of the bias: a lane's are 64 columns apart
+#pragma unroll
+      for (int i = 0; i < tile_n / 64; ++i) {
+        const int column = n0 + 64 * i + 2 * lane;
+        pairs[i] = column < p.n ? __ldg(reinterpret_cast<const uint32_t*>(bias + column)) : 0;
+      }
+#endif
       asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory");
       if (lane < cluster) arrive_at(emptied + 8 * before, lane);
       await(taken + 8 * half, turn ^ 1);
@@ -341,8 +349,7 @@ extern "C" __global__ void __launch_bounds__(threads, 1)
 #if FLAME_BIAS
 #pragma unroll
         for (int i = 0; i < 2; ++i) {
-          const int column = n0 + 8 * (j + i) + 2 * (lane % 4);
-          const uint32_t pair = column < p.n ? __ldg(reinterpret_cast<const uint32_t*>(bias + column)) : 0;
+          const uint32_t pair = __shfl_sync(0xffffffffu, pairs[(j + i) / 8], 4 * ((j + i) % 8) + lane % 4);
           float* const d = s.d + 4 * (j + i);
           d[0] += low_of(pair);
           d[1] += high_of(pair);

@@ -45,8 +45,11 @@ void CudaKernel::load() const {
     throw KernelError(fmt::format("{}: the text has no extern \"C\" __global__ function '{}'", name_, entry_));
   device_.check(found, name_.c_str());
   device_.check(device_.with_room([&] { return d.cuFuncLoad(f); }), name_.c_str());  // not at the first launch
-  size_t at = 0, size = 0;
-  for (size_t i = 0; d.cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) parameter_bytes_ = at + size;
+  size_t at = 0, size = 0;  // the first may lie behind a gap, for its alignment
+  for (size_t i = 0; d.cuFuncGetParamInfo(f, i, &at, &size) == CUDA_SUCCESS; ++i) {
+    parameters_.push_back(at);
+    parameter_bytes_ = at + size - parameters_[0];
+  }
   int named = 0;
   device_.check(d.cuFuncGetAttribute(&named, CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, f), name_.c_str());
   shared_ = named;
@@ -82,29 +85,29 @@ void CudaKernel::go(const Grid& g, std::span<const std::byte> arguments) const {
   load();
   const CUfunction f = function_.load(std::memory_order_acquire);
   ask_for_shared(f, g.shared);
-  size_t bytes = arguments.size();
-  if (bytes != parameter_bytes_)
-    throw KernelError(
-        fmt::format("{}: the kernel's parameters are {} bytes, the arguments {}", name_, parameter_bytes_, bytes));
-  void* extra[] = {CU_LAUNCH_PARAM_BUFFER_POINTER, const_cast<std::byte*>(arguments.data()),
-                   CU_LAUNCH_PARAM_BUFFER_SIZE, &bytes, CU_LAUNCH_PARAM_END};
+  if (arguments.size() != parameter_bytes_)
+    throw KernelError(fmt::format("{}: the kernel's parameters are {} bytes, the arguments {}", name_, parameter_bytes_,
+                                  arguments.size()));
+  static thread_local std::vector<void*> each;  // argument
+  each.clear();
+  for (const size_t at : parameters_) each.push_back(const_cast<std::byte*>(arguments.data()) + at - parameters_[0]);
   StepGraph* const taken = StepGraph::taking(device_);
-  if (taken && taken->renewing()) return taken->kernel(f, g, extra, entry_);
+  if (taken && taken->renewing()) return taken->kernel(f, g, each.data(), entry_);
   const auto start = [&] {
     return driver().cuLaunchKernel(f, static_cast<unsigned>(g.blocks), static_cast<unsigned>(g.y),
                                    static_cast<unsigned>(g.z), static_cast<unsigned>(g.threads),
                                    static_cast<unsigned>(g.threads_y), static_cast<unsigned>(g.threads_z),
-                                   static_cast<unsigned>(g.shared), device_.raw_stream(), nullptr, extra);
+                                   static_cast<unsigned>(g.shared), device_.raw_stream(), each.data(), nullptr);
   };
   if (used_.load(std::memory_order_relaxed)) {
     device_.check(start(), name_.c_str());
-    if (taken) taken->kernel(f, g, extra, entry_);
+    if (taken) taken->kernel(f, g, each.data(), entry_);
     return;
   }
   const CudaDevice::Meter meter(device_);
   device_.check(device_.with_room(start), name_.c_str());
   used_ = true;
-  if (taken) taken->kernel(f, g, extra, entry_);
+  if (taken) taken->kernel(f, g, each.data(), entry_);
 }
 
 Ref<Kernel> CudaDevice::kernel(const KernelDesc& d) {

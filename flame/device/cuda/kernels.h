@@ -40,6 +40,7 @@ class CudaKernel final : public Kernel {
   const std::string name_, entry_;
   const std::shared_ptr<Module> module_;
   mutable std::atomic<CUfunction> function_{nullptr};
+  mutable std::vector<size_t> parameters_;  // where each begins
   mutable size_t parameter_bytes_ = 0;
   mutable int shared_ = 0, shared_asked_ = 0;  // bytes of shared memory that the text names; dynamic ones asked for
   mutable std::mutex shared_mutex_;

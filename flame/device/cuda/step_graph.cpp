@@ -165,7 +165,7 @@ void StepGraph::kernel(CUfunction f, const Grid& g, void** arguments, const std:
   p.gridDimX = size(g.blocks), p.gridDimY = size(g.y), p.gridDimZ = size(g.z);
   p.blockDimX = size(g.threads), p.blockDimY = size(g.threads_y), p.blockDimZ = size(g.threads_z);
   p.sharedMemBytes = size(g.shared);
-  p.extra = arguments;
+  p.kernelParams = arguments;
   device_.check(driver().cuGraphExecKernelNodeSetParams(handles_.ready, next(Node::Kind::kernel).node, &p),
                 "cuGraphExecKernelNodeSetParams");
 }
