@@ -39,7 +39,7 @@ class SmallBackward final : public Op {
 
   Ref<Plan> prepare_cuda(Device& d, std::span<const Meta> in, std::span<const Meta>) const override {
     const int64_t rows = in[0].shape[0], out = in[0].shape[1], wide = in[1].shape[1];
-    constexpr int deepest = 2;  // more does not pay beside relu's mask
+    constexpr int deepest = 2;
     const SmallTiles tiles((for_x_ ? SmallTiles::of(rows, wide, 32) : 0) + SmallTiles::of(out, wide, 32),
                            for_x_ ? std::max(rows, out) : rows, deepest);
     const int64_t first = for_x_ ? SmallTiles::of(rows, wide, tiles.tile) : 0,

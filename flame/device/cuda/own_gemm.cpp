@@ -89,7 +89,8 @@ Ref<Plan> small_gemm(Device& d, const GemmDesc& g) {
   if (std::max(p.m, p.k) * std::abs(a->step) >= far || std::max(p.n, p.k) * std::abs(b->step) >= far ||
       p.m * p.n >= far)
     return {};
-  const SmallTiles tiles(SmallTiles::of(p.m, p.n, 32), p.k, 4);
+  constexpr int deepest = 4;
+  const SmallTiles tiles(SmallTiles::of(p.m, p.n, 32), p.k, deepest);
   const bool slope = g.slope != Activation::none;
   const int relu = slope ? 3 : g.activation == Activation::none ? 0 : g.keep ? 2 : 1;
   const auto option = [](const char* name, int value) { return fmt::format("-DFLAME_{}={}", name, value); };
