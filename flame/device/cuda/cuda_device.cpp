@@ -100,7 +100,8 @@ CudaDevice::CudaDevice(int ordinal)
   arch_ = 10 * major + minor;
   check(d.cuDeviceGetAttribute(&shared_of_block_, CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, handle_),
         "cuDeviceGetAttribute");
-  check(d.cuDeviceGetAttribute(&processors_, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle_), "cuDeviceGetAttribute");
+  check(d.cuDeviceGetAttribute(&processors_, CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, handle_),
+        "cuDeviceGetAttribute");
   char text[128] = "";
   check(d.cuDeviceGetName(text, sizeof text, handle_), "cuDeviceGetName");
   gpu_name_ = text;
