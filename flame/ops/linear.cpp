@@ -135,7 +135,7 @@ class Linear final : public Product {
  private:
   // The gradient to the sum that the activation is taken of.
   Tensor before_activation(Vjp& v) const {
-    const Tensor g = v.grad(0);
+    Tensor g = v.grad(0);
     if (activation_ == Activation::relu) return where(v.output(0) <= 0, 0, g);
     if (activation_ != Activation::gelu_tanh) return g;
     const Tensor before = g * gelu_tanh_slope(v.output(1));
@@ -205,7 +205,7 @@ Tensor fused_feed_forward(const Tensor& x, const Tensor& w1, const Tensor& b1, c
   for (const Tensor* b : {&b1, &b2})
     if (b->defined()) in.push_back(*b);
   const bool wanted = any_requires_grad(in);
-  const Tensor y = no_grad([&] {
+  Tensor y = no_grad([&] {
     hidden = layer(x.reshape(rows, loc), w1, b1, a, wanted, loc);
     return linear(hidden[0], w2, b2, {}, loc).reshape(outer, loc);
   });
