@@ -333,25 +333,27 @@ TEST(CudaRows, ColumnsAreSummedBesideRows) {
     DType dtype;
     bool columns_first, fuses, whole = false;  // whole: and a sum along all but the last axis
   };
-  const Case cases[] = {{{96, 200, 40}, DType::f32, true, true},        {{96, 200, 40}, DType::bf16, false, true},
-                        {{2, 12'353, 33}, DType::f32, true, true},      {{1, 24'400, 64}, DType::bf16, true, true},
-                        {{50, 2, 192, 12}, DType::f64, false, true},    {{96, 256, 16}, DType::i32, true, true},
-                        {{90, 256, 16}, DType::f32, true, false},       {{200, 130, 16}, DType::f32, false, false},
-                        {{96, 256, 40}, DType::f32, true, true, true},  {{3, 8192, 33}, DType::bf16, false, true, true},
-                        {{96, 200, 16}, DType::f32, false, false, true}};
+  const Case cases[] = {
+      {{96, 200, 40}, DType::f32, true, true},         {{96, 200, 40}, DType::bf16, false, true},
+      {{2, 12'353, 33}, DType::f32, true, true},       {{1, 24'400, 64}, DType::bf16, true, true},
+      {{50, 2, 192, 12}, DType::f64, false, true},     {{96, 256, 32}, DType::i32, true, true},
+      {{90, 256, 16}, DType::f32, true, false},        {{200, 130, 16}, DType::f32, false, false},
+      {{96, 256, 40}, DType::f32, true, true, true},   {{3, 8192, 33}, DType::bf16, false, true, true},
+      {{96, 200, 16}, DType::f32, false, false, true}, {{96, 200, 32}, DType::f32, false, true}};
   for (const Case& c : cases) {
     const int summed = c.shape.rank() - 2;
     Dims kept;
     for (int i = 0; i <= summed; ++i) kept.push_back(i);
+    const int64_t begin = c.columns_first ? 8 : 1;
     Shape wide = c.shape;
-    wide[summed + 1] += 3;
+    wide[summed + 1] += 8;  // rows that may be copied by 16 bytes, or do not begin there
     const auto made = [&](const Shape& s, uint64_t seed) { return (normal(s, DType::f32, seed) * 8).to(c.dtype); };
     Shape thin = Dims::filled(c.shape.rank(), 1);
     thin[0] = c.shape[0];
     thin[summed + 1] = c.shape[summed + 1];
     const Tensors in{made(c.shape, 2), made(c.shape, 3), made(wide, 4), made(thin, 5)};
     const auto work = [&](const Tensors& i) {
-      const Tensor &dy = i[0], &x = i[1], y = i[2].slice(-1, 1, c.shape[summed + 1] + 1);
+      const Tensor &dy = i[0], &x = i[1], y = i[2].slice(-1, begin, begin + c.shape[summed + 1]);
       const Tensor weighted = dy * i[3];
       Tensors columns;
       const auto sums = [&] { columns = {sum(dy * x, summed), sum(dy, summed), amax(y, summed)}; };

@@ -146,8 +146,23 @@ class Columns : protected Rows {
     }
     return out + "}\n";
   }
+  // copy_row(step): asks for the copies of a row.
+  std::string row_copies() {
+    std::string out = "  const auto copy_row = [&](I step) {\n    const I row = outer * summed + step;\n" +
+                      coordinates("row", 0, p_.kept, "    ");
+    for (size_t k = 0; k < p_.leaves.size(); ++k) {
+      if (!copied(k)) continue;
+      out +=
+          row_pointer('b', in_memory(p_.leaves[k].dtype), int(k), leaf_offset(int(k), 0, p_.kept), "    ") +
+          fmt::format(
+              "#pragma unroll\n    for (int at = lane * {0}; at < {1}; at += {2})\n"
+              "      copy16(copies + step % 2 * {3} + {4} + at, reinterpret_cast<const char*>(b{5}) + at, true);\n",
+              cuda_copied, steps_ * 32 * size_of(p_.leaves[k].dtype), cuda_copied * 32, copied_bytes_, copies_[k], k);
+    }
+    return out + "  };\n";
+  }
   // Rows whose columns are summed too: a warp takes the rows of a chunk, one after the other, with a column's value in a
-  // register; the eight of a block, a part, meet in shared memory.
+  // register; the eight of a block, a part, meet in shared memory. Before, the warps' next rows arrive there.
   std::string summed_row_kernels() {
     constexpr int together = 8;  // values of a thread that go to shared memory at a time
     const bool finishes = space_.most_partials > 1;
@@ -156,19 +171,26 @@ class Columns : protected Rows {
     const std::string summed = number("reduced", space_.reduced), partials = number("partials", space_.partials);
     number("region", space_.outer * space_.inner * space_.partials);
     plan_registers(space_.cols, 1);
+    const bool copies = copied_bytes_ > 0;
+    shared_ = copies ? std::max(2 * copied_bytes_ * cuda_threads / 32, together * cuda_threads * 8) : 0;
     std::string out = head("island");
     out += fmt::format(
-        "  __shared__ alignas(8) char left[{0} * 8];\n  constexpr int part = 0;\n  constexpr bool live = true;\n"
+        "  {0}\n  constexpr int part = 0;\n  constexpr bool live = true;\n"
         "  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;\n"
         "  const I piece = static_cast<I>(blockIdx.x) % {1}, outer = static_cast<I>(blockIdx.x) / {1};\n"
         "  const I cols = {2}, from = lane, to = cols, summed = {3};\n"
         "  const I top = piece * {4} + warp * {5}, bottom = summed < top + {5} ? summed : top + {5};\n",
-        together * cuda_threads, partials, number("cols", space_.cols), summed, column_part, column_chunk);
+        copies ? "extern __shared__ __align__(16) char left[];"
+               : fmt::format("__shared__ alignas(8) char left[{} * 8];", together * cuda_threads),
+        partials, number("cols", space_.cols), summed, column_part, column_chunk);
+    if (copies) out += fmt::format("  char* const copies = left + warp * {};\n", 2 * copied_bytes_) + row_copies();
     for (int i : all)
       out += fmt::format("  {0} s{1}[{2}];\n#pragma unroll\n  for (int j = 0; j < {2}; ++j) s{1}[j] = {3};\n",
                          computed(node(i).compute), i, steps_, identity(node(i)));
-    out += "  for (I step = top; step < bottom; ++step) {\n  const I row = outer * summed + step;\n" + row_body(1) +
-           "  }\n" +
+    if (copies) out += "  if (top < bottom) copy_row(top);\n  commit();\n";
+    out += "  for (I step = top; step < bottom; ++step) {\n  const I row = outer * summed + step;\n";
+    if (copies) out += "  if (step + 1 < bottom) copy_row(step + 1);\n  commit();\n  wait<1>();\n  __syncwarp();\n";
+    out += row_body(1) + (copies ? "  __syncwarp();\n  }\n  __syncthreads();\n" : "  }\n") +
            fmt::format("  const I chunks = (summed - piece * {} + {}) / {};\n", column_part, column_chunk - 1,
                        column_chunk);
     for (size_t k = 0; k < all.size(); ++k)

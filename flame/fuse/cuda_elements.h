@@ -70,6 +70,7 @@ class Elements {
   std::vector<int>
       level_;  // of elements: the pass that can compute it; of row values: the pass after which it is there
   int passes_ = 1;
+  int shared_ = 0;  // dynamic bytes
 
   using Kind = NodeDesc::Kind;
   const NodeDesc& node(int i) const { return p_.nodes[static_cast<size_t>(i)]; }

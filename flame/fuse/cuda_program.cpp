@@ -25,11 +25,15 @@ void put(std::vector<uint64_t>& words, const Word* of_draw) {
 
 struct Prepared {
   std::vector<CudaField> fields;
+  std::vector<int> copied;
+  int shared;
   Ref<Kernel> island, join, finish;
 
   Prepared(Device& d, const Program& p, const std::string& name, int width, bool finishes, bool joins = false) {
     CudaKernelText t = cuda_island_text(p, width);
     fields = std::move(t.fields);
+    copied = std::move(t.copied);
+    shared = t.shared;
     island = d.kernel({name, t.text, "island", {"--fmad=false"}});
     if (joins) join = d.kernel({name, t.text, "join", {"--fmad=false"}});
     if (finishes) finish = d.kernel({name, std::move(t.text), "finish", {"--fmad=false"}});
@@ -68,14 +72,15 @@ bool aligned(const Program& p, const Run& r, int width) {
   return true;
 }
 
+struct Kernels {
+  explicit Kernels(Prepared p) : whole(std::move(p)) {}
+  Prepared whole;
+  std::once_flag made;
+  std::unique_ptr<Prepared> one;  // for tensors that begin at odd places
+};
+
 std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::string& name, int64_t n) {
   const int width = cuda_vector_width(p);
-  struct Kernels {
-    explicit Kernels(Prepared p) : whole(std::move(p)) {}
-    Prepared whole;
-    std::once_flag made;
-    std::unique_ptr<Prepared> one;  // for tensors that begin at odd places
-  };
   auto all = std::make_shared<Kernels>(Prepared(d, p, name, width, false));
   if (const int axis = cuda_tile_axis(p); axis >= 0)
     return [all, leaves = p.leaves.size(), blocks = cuda_tiles(p, axis)](const Run& r) {
@@ -87,6 +92,24 @@ std::function<void(const Run&)> pointwise_body(Program p, Device& d, const std::
     const Prepared& k = fits ? all->whole : *all->one;
     run(k.island, {.blocks = blocks_for(n, int64_t{cuda_threads} * (fits ? width : 1))},
         k.arguments(r, p.leaves.size()));
+  };
+}
+
+// Rows whose columns are summed: copied to shared memory where it has room for them and all of them begin where copies can.
+std::function<void(const Run&)> summed_rows_body(Program p, Device& d, const std::string& name, bool finishes,
+                                                 const Grid& first, const Grid& last) {
+  auto all = std::make_shared<Kernels>(Prepared(d, p, name, cuda_copied, finishes));
+  if (all->whole.shared > all->whole.island->most_shared()) all->whole = Prepared(d, p, name, 1, finishes);
+  return [p = std::move(p), &d, name, finishes, first, last, all](const Run& r) {
+    const bool fits = std::ranges::all_of(
+        all->whole.copied, [&](int k) { return reinterpret_cast<uintptr_t>(r.buffers[k]) % cuda_copied == 0; });
+    if (!fits) std::call_once(all->made, [&] { all->one = std::make_unique<Prepared>(d, p, name, 1, finishes); });
+    const Prepared& k = fits ? all->whole : *all->one;
+    const std::vector<uint64_t> words = k.arguments(r, p.leaves.size());
+    Grid grid = first;
+    grid.shared = k.shared;
+    run(k.island, grid, words);
+    if (k.finish) run(k.finish, last, words);
   };
 }
 
@@ -116,17 +139,22 @@ Ref<Plan> prepare_cuda_program(Program p, Device& d) {
   int64_t count = 0;
   for (const NodeDesc& n : p.nodes) count += n.kind == NodeDesc::Kind::reduce && (p.summed == 0 || n.summed > 0);
   const bool joins = p.mode == Mode::wide && s.partials > cuda_wide_chunk;
+  if (p.summed > 0) {
+    const Grid first{.blocks = s.outer * s.partials};
+    Grid last = column_grid(items, s.finish_deep);
+    last.y = count;
+    return make_ref<Plan>(name, summed_rows_body(std::move(p), d, name, finishes, first, last),
+                          finishes ? static_cast<size_t>(count * items * s.partials) * 8 : 0);
+  }
   const auto k = std::make_shared<Prepared>(d, p, name, 1, finishes, joins);
-  if ((p.mode == Mode::row && p.summed == 0) || block_rows) {
+  if (p.mode == Mode::row || block_rows) {
     const Grid grid{.blocks = block_rows ? s.rows : blocks_for(s.rows, cuda_threads / 32 / cuda_row_warps(s))};
     return make_ref<Plan>(name, [k, grid, leaves](const Run& r) { run(k->island, grid, k->arguments(r, leaves)); });
   }
   const bool wide = p.mode == Mode::wide;
   constexpr int64_t warps = cuda_threads / 32;
   const int64_t partials = items * s.partials, room = wide ? items * cuda_wide_partials(s) : partials;
-  const Grid first = wide           ? Grid{.blocks = blocks_for(partials, warps)}
-                     : p.summed > 0 ? Grid{.blocks = s.outer * s.partials}
-                                    : column_grid(partials, s.deep);
+  const Grid first = wide ? Grid{.blocks = blocks_for(partials, warps)} : column_grid(partials, s.deep);
   const Grid second{.blocks = blocks_for(room - partials, warps), .y = count};
   Grid last = wide ? Grid{.blocks = joins ? items : blocks_for(items, warps)} : column_grid(items, s.finish_deep);
   last.y = count;

@@ -144,7 +144,11 @@ class Rows : protected Draws {
   std::string bases(int from, int to, const std::string& indent) {
     std::string out;
     for (size_t k = 0; k < p_.leaves.size(); ++k)
-      if (!p_.leaves[k].row)
+      if (copied(k))
+        out += fmt::format(
+            "{0}const {1}* const b{2} = reinterpret_cast<const {1}*>(copies + step % 2 * {3} + {4}) + lane;\n", indent,
+            in_memory(p_.leaves[k].dtype), k, copied_bytes_, copies_[k]);
+      else if (!p_.leaves[k].row)
         out += row_pointer('b', in_memory(p_.leaves[k].dtype), int(k),
                            leaf_offset(int(k), from, to) + (straight(p_.leaves[k].strides) ? " + from" : ""), indent);
     for (size_t o = 0; o < p_.outputs.size(); ++o)
@@ -190,6 +194,7 @@ class Rows : protected Draws {
     }
     if (cost * steps > most_unrolled && p_.summed == 0) return;
     steps_ = steps;
+    plan_copies();
     int room = registers;
     const auto need_of = [&](DType t) { return steps * (size_of(t) == 8 ? 2 : 1); };
     for (int i : column_sums(-1)) room -= need_of(node(i).compute) / 2;
@@ -209,7 +214,7 @@ class Rows : protected Draws {
     held_.assign(p_.leaves.size(), false);
     for (size_t k = 0; k < p_.leaves.size(); ++k)
       held_[k] = (own_elements(p_.leaves[k]) ? uses[k] > 0 : uses[k] > 1) && !constant(p_.leaves[k].strides) &&
-                 take(p_.leaves[k].dtype);
+                 !copied(k) && take(p_.leaves[k].dtype);
   }
   // The arrays, and the loads of leaves into them.
   std::string fill_registers(int from, int to) {
@@ -255,7 +260,7 @@ class Rows : protected Draws {
     for (size_t k = 0; p_.summed == 1 && k < p_.leaves.size(); ++k) {
       const LeafDesc& l = p_.leaves[k];
       const int along = p_.kept - 1, line = 128 / static_cast<int>(size_of(l.dtype));
-      if (l.row || !straight(l.strides) || l.strides[along] == 0) continue;
+      if (l.row || !straight(l.strides) || l.strides[along] == 0 || copied(k)) continue;
       out += fmt::format(
           "#pragma unroll\n    for (int at = lane * {0}; at < {1}; at += {2})\n"
           "      if (at < cols) ask_for(b{3} - lane + {4} + at);\n",
@@ -265,6 +270,22 @@ class Rows : protected Draws {
       functions_ += "inline void ask_for(const void* p) { asm volatile(\"prefetch.global.L2 [%0];\" ::\"l\"(p)); }\n";
     return out.empty() ? out : "  if (step + 1 < bottom) {\n" + out + "  }\n";
   }
+  // Which leaves' rows are copied to shared memory while a warp works on the row before: by 16 bytes, so each begins at a
+  // multiple of that and is as long as a warp's steps.
+  void plan_copies() {
+    copies_.assign(p_.leaves.size(), -1);
+    for (size_t k = 0; p_.summed > 0 && width_ == cuda_copied && whole_ && k < p_.leaves.size(); ++k) {
+      const LeafDesc& l = p_.leaves[k];
+      const auto size = static_cast<int64_t>(size_of(l.dtype));
+      if (l.row || !straight(l.strides) || l.strides[p_.kept - 1] == 0) continue;
+      if (!std::all_of(l.strides.begin(), l.strides.begin() + p_.kept,
+                       [&](int64_t s) { return s * size % cuda_copied == 0; }))
+        continue;
+      copies_[k] = copied_bytes_;
+      copied_bytes_ += steps_ * 32 * static_cast<int>(size);
+    }
+  }
+  bool copied(size_t k) const { return !copies_.empty() && copies_[k] >= 0; }
   // What `warps` warps do with row `row`.
   std::string row_body(int warps) {
     const int end = p_.kept + p_.reduced;
@@ -307,8 +328,10 @@ class Rows : protected Draws {
     return out + "  }\n";
   }
 
-  int steps_ = 0;       // elements a thread, unrolled; 0: a loop
-  bool whole_ = false;  // every thread has as many
+  int steps_ = 0;            // elements a thread, unrolled; 0: a loop
+  bool whole_ = false;       // every thread has as many
+  std::vector<int> copies_;  // of leaves: where the copy of a row begins in shared memory, or -1
+  int copied_bytes_ = 0;     // of a row
 
  private:
   static constexpr int most_unrolled = 6000;  // roughly instructions
@@ -344,8 +367,9 @@ class Rows : protected Draws {
     }
   }
   std::string read(size_t k, int from, int to, const std::string& indent) {
-    const std::string at =
-        fmt::format("{}(b{} + ({}))", reader(), k, along(p_.leaves[k].strides, leaf_offset(int(k), from, to)));
+    const std::string place = along(p_.leaves[k].strides, leaf_offset(int(k), from, to)),
+                      at = copied(k) ? fmt::format("b{}[{}]", k, place)
+                                     : fmt::format("{}(b{} + ({}))", reader(), k, place);
     const char *t = in_memory(p_.leaves[k].dtype), *c = computed(p_.leaves[k].dtype);
     if (!steps_) return fmt::format("{}const {} l{} = widen({});\n", indent, c, k, at);
     return fmt::format("{}const {} l{} = widen(inside ? {} : {}());\n", indent, c, k, at, t);

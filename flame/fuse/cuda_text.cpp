@@ -40,10 +40,14 @@ class Writer : Columns {
     if (special_) out.text += "#include \"flame/fuse/scalar_special.h\"\n";
     if (std::ranges::count(p_.nodes, Kind::dropout, &NodeDesc::kind) > 0)
       out.text += "#include \"flame/fuse/draw.cuh\"\n";
+    if (shared_ > 0) out.text += "#include \"flame/fuse/tensor_cores.cuh\"\n";
     out.text += "namespace flame {\nusing namespace kernels;\nusing I = ";
     out.text += wide_index_ ? "int64_t;\nusing U = int64_t;\n" : "int32_t;\nusing U = uint32_t;\n";
     out.text += "struct A {\n" + members_ + "};\n" + functions_ + kernels + "}  // namespace flame\n";
     out.fields = std::move(fields_);
+    out.shared = shared_;
+    for (size_t k = 0; k < p_.leaves.size(); ++k)
+      if (copied(k)) out.copied.push_back(int(k));
     return out;
   }
 

@@ -18,6 +18,8 @@ struct CudaField {
 struct CudaKernelText {
   std::string text;
   std::vector<CudaField> fields;
+  std::vector<int> copied;  // leaves that must begin at multiples of cuda_copied bytes
+  int shared = 0;           // dynamic bytes of "island"
 };
 
 // How a group is spread over threads; sizes, so no part of the text.
@@ -30,6 +32,7 @@ struct CudaSpace {
 };
 
 constexpr int cuda_threads = 256;
+constexpr int cuda_copied = 16;            // bytes of an asynchronous copy to shared memory
 constexpr int64_t cuda_wide_chunk = 1024;  // the CPU's, so that sums have its order
 
 CudaSpace cuda_space(const Program& p);
@@ -51,7 +54,8 @@ bool cuda_block_rows(const Program& p, const CudaSpace& s);
 int cuda_row_warps(const CudaSpace& s);
 // Entries: "island"; in wide mode (but where a block takes a row), and in column mode with several partials, "finish" too; between them "join" where a
 // wide row has more than 1,024 partials. `width`: elements a thread
-// of a pointwise group, whose flat tensors must then be aligned to as many.
+// of a pointwise group, whose flat tensors must then be aligned to as many; cuda_copied, where rows whose columns are summed
+// may be copied to shared memory; else 1.
 CudaKernelText cuda_island_text(const Program& p, int width);
 
 }  // namespace flame
