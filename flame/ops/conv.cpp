@@ -44,6 +44,12 @@ bool filter_is_channels_last(const Meta& m) {
   return is_channels_last(m.shape, m.strides) && !is_contiguous(m.shape, m.strides);
 }
 Layout filter_layout(const Meta& m) { return filter_is_channels_last(m) ? Layout::channels_last : Layout::contiguous; }
+// Whether a GPU's library gets a small filter channels-last: turned by a launch of its own, which a recorded step makes while it
+// makes what is convolved.
+bool turned_before(const Tensor& w) {
+  constexpr int64_t few = 4, most = 1 << 17;  // channels that own kernels take as they lie, and numbers
+  return w.device().kind() == Device::Kind::cuda && w.shape()[1] > few && w.numel() <= most;
+}
 
 // What the three share: options, how metadata become a description, and the layouts.
 class Conv : public Op {
@@ -86,11 +92,11 @@ Axes but_channels(int axes) {
 // (x, w, bias or left out) -> y
 class ConvForward final : public Conv {
  public:
-  ConvForward(const ConvAttributes& a, const Shape& y, bool bias, Activation activation)
-      : Conv(forward_names[a.axes()], a), y_(y), bias_(bias), activation_(activation) {}
+  ConvForward(const ConvAttributes& a, const Shape& y, bool turned, bool bias, Activation activation)
+      : Conv(forward_names[a.axes()], a), y_(y), turned_(turned), bias_(bias), activation_(activation) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), y_)}; }
   Layout layout(int i, const Meta& m) const override {
-    return i == 0 ? Layout::channels_last : i == 1 ? filter_layout(m) : Layout::contiguous;
+    return i == 0 || (i == 1 && turned_) ? Layout::channels_last : i == 1 ? filter_layout(m) : Layout::contiguous;
   }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     const ConvDesc c = described(Pass::forward, in[0], in[1], out[0], in.size() == 3, activation_);
@@ -117,7 +123,7 @@ class ConvForward final : public Conv {
   bool few_channels_rule(Vjp& v) const;
 
   Shape y_;
-  bool bias_;
+  bool turned_, bias_;
   Activation activation_;
 };
 
@@ -159,9 +165,12 @@ bool ConvForward::few_channels_rule(Vjp& v) const {
 // (dy, w) -> dx
 class ConvBackwardData final : public Conv {
  public:
-  ConvBackwardData(const char* name, const ConvAttributes& a, const Shape& x) : Conv(name, a), x_(x) {}
+  ConvBackwardData(const char* name, const ConvAttributes& a, const Shape& x, bool turned)
+      : Conv(name, a), x_(x), turned_(turned) {}
   std::vector<Meta> infer(std::span<const Tensor> in, Loc) const override { return {activation(in[0].dtype(), x_)}; }
-  Layout layout(int i, const Meta& m) const override { return i == 0 ? Layout::channels_last : filter_layout(m); }
+  Layout layout(int i, const Meta& m) const override {
+    return i == 0 || turned_ ? Layout::channels_last : filter_layout(m);
+  }
   Ref<Plan> prepare(Device& d, std::span<const Meta> in, std::span<const Meta> out) const override {
     return d.conv(described(Pass::backward_data, out[0], in[1], in[0]));
   }
@@ -175,6 +184,7 @@ class ConvBackwardData final : public Conv {
 
  private:
   Shape x_;
+  bool turned_;
 };
 
 // (x, dy) -> dw
@@ -207,12 +217,12 @@ class ConvBackwardWeight final : public Conv {
 
 Tensor forward(const ConvAttributes& a, const Shape& y, const Tensor& x, const Tensor& w, const Tensor& bias, Loc loc,
                Activation activation) {
-  const Ref<Op> op = make_ref<ConvForward>(a, y, bias.defined(), activation);
+  const Ref<Op> op = make_ref<ConvForward>(a, y, turned_before(w), bias.defined(), activation);
   return bias.defined() ? dispatch(op, {x, w, bias}, loc) : dispatch(op, {x, w}, loc);
 }
 Tensor backward_data(const char* name, const ConvAttributes& a, const Shape& x, const Tensor& dy, const Tensor& w,
                      Loc loc) {
-  return dispatch(make_ref<ConvBackwardData>(name, a, x), {dy, w}, loc);
+  return dispatch(make_ref<ConvBackwardData>(name, a, x, turned_before(w)), {dy, w}, loc);
 }
 Tensor backward_weight(const ConvAttributes& a, const Meta& w, const Tensor& x, const Tensor& dy, Loc loc) {
   return dispatch(make_ref<ConvBackwardWeight>(a, w), {x, dy}, loc);

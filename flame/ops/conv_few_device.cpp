@@ -53,20 +53,32 @@ bool within_reach(const Device& d, const ConvDesc& c) {
   return reach < far && is_channels_last(c.y.shape, c.y.strides);
 }
 
-constexpr int64_t most_blocks = 528;  // of few threads' registers each: four for each of 132 multiprocessors
+// As in conv_few.cu.
+struct Few {
+  Places at;
+  int32_t width;
+};
 
 struct Launches {
-  Places few;
+  Few few;
   int32_t blocks, lanes, numbers;  // numbers: of the filters and the sums
   std::vector<std::string> options;
 
-  explicit Launches(const ConvDesc& c) : lanes(small(c.y.shape[1] / 4)) {
-    few = places_of(c, 256 / lanes, most_blocks);
-    blocks = small(blocks_for(few.places, few.per_block));
+  Launches(const ConvDesc& c, bool forward) : lanes(small(c.y.shape[1] / 4)) {
+    constexpr int64_t multiprocessors = 132;
+    const int64_t inner = numel(c.w.shape) / c.w.shape[0], width = c.y.shape[3];
+    const int64_t resident = inner <= 9 && forward ? 3 : inner <= 16 ? 2 : 1;  // as registers allow
+    const int64_t together = c.stride[1] == 1 && c.dilation[1] == 1 && width > 1 ? 2 : 1;
+    ConvDesc grouped = c;
+    grouped.y.shape[3] = blocks_for(width, together);
+    few = {places_of(grouped, 256 / lanes, resident * multiprocessors), small(width)};
+    blocks = small(blocks_for(few.at.places, few.at.per_block));
     numbers = small(numel(c.w.shape) + c.w.shape[0]);
     const auto option = [](const char* what, int64_t n) { return fmt::format("-DFLAME_{}={}", what, n); };
-    options = {option("C", c.x.shape[1]), option("R", c.w.shape[2]), option("S", c.w.shape[3]),
-               option("LANES", lanes),    option("BIAS", c.bias),    option("RELU", c.activation == Activation::relu)};
+    options = {option("C", c.x.shape[1]),    option("R", c.w.shape[2]),
+               option("S", c.w.shape[3]),    option("LANES", lanes),
+               option("BIAS", c.bias),       option("RELU", c.activation == Activation::relu),
+               option("TOGETHER", together), option("RESIDENT", resident)};
   }
   Ref<Kernel> kernel(Device& d, const char* entry, bool aligned = true) const {
     std::vector<std::string> all = options;
@@ -87,7 +99,7 @@ bool few_channels(const Device& d, const ConvDesc& c) {
 }
 
 Ref<Plan> few_channels_forward(Device& d, const ConvDesc& c) {
-  const Launches l(c);
+  const Launches l(c, true);
   return make_ref<Plan>("conv forward", [l, k = l.kernel(d, "forward"), bias = c.bias](const Run& r) {
     void* const* b = r.buffers;
     (*k)({.blocks = l.blocks}, l.few, b[0], b[1], bias ? b[2] : nullptr, b[bias ? 3 : 2]);
@@ -95,7 +107,7 @@ Ref<Plan> few_channels_forward(Device& d, const ConvDesc& c) {
 }
 
 Ref<Plan> few_channels_backward(Device& d, const ConvDesc& c) {
-  const Launches l(c);
+  const Launches l(c, false);
   const int reads = c.activation == Activation::relu ? 3 : 2;
   return make_ref<Plan>(
       "conv backward_weight",

@@ -22,7 +22,6 @@ struct Items {
   int64_t count;
   Item item[FLAME_ITEMS];
 };
-constexpr int elements_a_block = 2048;
 
 inline C mix(C from, C to, C weight, bool near_to) {
   const C change = to - from;
@@ -145,7 +144,8 @@ inline C scaled(G g, double factor) {
 }
 
 // factor: of every gradient, or null.
-extern "C" __global__ void __launch_bounds__(256) update(const __grid_constant__ Items all, const double* factor) {
+extern "C" __global__ void __launch_bounds__(256)
+    update(const __grid_constant__ Items all, const double* factor, int32_t elements_a_block) {
   int64_t low = 0, high = all.count - 1;  // the last item that begins at or before this block
   while (low < high) {
     const int64_t middle = (low + high + 1) / 2;

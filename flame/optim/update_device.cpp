@@ -10,7 +10,13 @@
 namespace flame::optim {
 namespace {
 
-constexpr int64_t elements_a_block = 2048;
+// What one wave of a GPU's blocks (seven of 132 multiprocessors' each) takes with little to do for each, and at most 2048.
+int64_t elements_a_block(int64_t count) {
+  constexpr int64_t blocks = int64_t{7} * 132;
+  for (const int64_t n : {512, 1024})
+    if (count <= n * blocks) return n;
+  return 2048;
+}
 constexpr size_t item_numbers = std::tuple_size_v<UpdateArguments>;
 constexpr size_t few = 32, most = 200;  // items a table; kernels take 32,764 bytes of arguments
 
@@ -72,7 +78,9 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
             const double* factor, const double* skip, const double* arguments) {
   const auto* blocks = static_cast<const UpdateArguments*>(run.scalars[0].p);
   Table<Item, n> table;
-  int64_t at = 0;
+  int64_t at = 0, count = 0;
+  for (size_t i = first; i < last; ++i) count += all[i].count;
+  const int64_t elements = elements_a_block(count);
   for (size_t i = first; i < last; ++i) {
     const Placed& t = all[i];
     Item& item = table.item[table.count++];
@@ -85,9 +93,9 @@ void launch(const Kernel& k, const std::vector<Placed>& all, size_t first, size_
     } else {
       std::copy(blocks[t.block].begin(), blocks[t.block].end(), item.k);
     }
-    at += blocks_for(t.count, elements_a_block);
+    at += blocks_for(t.count, elements);
   }
-  k({.blocks = at}, table, factor);
+  k({.blocks = at}, table, factor, static_cast<int32_t>(elements));
 }
 
 }  // namespace

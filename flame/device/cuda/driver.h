@@ -22,6 +22,7 @@ namespace flame::cuda {
   F(cuDevicePrimaryCtxRetain)          \
   F(cuCtxSetCurrent)                   \
   F(cuCtxGetCurrent)                   \
+  F(cuCtxGetStreamPriorityRange)       \
   F(cuCtxEnablePeerAccess)             \
   F(cuStreamCreate)                    \
   F(cuStreamSynchronize)               \
@@ -34,6 +35,9 @@ namespace flame::cuda {
   F(cuStreamBeginCapture)              \
   F(cuStreamEndCapture)                \
   F(cuGraphGetNodes)                   \
+  F(cuGraphNodeGetType)                \
+  F(cuGraphNodeGetDependencies)        \
+  F(cuGraphKernelNodeSetAttribute)     \
   F(cuGraphInstantiateWithFlags)       \
   F(cuGraphExecKernelNodeSetParams)    \
   F(cuGraphExecMemcpyNodeSetParams)    \

@@ -2,7 +2,9 @@
 #include "flame/device/cuda/step_graph.h"
 
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <unordered_set>
 #include <utility>
 
 #include "flame/core/format.h"
@@ -12,6 +14,31 @@
 namespace flame::cuda {
 
 thread_local StepGraph* StepGraph::taking_ = nullptr;
+
+namespace {
+
+// Whether a part is on a chain of parts as long as any; all are, in one lane.
+std::vector<bool> on_longest_chains(const GraphDesc& g) {
+  std::vector<bool> out(g.parts, true);
+  if (g.lane.empty()) return out;
+  std::vector<std::vector<uint32_t>> needs = g.after;
+  std::vector<size_t> before(g.parts), behind(g.parts);
+  std::map<uint32_t, uint32_t> last;  // of a lane
+  for (uint32_t i = 0; i < g.parts; ++i) {
+    if (const auto it = last.find(g.lane[i]); it != last.end()) needs[i].push_back(it->second);
+    last[g.lane[i]] = i;
+    for (const uint32_t j : needs[i]) before[i] = std::max(before[i], before[j] + 1);
+  }
+  size_t longest = 0;
+  for (size_t i = g.parts; i-- > 0;) {
+    longest = std::max(longest, before[i] + behind[i]);
+    for (const uint32_t j : needs[i]) behind[j] = std::max(behind[j], behind[i] + 1);
+  }
+  for (size_t i = 0; i < g.parts; ++i) out[i] = before[i] + behind[i] == longest;
+  return out;
+}
+
+}  // namespace
 
 StepGraph* StepGraph::taking(const CudaDevice& d) { return taking_ && &taking_->device_ == &d ? taking_ : nullptr; }
 
@@ -56,8 +83,10 @@ void StepGraph::finish() {
   device_.enter();
   const CudaDevice::Meter meter(device_);
   device_.check(device_.with_room([&] {
-    return device_.graph_refused() ? CUDA_ERROR_OUT_OF_MEMORY
-                                   : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph, 0);
+    return device_.graph_refused()
+               ? CUDA_ERROR_OUT_OF_MEMORY
+               : driver().cuGraphInstantiateWithFlags(&handles_.ready, handles_.graph,
+                                                      CUDA_GRAPH_INSTANTIATE_FLAG_USE_NODE_PRIORITY);
   }),
                 "cuGraphInstantiate");
   device_.check(device_.with_room([&] { return driver().cuGraphUpload(handles_.ready, device_.own_stream()); }),
@@ -88,6 +117,7 @@ void StepGraph::capture(const GraphDesc& g, std::vector<ProfilePart>& profile) {
     for (const Ends& l : lanes) all.insert(all.end(), l.begin(), l.end());
     if (lanes.size() > 1) come_after(std::move(all));
     parts_.push_back({nodes_.size(), false});
+    prefer(g, ends);
   } catch (...) {
     CUgraph broken = nullptr;
     if (f.cuStreamEndCapture(device_.capture_stream(), &broken) == CUDA_SUCCESS && broken) f.cuGraphDestroy(broken);
@@ -113,6 +143,40 @@ void StepGraph::capture_part(const GraphDesc& g, size_t part, std::vector<Ends>&
   if (ours) profile.kernels = kernels_;
   parts_.push_back({first, ours});
   lanes[lane_] = ends[part];
+}
+
+// Of parts that run beside each other, those behind which more must follow one by one get free multiprocessors first: the
+// parts of longest chains. A part's nodes are those before its last ones that no earlier part has.
+void StepGraph::prefer(const GraphDesc& g, const std::vector<Ends>& ends) const {
+  const std::vector<bool> preferred = on_longest_chains(g);
+  if (std::find(preferred.begin(), preferred.end(), false) == preferred.end()) return;
+  const Driver& f = driver();
+  int least = 0, greatest = 0;
+  device_.check(f.cuCtxGetStreamPriorityRange(&least, &greatest), "cuCtxGetStreamPriorityRange");
+  CUlaunchAttributeValue urgent{};
+  urgent.priority = greatest;
+  std::unordered_set<CUgraphNode> seen;
+  for (size_t i = 0; i < g.parts; ++i) {
+    Ends open = ends[i];
+    while (!open.empty()) {
+      const CUgraphNode node = open.back();
+      open.pop_back();
+      if (!seen.insert(node).second) continue;
+      CUgraphNodeType type{};
+      device_.check(f.cuGraphNodeGetType(node, &type), "cuGraphNodeGetType");
+      if (preferred[i] && type == CU_GRAPH_NODE_TYPE_KERNEL)
+        device_.check(f.cuGraphKernelNodeSetAttribute(node, CU_LAUNCH_ATTRIBUTE_PRIORITY, &urgent),
+                      "cuGraphKernelNodeSetAttribute");
+      size_t count = 0;
+      device_.check(f.cuGraphNodeGetDependencies(node, nullptr, nullptr, &count), "cuGraphNodeGetDependencies");
+      Ends before(count);
+      std::vector<CUgraphEdgeData> edges(count);
+      if (count > 0)
+        device_.check(f.cuGraphNodeGetDependencies(node, before.data(), edges.data(), &count),
+                      "cuGraphNodeGetDependencies");
+      open.insert(open.end(), before.begin(), before.end());
+    }
+  }
 }
 void StepGraph::come_after(Ends nodes) const {
   std::sort(nodes.begin(), nodes.end());

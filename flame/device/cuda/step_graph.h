@@ -56,6 +56,7 @@ class StepGraph final : public LaunchGraph {
   void capture(const GraphDesc& g, std::vector<ProfilePart>& profile);
   void capture_part(const GraphDesc& g, size_t part, std::vector<Ends>& ends, std::vector<Ends>& lanes,
                     ProfilePart& profile);
+  void prefer(const GraphDesc& g, const std::vector<Ends>& ends) const;
   void come_after(Ends nodes) const;
   void captured(Node::Kind kind, CUdeviceptr to = 0, CUdeviceptr from = 0, size_t bytes = 0);
   const Node& next(Node::Kind kind);
