@@ -243,19 +243,20 @@ TEST(CudaConvolutions, FiltersOfEitherLayout) {
   FLAME_NEEDS_GPU(d);
   set_deterministic(true);
   for (const DType t : {DType::f32, DType::bf16})
-    for (const Shape& s : {Shape{48, 16, 3, 3}, Shape{16, 72, 5, 5}, Shape{8, 8, 9, 8}, Shape{8, 5000, 1, 3}}) {
+    for (const Shape& s : {Shape{48, 16, 3, 3}, Shape{16, 72, 5, 5}, Shape{8, 8, 9, 8}, Shape{8, 6000, 1, 3}}) {
       const Tensor x = drawn({2, 10, 12, s[1]}, t, 1).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
                    w = drawn({s[0], s[2], s[3], s[1]}, t, 2).to(d).permute({0, 3, 1, 2}).detach().requires_grad_(),
                    turned = w.detach().contiguous().detach().requires_grad_();
       std::vector<Tensor> all[2];
       for (const Tensor* of : {&w, &turned}) {
         const auto launches = [start = stats().launches] { return stats().launches - start; };
+        const uint64_t turns = of == &turned && numel(s) <= 1 << 17;  // small filters, by launches of their own
         const Tensor y = conv2d(x, *of), g = y.detach();
         y.data();
-        EXPECT_EQ(launches(), 1u);
+        EXPECT_EQ(launches(), 1 + turns);
         const std::vector<Tensor> gradients = grad({y}, {x, *of}, {.grad_outputs = {g}});
         for (const Tensor& v : gradients) v.data();
-        EXPECT_EQ(launches(), 3u);
+        EXPECT_EQ(launches(), 3 + 2 * turns);
         EXPECT_EQ(is_contiguous(s, gradients[1].strides()), of == &turned);
         all[of == &turned] = {y.detach().to(cpu()), gradients[0].to(cpu()), gradients[1].contiguous().to(cpu())};
       }

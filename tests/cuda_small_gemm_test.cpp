@@ -176,6 +176,18 @@ TEST(EmulatedSmallProducts, GradientsOfALayerAreOneLaunch) {
   expect_gradients(16, 8, 12, d, true);
 }
 
+TEST(CudaSmallProducts, GradientsOfAWideLayerAreTwoLaunches) {
+  FLAME_NEEDS_GPU(d);
+  const DeviceScope on(d);
+  const Tensor g = drawn({2, 3}, 1, d), x = drawn({2, 8480}, 2, d), w = drawn({3, 8480}, 3, d);
+  const uint64_t launches = stats().launches;
+  const LinearGradients got = one_launch_gradients(g, x, w, {}, true, Loc::current());
+  EXPECT_EQ(stats().launches, launches + 2);
+  EXPECT_EQ(difference(got.weight.to(cpu()), matmul(g.to(cpu()).t(), x.to(cpu()))), "");
+  EXPECT_EQ(difference(got.bias.to(cpu()), sum(g.to(cpu()), {0})), "");
+  EXPECT_EQ(difference(got.x.to(cpu()), matmul(g.to(cpu()), w.to(cpu()))), "");
+}
+
 TEST(CudaSmallProducts, GradientsAreOneLaunchWhereTheyMayBeRounded) {
   FLAME_NEEDS_GPU(d);
   const DeviceScope on(d);
