@@ -26,7 +26,7 @@ void put(std::vector<uint64_t>& words, const Word* of_draw) {
 struct Prepared {
   std::vector<CudaField> fields;
   std::vector<int> copied;
-  int shared;
+  int shared = 0;
   Ref<Kernel> island, join, finish;
 
   Prepared(Device& d, const Program& p, const std::string& name, int width, bool finishes, bool joins = false) {
