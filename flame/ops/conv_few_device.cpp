@@ -136,7 +136,7 @@ Ref<Plan> small_weight_gradient(Device& d, const ConvDesc& c) {
     Places at;
     int32_t out, channels, columns, numbers;
   };
-  constexpr int64_t most_blocks_at_once = 132, slab = 32, stages = 4;
+  constexpr int64_t most_blocks_at_once = int64_t{2} * 132, slab = 32, stages = 4;
   constexpr int shared = static_cast<int>(sizeof(float) * stages * slab * (64 + 8 + 96 + 8));
   const int64_t out = c.w.shape[0], numbers = numel(c.w.shape) / out, all = numel(c.w.shape);
   const int64_t tiles = blocks_for(out, 64) * blocks_for(numbers, 96);
