@@ -86,6 +86,8 @@ class CudaDevice final : public Device {
   // Launches whose kernels are still being compiled wait in a queue, and behind them everything else that goes onto the
   // stream; a kernel's arguments are read when it is launched. Whatever looks at the stream from outside drains it first.
   bool must_wait(const CudaKernel& k);
+  // Whether anything waits, or is being done now that waited: memory that is free may still be read by what waits.
+  bool work_waits() const { return queue_.size() > 0; }
   void later(std::function<void()> fn, LaunchQueue::Keep keep = LaunchQueue::Keep::no);
   // fn now, or behind what waits.
   void in_order(std::function<void()> fn, LaunchQueue::Keep keep = LaunchQueue::Keep::no);

@@ -304,6 +304,7 @@ cublasStatus_t Product::go(const Pointers& p, const cublasLtMatmulAlgo_t& a) con
 void Product::choose_among(Pointers p, const Run& r) {
   std::shared_ptr<void> elsewhere;
   if (problem_.add) {
+    if (device_.work_waits()) return;  // the first candidate, this time: free memory may belong to what waits
     const size_t bytes = size_of(problem_.c_dtype) * static_cast<size_t>(problem_.m * c_.lead);
     elsewhere = {device_.memory().allocate(bytes, MemoryKind::workspace), [this](void* at) {
                    if (at) device_.memory().deallocate(at);
