@@ -11,17 +11,13 @@
 #include "flame/ops/cuda_kernel.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
+#include "tests/support/deterministic.h"
 #include "tests/support/trainer.h"
 
 namespace flame {
 namespace {
 
 using namespace test;
-
-struct Deterministic {
-  Deterministic() { set_deterministic(true); }
-  ~Deterministic() { set_deterministic(false); }
-};
 
 // Kernels of one thread that do nothing for a while: two chains of them take half as long beside each other.
 TEST(CudaRecordLanes, TakeTheTimeOfTheLongest) {

@@ -13,16 +13,12 @@
 #include "flame/ops/cuda_kernel.h"
 #include "tests/support/compare.h"
 #include "tests/support/cuda_support.h"
+#include "tests/support/deterministic.h"
 
 namespace flame {
 namespace {
 
 using namespace test;
-
-struct Deterministic {
-  Deterministic() { set_deterministic(true); }
-  ~Deterministic() { set_deterministic(false); }
-};
 
 Tensor batch(Device& d, const Shape& s, int step) {
   std::vector<float> v(static_cast<size_t>(numel(s)));

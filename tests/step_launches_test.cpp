@@ -64,6 +64,17 @@ int in_a_block(Model of, std::vector<ListingDevice::Entry> Pass::*way, const std
   return count(2) - count(1);
 }
 
+// What `run` gives on the CPU, `fused`, it gives without fusion and on the emulated GPU too, bit for bit.
+void expect_alike(const std::vector<Tensor>& fused, const std::function<std::vector<Tensor>(Device&)>& run) {
+  set_fusion(false);
+  const std::vector<Tensor> apart = run(cpu());
+  set_fusion(true);
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
+  if (emulated::under_sanitizer) return;
+  const std::vector<Tensor> there = run(emulated::emulated_device());
+  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
+}
+
 TEST(StepLaunches, GradientsOfQueriesKeysAndValuesAreNotCopied) {
   EXPECT_EQ(in_a_block(gpt2, &Pass::forward, "attention"), 1);
   EXPECT_EQ(in_a_block(gpt2, &Pass::backward, "attention_backward"), 1);
@@ -171,13 +182,7 @@ TEST(StepLaunches, SmallCastsSpreadAsTheirReaderAsks) {
     return out;
   };
   const std::vector<Tensor> fused = run(cpu());
-  set_fusion(false);
-  const std::vector<Tensor> apart = run(cpu());
-  set_fusion(true);
-  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
-  if (emulated::under_sanitizer) return;
-  const std::vector<Tensor> there = run(emulated::emulated_device());
-  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
+  expect_alike(fused, run);
 }
 
 // Where TF32 is allowed: a launch a layer each way, and what stands around them.
@@ -220,13 +225,7 @@ TEST(StepLaunches, NumbersJoinTheSumsThatTheyMeet) {
   const Stats before = stats();
   const std::vector<Tensor> fused = run(cpu());
   EXPECT_EQ(stats().launches - before.launches, 2u);  // sums of all, and of rows
-  set_fusion(false);
-  const std::vector<Tensor> apart = run(cpu());
-  set_fusion(true);
-  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], apart[i])) << i;
-  if (emulated::under_sanitizer) return;
-  const std::vector<Tensor> there = run(emulated::emulated_device());
-  for (size_t i = 0; i < fused.size(); ++i) EXPECT_TRUE(test::same_bits(fused[i], there[i])) << i;
+  expect_alike(fused, run);
 }
 
 }  // namespace
